@@ -1,0 +1,108 @@
+//! The stored message that holds the blocks of an aggregation.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::generated::tlog_capnp::tlog_aggregation;
+use crate::message::read_block;
+use crate::wire;
+use crate::{Block, BlockFault, DecodeError, Sequence, Timestamp, VdiskId};
+
+/// A run of ordered blocks: the Cap'n Proto message `TlogAggregation`, before compression and sealing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregation {
+    /// Free text; existing servers write [`Aggregation::NAME`].
+    pub name: String,
+    /// When it was put together.
+    pub timestamp: Timestamp,
+    /// The vdisk that it belongs to.
+    pub vdisk_id: VdiskId,
+    /// The blocks, in order.
+    pub blocks: Vec<Block>,
+    /// Id of the aggregation before it, in format 1; empty in format 2.
+    pub prev: Bytes,
+}
+
+/// Why bytes are not an aggregation.
+#[derive(Debug, thiserror::Error)]
+pub enum AggregationError {
+    /// Not the message, or one with an illegal vdisk id.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// `size` and the list of blocks disagree.
+    #[error("the aggregation says it has {claimed} blocks and has {actual}")]
+    BlockCount {
+        /// The message's `size`.
+        claimed: u64,
+        /// Blocks in its list.
+        actual: u64,
+    },
+    /// A block in it is not whole.
+    #[error("block {sequence}: {fault}")]
+    Block {
+        /// Which one.
+        sequence: Sequence,
+        /// What is wrong with it.
+        #[source]
+        fault: BlockFault,
+    },
+}
+
+impl From<capnp::Error> for AggregationError {
+    fn from(error: capnp::Error) -> Self {
+        DecodeError::from(error).into()
+    }
+}
+
+impl Aggregation {
+    /// The name that existing servers write.
+    pub const NAME: &str = "The Go Tlog";
+
+    /// Appends the message to `out`: stream framing, one segment.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        let texts = wire::words(self.name.len() + 1) + wire::words(self.vdisk_id.as_str().len() + 1);
+        let blocks: usize = self.blocks.iter().map(|block| block.fields().words()).sum();
+        let words = 1 + 2 + 4 + texts + wire::words(self.prev.len()) + 1 + blocks;
+        let count = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
+        out.reserve(8 + words * 8);
+        wire::build(out, words, |message| {
+            // The order in which parts are allocated is that of existing servers, so that the bytes are the same.
+            let mut root = message.init_root::<tlog_aggregation::Builder<'_>>();
+            root.set_name(&self.name);
+            root.set_size(u64::from(count));
+            root.set_timestamp(self.timestamp.0);
+            if !self.prev.is_empty() {
+                root.set_prev(&self.prev);
+            }
+            root.set_vdisk_i_d(self.vdisk_id.as_str());
+            let mut list = root.init_blocks(count);
+            for (at, block) in (0..count).zip(&self.blocks) {
+                block.fields().write(list.reborrow().get(at));
+            }
+        });
+    }
+
+    /// Parses one whole message and checks every block in it, hashes included.
+    pub fn decode(message: &[u8]) -> Result<Self, AggregationError> {
+        let reader = wire::open(message)?;
+        let root = reader.get_root::<tlog_aggregation::Reader<'_>>()?;
+        let list = root.get_blocks()?;
+        let (claimed, actual) = (root.get_size(), u64::from(list.len()));
+        if claimed != actual {
+            return Err(AggregationError::BlockCount { claimed, actual });
+        }
+        // No room is reserved from `actual`: a list of empty structs can claim any length.
+        let mut blocks = Vec::new();
+        for block in list {
+            let block = read_block(block)?;
+            let sequence = block.sequence;
+            blocks.push(block.verify().map_err(|fault| AggregationError::Block { sequence, fault })?);
+        }
+        Ok(Self {
+            name: String::from_utf8_lossy(root.get_name()?.as_bytes()).into_owned(),
+            timestamp: Timestamp(root.get_timestamp()),
+            vdisk_id: VdiskId::from_bytes(root.get_vdisk_i_d()?.as_bytes()).map_err(DecodeError::from)?,
+            blocks,
+            prev: Bytes::copy_from_slice(root.get_prev()?),
+        })
+    }
+}

@@ -1,0 +1,332 @@
+//! The messages of a connection, as plain types.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::FrameError;
+use crate::generated::tlog_capnp::{command, handshake_request, handshake_response, tlog_block, tlog_response};
+use crate::wire::{self, FrameLength};
+use crate::{
+    Block, BlockHash, BlockStatus, HandshakeStatus, IllegalVdiskId, Limits, Sequence, SessionId, Timestamp,
+    UnknownStatus, UnverifiedBlock, VdiskId, Version,
+};
+
+/// A whole message arrived and does not mean anything.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not Cap'n Proto: a pointer out of bounds, a list of the wrong kind, too deep, or cut short.
+    #[error("malformed Cap'n Proto message: {0}")]
+    Malformed(#[from] capnp::Error),
+    /// A handshake for a vdisk that cannot exist.
+    #[error("illegal vdisk id: {0}")]
+    IllegalVdiskId(#[from] IllegalVdiskId),
+    /// A status of a later protocol, or none.
+    #[error(transparent)]
+    UnknownStatus(#[from] UnknownStatus),
+}
+
+/// First message of a connection, client to server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeRequest {
+    /// What the client speaks.
+    pub version: Version,
+    /// The vdisk it writes.
+    pub vdisk_id: VdiskId,
+    /// Sequence of the first block that it will send.
+    pub first_sequence: Sequence,
+    /// Start over at `first_sequence`, whatever the log holds.
+    pub reset_first_sequence: bool,
+    /// Which client instance this is; [`SessionId::UNKNOWN`] from clients that do not tell.
+    pub session: SessionId,
+}
+
+impl HandshakeRequest {
+    /// Parses one message, without anything before or after it.
+    pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
+        let reader = wire::open(message)?;
+        let root = reader.get_root::<handshake_request::Reader<'_>>()?;
+        Ok(Self {
+            version: Version::from_wire(root.get_version()),
+            vdisk_id: VdiskId::from_bytes(root.get_vdisk_i_d()?.as_bytes())?,
+            first_sequence: Sequence(root.get_first_sequence()),
+            reset_first_sequence: root.get_reset_first_sequence(),
+            session: SessionId(root.get_session()),
+        })
+    }
+
+    /// Appends it to `out` as it goes over the wire.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        let words = 1 + 3 + 1 + wire::words(self.vdisk_id.as_str().len() + 1);
+        wire::build(out, words, |message| {
+            let mut root = message.init_root::<handshake_request::Builder<'_>>();
+            root.set_version(self.version.to_wire());
+            root.set_vdisk_i_d(self.vdisk_id.as_str());
+            root.set_first_sequence(self.first_sequence.0);
+            root.set_reset_first_sequence(self.reset_first_sequence);
+            root.set_session(self.session.0);
+        });
+    }
+}
+
+/// Answer to a [`HandshakeRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeResponse {
+    /// What the server speaks.
+    pub version: Version,
+    /// How it went.
+    pub status: HandshakeStatus,
+    /// Last sequence that is durable in the generation which the client would continue. None from servers that do
+    /// not tell, and where nothing is.
+    pub last_flushed: Option<Sequence>,
+}
+
+impl HandshakeResponse {
+    /// Parses one message, without anything before or after it.
+    pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
+        let reader = wire::open(message)?;
+        let root = reader.get_root::<handshake_response::Reader<'_>>()?;
+        Ok(Self {
+            version: Version::from_wire(root.get_version()),
+            status: root.get_status().try_into()?,
+            last_flushed: root.get_has_last_flushed().then(|| Sequence(root.get_last_flushed_sequence())),
+        })
+    }
+
+    /// Appends it to `out` as it goes over the wire.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        wire::build(out, 1 + 2, |message| {
+            let mut root = message.init_root::<handshake_response::Builder<'_>>();
+            root.set_version(self.version.to_wire());
+            root.set_status(self.status.number());
+            if let Some(sequence) = self.last_flushed {
+                root.set_last_flushed_sequence(sequence.0);
+                root.set_has_last_flushed(true);
+            }
+        });
+    }
+}
+
+/// The byte in front of every message that a client sends after the handshake.
+///
+/// It alone decides what the message is: the `type` that a command repeats inside is written and not looked at.
+///
+/// The original calls the values `MessageTlogBlock`, `MessageForceFlushAtSeq` and `MessageWaitNbdSlaveSync`, and the
+/// two functions `ReadCheckMessageType` and `WriteMessageType`; here reading is `MessageType::try_from(byte)` (or
+/// [`crate::FrameReader`], which does it) and writing is [`MessageType::byte`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MessageType {
+    /// A block follows.
+    TlogBlock,
+    /// A command follows: flush as soon as every block up to a sequence is there.
+    ForceFlushAtSeq,
+    /// A command follows: answer when the slave holds everything flushed so far.
+    WaitNbdSlaveSync,
+}
+
+/// A byte that is no [`MessageType`]: the stream cannot be trusted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown message type {0}")]
+pub struct UnknownMessageType(pub u8);
+
+impl MessageType {
+    /// The byte on the wire.
+    pub fn byte(self) -> u8 {
+        match self {
+            MessageType::TlogBlock => 1,
+            MessageType::ForceFlushAtSeq => 2,
+            MessageType::WaitNbdSlaveSync => 3,
+        }
+    }
+}
+
+impl TryFrom<u8> for MessageType {
+    type Error = UnknownMessageType;
+
+    fn try_from(byte: u8) -> Result<Self, UnknownMessageType> {
+        match byte {
+            1 => Ok(MessageType::TlogBlock),
+            2 => Ok(MessageType::ForceFlushAtSeq),
+            3 => Ok(MessageType::WaitNbdSlaveSync),
+            other => Err(UnknownMessageType(other)),
+        }
+    }
+}
+
+/// What a client sends after the handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// A write.
+    Block(UnverifiedBlock),
+    /// Flush as soon as every block up to this sequence is there.
+    ForceFlushAtSeq(Sequence),
+    /// Answer when the slave holds everything flushed so far.
+    WaitNbdSlaveSync,
+}
+
+impl ClientMessage {
+    /// Parses the message that follows the given type byte.
+    pub fn decode(message_type: MessageType, message: &[u8]) -> Result<Self, DecodeError> {
+        let reader = wire::open(message)?;
+        let command = || reader.get_root::<command::Reader<'_>>();
+        Ok(match message_type {
+            MessageType::TlogBlock => ClientMessage::Block(read_block(reader.get_root()?)?),
+            MessageType::ForceFlushAtSeq => ClientMessage::ForceFlushAtSeq(Sequence(command()?.get_sequence())),
+            MessageType::WaitNbdSlaveSync => {
+                command()?;
+                ClientMessage::WaitNbdSlaveSync
+            }
+        })
+    }
+
+    /// Parses the first message in `bytes`, type byte included; answers how many bytes it took.
+    ///
+    /// For streams, use [`crate::FrameReader`]; this is for bytes that are all there.
+    pub fn decode_from_slice(bytes: &[u8], limits: &Limits) -> Result<(Self, usize), FrameError> {
+        let (&type_byte, rest) = bytes.split_first().ok_or(FrameError::Truncated)?;
+        let message_type = MessageType::try_from(type_byte)?;
+        let FrameLength::Whole(length) = wire::frame_length(rest, limits)? else {
+            return Err(FrameError::Truncated);
+        };
+        let message = rest.get(..length).ok_or(FrameError::Truncated)?;
+        Ok((Self::decode(message_type, message)?, 1 + length))
+    }
+
+    /// Appends type byte and message to `out` as they go over the wire.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        match self {
+            ClientMessage::Block(block) => encode_block(block.fields(), out),
+            ClientMessage::ForceFlushAtSeq(sequence) => {
+                encode_command(MessageType::ForceFlushAtSeq, *sequence, out)
+            }
+            ClientMessage::WaitNbdSlaveSync => encode_command(MessageType::WaitNbdSlaveSync, Sequence(0), out),
+        }
+    }
+}
+
+impl From<Block> for ClientMessage {
+    fn from(block: Block) -> Self {
+        ClientMessage::Block(block.into())
+    }
+}
+
+impl Block {
+    /// Appends type byte and message to `out`, as a client sends them.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        encode_block(self.fields(), out);
+    }
+
+    pub(crate) fn fields(&self) -> BlockFields<'_> {
+        BlockFields {
+            sequence: self.sequence,
+            index: self.index.to_wire(),
+            operation: self.operation.number(),
+            timestamp: self.timestamp,
+            hash: Some(&self.hash),
+            data: &self.data,
+        }
+    }
+}
+
+impl UnverifiedBlock {
+    fn fields(&self) -> BlockFields<'_> {
+        BlockFields {
+            sequence: self.sequence,
+            index: self.index,
+            operation: self.operation,
+            timestamp: self.timestamp,
+            hash: self.hash.as_ref(),
+            data: &self.data,
+        }
+    }
+}
+
+/// A block's fields, borrowed, as they are written into messages.
+pub(crate) struct BlockFields<'a> {
+    sequence: Sequence,
+    index: i64,
+    operation: u8,
+    timestamp: Timestamp,
+    hash: Option<&'a BlockHash>,
+    data: &'a [u8],
+}
+
+impl BlockFields<'_> {
+    /// Words of a `TlogBlock`: its struct, hash and data.
+    pub(crate) fn words(&self) -> usize {
+        4 + 2 + 4 + wire::words(self.data.len())
+    }
+
+    /// Writes the fields. Empty data becomes a null pointer, as existing peers have it.
+    pub(crate) fn write(&self, mut to: tlog_block::Builder<'_>) {
+        to.set_sequence(self.sequence.0);
+        to.set_index(self.index);
+        to.set_timestamp(self.timestamp.0);
+        to.set_operation(self.operation);
+        if let Some(hash) = self.hash {
+            to.set_hash(&hash.0);
+        }
+        if !self.data.is_empty() {
+            to.set_data(self.data);
+        }
+    }
+}
+
+/// Reads a block out of a message or an aggregation. The data is copied, so that nothing keeps the message.
+pub(crate) fn read_block(from: tlog_block::Reader<'_>) -> Result<UnverifiedBlock, DecodeError> {
+    Ok(UnverifiedBlock {
+        sequence: Sequence(from.get_sequence()),
+        index: from.get_index(),
+        operation: from.get_operation(),
+        timestamp: Timestamp(from.get_timestamp()),
+        hash: from.get_hash()?.try_into().ok().map(BlockHash),
+        data: Bytes::copy_from_slice(from.get_data()?),
+    })
+}
+
+fn encode_block(block: BlockFields<'_>, out: &mut BytesMut) {
+    let words = 1 + block.words();
+    out.reserve(1 + 8 + words * 8);
+    out.extend_from_slice(&[MessageType::TlogBlock.byte()]);
+    wire::build(out, words, |message| block.write(message.init_root()));
+}
+
+fn encode_command(message_type: MessageType, sequence: Sequence, out: &mut BytesMut) {
+    out.extend_from_slice(&[message_type.byte()]);
+    wire::build(out, 1 + 2, |message| {
+        let mut root = message.init_root::<command::Builder<'_>>();
+        root.set_type(message_type.byte());
+        root.set_sequence(sequence.0);
+    });
+}
+
+/// What the server says about blocks and commands, any time after the handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// What happened.
+    pub status: BlockStatus,
+    /// To which sequences; empty for some statuses.
+    pub sequences: Vec<Sequence>,
+}
+
+impl Response {
+    /// Parses one message, without anything before or after it.
+    pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
+        let reader = wire::open(message)?;
+        let root = reader.get_root::<tlog_response::Reader<'_>>()?;
+        let sequences = root.get_sequences()?;
+        // A list of empty structs can claim any length without being long; one of UInt64 cannot.
+        Ok(Self { status: root.get_status().try_into()?, sequences: sequences.iter().map(Sequence).collect() })
+    }
+
+    /// Appends it to `out` as it goes over the wire.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        let count = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
+        wire::build(out, 1 + 2 + self.sequences.len(), |message| {
+            let mut root = message.init_root::<tlog_response::Builder<'_>>();
+            root.set_status(self.status.number());
+            let mut list = root.init_sequences(count);
+            for (at, sequence) in (0..count).zip(&self.sequences) {
+                list.set(at, sequence.0);
+            }
+        });
+    }
+}
