@@ -52,13 +52,27 @@ pub struct Block {
 impl Block {
     /// A write of `data`. Computes the hash.
     pub fn set(sequence: Sequence, index: BlockIndex, timestamp: Timestamp, data: Bytes) -> Self {
-        Self { sequence, index, operation: Operation::Set, timestamp, hash: BlockHash::of(&data), data }
+        Self {
+            sequence,
+            index,
+            operation: Operation::Set,
+            timestamp,
+            hash: BlockHash::of(&data),
+            data,
+        }
     }
 
     /// A deletion: from now on the block reads as zeros.
     pub fn delete(sequence: Sequence, index: BlockIndex, timestamp: Timestamp) -> Self {
         let data = Bytes::new();
-        Self { sequence, index, operation: Operation::Delete, timestamp, hash: BlockHash::of(&data), data }
+        Self {
+            sequence,
+            index,
+            operation: Operation::Delete,
+            timestamp,
+            hash: BlockHash::of(&data),
+            data,
+        }
     }
 
     /// Byte offset on a vdisk with blocks of `block_size` bytes; none where it does not fit 64 bits.
@@ -147,15 +161,29 @@ impl UnverifiedBlock {
         let index = BlockIndex::from_wire(self.index).ok_or(BlockFault::NegativeIndex(self.index))?;
         match operation {
             Operation::Set if self.data.is_empty() => return Err(BlockFault::SetWithoutData),
-            Operation::Delete if !self.data.is_empty() => return Err(BlockFault::DeleteWithData(self.data.len())),
+            Operation::Delete if !self.data.is_empty() => {
+                return Err(BlockFault::DeleteWithData(self.data.len()));
+            }
             _ => {}
         }
         let claimed = self.hash.ok_or(BlockFault::NoHash)?;
         if claimed != computed {
             return Err(BlockFault::WrongHash { claimed, computed });
         }
-        let Self { sequence, timestamp, data, .. } = self;
-        Ok(Block { sequence, index, operation, timestamp, hash: computed, data })
+        let Self {
+            sequence,
+            timestamp,
+            data,
+            ..
+        } = self;
+        Ok(Block {
+            sequence,
+            index,
+            operation,
+            timestamp,
+            hash: computed,
+            data,
+        })
     }
 }
 

@@ -4,7 +4,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::wire::{self, FrameLength};
 use crate::{
-    ClientMessage, DecodeError, HandshakeRequest, HandshakeResponse, Limits, MessageType, Response, UnknownMessageType,
+    ClientMessage, DecodeError, HandshakeRequest, HandshakeResponse, Limits, MessageType, Response,
+    UnknownMessageType,
 };
 
 /// Why no message could be read.
@@ -75,7 +76,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Reads from `reader`, accepting what `limits` allow.
     pub fn new(reader: R, limits: Limits) -> Self {
-        Self { reader, limits, buffer: Vec::new(), start: 0, end: 0 }
+        Self {
+            reader,
+            limits,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+        }
     }
 
     /// Reads a handshake request.

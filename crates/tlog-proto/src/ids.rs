@@ -51,13 +51,16 @@ impl VdiskId {
             return Err(IllegalVdiskId::TooLong { len: name.len() });
         }
         let allowed = |(at, byte): (usize, &u8)| {
-            byte.is_ascii_alphanumeric() || (at > 0 && matches!(byte, b'-' | b'_' | b'.' | b':' | b'@' | b'+'))
+            byte.is_ascii_alphanumeric()
+                || (at > 0 && matches!(byte, b'-' | b'_' | b'.' | b':' | b'@' | b'+'))
         };
         match name.iter().enumerate().position(|at_byte| !allowed(at_byte)) {
             Some(at) => Err(IllegalVdiskId::Character { at }),
             None => std::str::from_utf8(name)
                 .map(|name| Self(name.into()))
-                .map_err(|error| IllegalVdiskId::Character { at: error.valid_up_to() }),
+                .map_err(|error| IllegalVdiskId::Character {
+                    at: error.valid_up_to(),
+                }),
         }
     }
 
@@ -246,7 +249,14 @@ mod tests {
         ] {
             assert!(VdiskId::new(bad).is_err(), "{bad:?}");
         }
-        for good in ["myimg", "a", "7", "vm-1_root.img", "tenant:disk@1+x", &"x".repeat(128)] {
+        for good in [
+            "myimg",
+            "a",
+            "7",
+            "vm-1_root.img",
+            "tenant:disk@1+x",
+            &"x".repeat(128),
+        ] {
             assert_eq!(VdiskId::new(good).unwrap().as_str(), good);
         }
         assert!(VdiskId::from_bytes(&[b'a', 0xff]).is_err());

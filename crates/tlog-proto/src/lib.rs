@@ -51,12 +51,13 @@ pub use block::{Block, BlockFault, Operation, UnverifiedBlock};
 pub use frame::{FrameError, FrameReader};
 pub use hash::{BlockHash, hash_many};
 pub use ids::{
-    AggregationId, AggregationNumber, BlockIndex, Epoch, Generation, IllegalVdiskId, LogPosition, Sequence, SessionId,
-    Timestamp, VdiskId,
+    AggregationId, AggregationNumber, BlockIndex, Epoch, Generation, IllegalVdiskId, LogPosition, Sequence,
+    SessionId, Timestamp, VdiskId,
 };
 pub use limits::Limits;
 pub use message::{
-    ClientMessage, DecodeError, HandshakeRequest, HandshakeResponse, MessageType, Response, UnknownMessageType,
+    ClientMessage, DecodeError, HandshakeRequest, HandshakeResponse, MessageType, Response,
+    UnknownMessageType,
 };
 pub use status::{BlockStatus, HandshakeStatus, UnknownStatus};
 pub use version::{ParseVersionError, Stage, Version};

@@ -21,6 +21,9 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_block_bytes: 16 << 20, max_segments: 64 }
+        Self {
+            max_block_bytes: 16 << 20,
+            max_segments: 64,
+        }
     }
 }

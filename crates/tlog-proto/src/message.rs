@@ -3,7 +3,9 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::frame::FrameError;
-use crate::generated::tlog_capnp::{command, handshake_request, handshake_response, tlog_block, tlog_response};
+use crate::generated::tlog_capnp::{
+    command, handshake_request, handshake_response, tlog_block, tlog_response,
+};
 use crate::wire::{self, FrameLength};
 use crate::{
     Block, BlockHash, BlockStatus, HandshakeStatus, IllegalVdiskId, Limits, Sequence, SessionId, Timestamp,
@@ -87,7 +89,9 @@ impl HandshakeResponse {
         Ok(Self {
             version: Version::from_wire(root.get_version()),
             status: root.get_status().try_into()?,
-            last_flushed: root.get_has_last_flushed().then(|| Sequence(root.get_last_flushed_sequence())),
+            last_flushed: root
+                .get_has_last_flushed()
+                .then(|| Sequence(root.get_last_flushed_sequence())),
         })
     }
 
@@ -169,7 +173,9 @@ impl ClientMessage {
         let command = || reader.get_root::<command::Reader<'_>>();
         Ok(match message_type {
             MessageType::TlogBlock => ClientMessage::Block(read_block(reader.get_root()?)?),
-            MessageType::ForceFlushAtSeq => ClientMessage::ForceFlushAtSeq(Sequence(command()?.get_sequence())),
+            MessageType::ForceFlushAtSeq => {
+                ClientMessage::ForceFlushAtSeq(Sequence(command()?.get_sequence()))
+            }
             MessageType::WaitNbdSlaveSync => {
                 command()?;
                 ClientMessage::WaitNbdSlaveSync
@@ -197,7 +203,9 @@ impl ClientMessage {
             ClientMessage::ForceFlushAtSeq(sequence) => {
                 encode_command(MessageType::ForceFlushAtSeq, *sequence, out)
             }
-            ClientMessage::WaitNbdSlaveSync => encode_command(MessageType::WaitNbdSlaveSync, Sequence(0), out),
+            ClientMessage::WaitNbdSlaveSync => {
+                encode_command(MessageType::WaitNbdSlaveSync, Sequence(0), out)
+            }
         }
     }
 }
@@ -314,7 +322,10 @@ impl Response {
         let root = reader.get_root::<tlog_response::Reader<'_>>()?;
         let sequences = root.get_sequences()?;
         // A list of empty structs can claim any length without being long; one of UInt64 cannot.
-        Ok(Self { status: root.get_status().try_into()?, sequences: sequences.iter().map(Sequence).collect() })
+        Ok(Self {
+            status: root.get_status().try_into()?,
+            sequences: sequences.iter().map(Sequence).collect(),
+        })
     }
 
     /// Appends it to `out` as it goes over the wire.

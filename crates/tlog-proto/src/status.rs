@@ -102,7 +102,10 @@ mod tests {
         }
         for &status in BlockStatus::ALL {
             assert_eq!(BlockStatus::try_from(status.number()), Ok(status));
-            assert_eq!(status.is_error(), matches!(status, BlockStatus::RecvFailed | BlockStatus::FlushFailed));
+            assert_eq!(
+                status.is_error(),
+                matches!(status, BlockStatus::RecvFailed | BlockStatus::FlushFailed)
+            );
         }
         assert_eq!(BlockStatus::try_from(0), Err(UnknownStatus(0)));
         assert_eq!(HandshakeStatus::try_from(2), Err(UnknownStatus(2)));

@@ -30,7 +30,10 @@ pub(crate) fn frame_length(bytes: &[u8], limits: &Limits) -> Result<FrameLength,
     };
     let segments = last_segment.saturating_add(1);
     if segments > limits.max_segments {
-        return Err(FrameError::TooManySegments { segments, max: limits.max_segments });
+        return Err(FrameError::TooManySegments {
+            segments,
+            max: limits.max_segments,
+        });
     }
     let table = (segments + 2) / 2 * 8;
     let mut total: usize = 0;
@@ -40,7 +43,10 @@ pub(crate) fn frame_length(bytes: &[u8], limits: &Limits) -> Result<FrameLength,
         };
         total = total.saturating_add(words.saturating_mul(8));
         if total > limits.max_message_bytes() {
-            return Err(FrameError::TooLarge { bytes: total, max: limits.max_message_bytes() });
+            return Err(FrameError::TooLarge {
+                bytes: total,
+                max: limits.max_message_bytes(),
+            });
         }
     }
     Ok(FrameLength::Whole(table + total))
@@ -51,7 +57,10 @@ pub(crate) fn open(mut message: &[u8]) -> Result<Reader<NoAllocSliceSegments<'_>
     // Every field is visited once; twice the size lets no message make us walk it over and over.
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(message.len() / 8 * 2 + 64));
-    Ok(serialize::read_message_from_flat_slice_no_alloc(&mut message, options)?)
+    Ok(serialize::read_message_from_flat_slice_no_alloc(
+        &mut message,
+        options,
+    )?)
 }
 
 /// Builds one message in a single segment and appends it to `out`. `words` is how much room it takes at most.

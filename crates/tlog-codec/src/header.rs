@@ -1,0 +1,322 @@
+//! The fixed-size header of a format-2 aggregation.
+//!
+//! ```text
+//! at  bytes
+//!   0   4  magic "TLOG"
+//!   4   1  format, 2
+//!   5   1  k, data shards
+//!   6   1  m, parity shards
+//!   7   1  kind, 1 blocks
+//!   8   1  compression of the manifest, 0 none, 1 snappy
+//!   9   1  compression of the body
+//!  10   1  cipher, 1 AES-256-GCM
+//!  11   1  0
+//!  12   4  block count
+//!  16   8  key id
+//!  24   8  number
+//!  32   8  generation
+//!  40   8  session
+//!  48   8  first sequence
+//!  56   8  last sequence
+//!  64   8  oldest block timestamp, nanoseconds
+//!  72   8  newest block timestamp
+//!  80   8  sealed at
+//!  88   4  block size: the longest block of the log so far, this aggregation included
+//!  92   4  manifest, bytes before compression
+//!  96   4  manifest, bytes as sealed, tag included
+//! 100   4  payload, bytes in each shard
+//! 104   8  body, bytes before compression
+//! 112   8  body, bytes as sealed, tag included
+//! 120  12  nonce; its lowest bit is 0. The manifest is sealed with it, the body with that bit set
+//! 132   4  0
+//! 136  32  prev, id of the aggregation before
+//! 168
+//! ```
+//! Numbers are little endian. Everything but `prev` is bound to what is sealed, as associated data.
+
+use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, SessionId, Timestamp};
+
+use tlog_crypto::KeyId;
+
+use crate::MAX_BODY_BYTES;
+use crate::compression::Compression;
+use crate::erasure::Redundancy;
+
+/// What is written about an aggregation in the clear. Bound to the sealed parts and to the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// How it is split.
+    pub redundancy: Redundancy,
+    /// How the manifest is compressed.
+    pub(crate) manifest_compression: Compression,
+    /// How the body is compressed.
+    pub(crate) body_compression: Compression,
+    /// Blocks in it, at least one.
+    pub block_count: u32,
+    /// Master key under which it is sealed.
+    pub key_id: KeyId,
+    /// Its number in the log of its vdisk.
+    pub number: AggregationNumber,
+    /// Generation of all its blocks.
+    pub generation: Generation,
+    /// Client instance that wrote all its blocks.
+    pub session: SessionId,
+    /// Sequence of its first block.
+    pub first_sequence: Sequence,
+    /// Sequence of its last block.
+    pub last_sequence: Sequence,
+    /// Lowest timestamp of its blocks.
+    pub oldest_timestamp: Timestamp,
+    /// Highest timestamp of its blocks.
+    pub newest_timestamp: Timestamp,
+    /// When the server sealed it, by the server's clock.
+    pub sealed_at: Timestamp,
+    /// Bytes of the longest block of the log so far: the block size of the vdisk, once a full block was written.
+    pub block_size: u32,
+    /// Bytes of the manifest before compression.
+    pub(crate) manifest_plain: u32,
+    /// Bytes of the manifest as sealed.
+    pub(crate) manifest_sealed: u32,
+    /// Bytes of each shard's payload.
+    pub payload_len: u32,
+    /// Bytes of the body before compression.
+    pub body_plain: u64,
+    /// Bytes of the body as sealed.
+    pub body_sealed: u64,
+    /// Random; its lowest bit is 0.
+    pub(crate) nonce: [u8; 12],
+    /// Id of the aggregation before it.
+    pub prev: AggregationId,
+}
+
+/// Why bytes are not a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Too few bytes.
+    #[error("the header is cut short")]
+    Truncated,
+    /// No aggregation of any format that is known.
+    #[error("not an aggregation: it does not begin with TLOG")]
+    Magic,
+    /// A later format, or damage.
+    #[error("format {0} is not known to this version")]
+    UnknownFormat(u8),
+    /// A kind, cipher or compression that is not known.
+    #[error("{what} {value} is not known to this version")]
+    Unknown {
+        /// Which field.
+        what: &'static str,
+        /// What it says.
+        value: u8,
+    },
+    /// Fields that contradict each other.
+    #[error("its {0} cannot be")]
+    Inconsistent(&'static str),
+}
+
+const MAGIC: [u8; 4] = *b"TLOG";
+const FORMAT: u8 = 2;
+const KIND_BLOCKS: u8 = 1;
+const CIPHER_AES_256_GCM: u8 = 1;
+
+impl Header {
+    /// Bytes of a header.
+    pub const LEN: usize = 168;
+    /// Bytes of it that what is sealed is bound to: all but `prev`.
+    const BOUND_LEN: usize = 136;
+
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut out = Writer {
+            bytes: [0; Self::LEN],
+            at: 0,
+        };
+        out.put(MAGIC);
+        out.put([
+            FORMAT,
+            self.redundancy.data() as u8,
+            self.redundancy.parity() as u8,
+            KIND_BLOCKS,
+        ]);
+        out.put([
+            self.manifest_compression.number(),
+            self.body_compression.number(),
+            CIPHER_AES_256_GCM,
+            0,
+        ]);
+        out.put(self.block_count.to_le_bytes());
+        out.put(self.key_id.0);
+        for field in [
+            self.number.0,
+            self.generation.0,
+            self.session.0,
+            self.first_sequence.0,
+            self.last_sequence.0,
+            self.oldest_timestamp.0,
+            self.newest_timestamp.0,
+            self.sealed_at.0,
+        ] {
+            out.put(field.to_le_bytes());
+        }
+        for field in [
+            self.block_size,
+            self.manifest_plain,
+            self.manifest_sealed,
+            self.payload_len,
+        ] {
+            out.put(field.to_le_bytes());
+        }
+        out.put(self.body_plain.to_le_bytes());
+        out.put(self.body_sealed.to_le_bytes());
+        out.put(self.nonce);
+        out.put([0; 4]);
+        out.put(self.prev.0);
+        out.bytes
+    }
+
+    /// Reads one and checks that its fields agree with each other.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let mut from = Reader { rest: bytes };
+        if from.take()? != MAGIC {
+            return Err(HeaderError::Magic);
+        }
+        let [format, data, parity, kind] = from.take()?;
+        if format != FORMAT {
+            return Err(HeaderError::UnknownFormat(format));
+        }
+        let [manifest_compression, body_compression, cipher, zero] = from.take()?;
+        let known = |what, value, expected| {
+            if value == expected {
+                Ok(())
+            } else {
+                Err(HeaderError::Unknown { what, value })
+            }
+        };
+        known("kind", kind, KIND_BLOCKS)?;
+        known("cipher", cipher, CIPHER_AES_256_GCM)?;
+        known("reserved byte", zero, 0)?;
+        let header = Self {
+            redundancy: Redundancy::new(data.into(), parity.into())
+                .map_err(|_| HeaderError::Inconsistent("number of shards"))?,
+            manifest_compression: Compression::from_number(manifest_compression)?,
+            body_compression: Compression::from_number(body_compression)?,
+            block_count: from.u32()?,
+            key_id: KeyId(from.take()?),
+            number: AggregationNumber(from.u64()?),
+            generation: Generation(from.u64()?),
+            session: SessionId(from.u64()?),
+            first_sequence: Sequence(from.u64()?),
+            last_sequence: Sequence(from.u64()?),
+            oldest_timestamp: Timestamp(from.u64()?),
+            newest_timestamp: Timestamp(from.u64()?),
+            sealed_at: Timestamp(from.u64()?),
+            block_size: from.u32()?,
+            manifest_plain: from.u32()?,
+            manifest_sealed: from.u32()?,
+            payload_len: from.u32()?,
+            body_plain: from.u64()?,
+            body_sealed: from.u64()?,
+            nonce: from.take()?,
+            prev: {
+                known(
+                    "reserved field",
+                    from.take::<4>()?.into_iter().fold(0, |a, b| a | b),
+                    0,
+                )?;
+                AggregationId(from.take()?)
+            },
+        };
+        header.check()?;
+        Ok(header)
+    }
+
+    /// What is sealed is bound to this, together with the vdisk id.
+    pub(crate) fn associated_data(&self, vdisk_id: &[u8]) -> Vec<u8> {
+        let mut data = Vec::with_capacity(2 + vdisk_id.len() + Self::BOUND_LEN);
+        data.extend_from_slice(&(vdisk_id.len() as u16).to_le_bytes());
+        data.extend_from_slice(vdisk_id);
+        data.extend_from_slice(self.encode().get(..Self::BOUND_LEN).unwrap_or_default());
+        data
+    }
+
+    pub(crate) fn manifest_nonce(&self) -> [u8; 12] {
+        self.nonce
+    }
+
+    pub(crate) fn body_nonce(&self) -> [u8; 12] {
+        let mut nonce = self.nonce;
+        nonce[0] |= 1;
+        nonce
+    }
+
+    fn check(&self) -> Result<(), HeaderError> {
+        let consistent = |holds: bool, what| {
+            if holds {
+                Ok(())
+            } else {
+                Err(HeaderError::Inconsistent(what))
+            }
+        };
+        let sequences = self
+            .last_sequence
+            .0
+            .checked_sub(self.first_sequence.0)
+            .and_then(|n| n.checked_add(1));
+        consistent(
+            sequences == Some(u64::from(self.block_count)),
+            "range of sequences",
+        )?;
+        consistent(self.number.0 > 0, "number")?;
+        consistent(
+            self.oldest_timestamp <= self.newest_timestamp,
+            "range of timestamps",
+        )?;
+        consistent(
+            self.body_plain <= MAX_BODY_BYTES && self.body_sealed <= MAX_BODY_BYTES * 2,
+            "body length",
+        )?;
+        let payload = self.body_sealed.div_ceil(self.redundancy.data() as u64);
+        consistent(u64::from(self.payload_len) == payload, "payload length")?;
+        let manifest = u64::from(self.block_count) * crate::manifest::ENTRY_LEN as u64;
+        consistent(u64::from(self.manifest_plain) == manifest, "manifest length")?;
+        consistent(
+            u64::from(self.manifest_sealed) <= manifest + 16,
+            "sealed manifest length",
+        )?;
+        consistent(self.nonce[0] & 1 == 0, "nonce")
+    }
+}
+
+struct Writer<const N: usize> {
+    bytes: [u8; N],
+    at: usize,
+}
+
+impl<const N: usize> Writer<N> {
+    fn put<const L: usize>(&mut self, field: [u8; L]) {
+        for (to, from) in self.bytes.iter_mut().skip(self.at).zip(field) {
+            *to = from;
+        }
+        self.at += L;
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take<const L: usize>(&mut self) -> Result<[u8; L], HeaderError> {
+        let (field, rest) = self.rest.split_first_chunk::<L>().ok_or(HeaderError::Truncated)?;
+        self.rest = rest;
+        Ok(*field)
+    }
+
+    fn u32(&mut self) -> Result<u32, HeaderError> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, HeaderError> {
+        self.take().map(u64::from_le_bytes)
+    }
+}

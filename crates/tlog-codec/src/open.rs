@@ -1,0 +1,141 @@
+//! From shards back to blocks.
+
+use bytes::Bytes;
+use tlog_crypto::DataKey;
+use tlog_proto::{Aggregation, AggregationError, Block, VdiskId};
+
+use crate::compression::{Compression, decompress};
+use crate::erasure::{ErasureCode, ErasureError};
+use crate::keys::{KeyError, VdiskKeys};
+use crate::manifest::{self, BlockEntry, ManifestError};
+use crate::shard::{ShardFault, ShardHead};
+
+/// Opens the aggregations of one vdisk.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    keys: VdiskKeys,
+}
+
+/// Why an aggregation cannot be opened. Never is anything answered that was not sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The head part is not one.
+    #[error(transparent)]
+    Shard(#[from] ShardFault),
+    /// Its key is not there.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Not enough shards, or shards that do not fit together.
+    #[error(transparent)]
+    Erasure(#[from] ErasureError),
+    /// The key with this id did not seal this: forged, or damaged before it was hashed.
+    #[error("the {part} does not open under its key: it is not what was sealed")]
+    Forged {
+        /// Manifest or body.
+        part: &'static str,
+    },
+    /// Sealed under the right key, but not compressed as the header says.
+    #[error("the {part} does not decompress to what the header says")]
+    Decompress {
+        /// Manifest or body.
+        part: &'static str,
+    },
+    /// The manifest cannot be.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The body is not an aggregation of whole blocks.
+    #[error(transparent)]
+    Aggregation(#[from] AggregationError),
+    /// Header, manifest and body do not say the same.
+    #[error("header, manifest and body do not agree about the {0}")]
+    Disagree(&'static str),
+}
+
+impl Opener {
+    /// Opens with these keys.
+    pub fn new(keys: VdiskKeys) -> Self {
+        Self { keys }
+    }
+
+    /// The vdisk.
+    pub fn vdisk(&self) -> &VdiskId {
+        self.keys.vdisk()
+    }
+
+    /// What each block of the aggregation did, from one head part.
+    pub fn manifest(&self, head: &ShardHead) -> Result<Vec<BlockEntry>, OpenError> {
+        let header = &head.header;
+        let sealed = Sealed {
+            part: "manifest",
+            nonce: header.manifest_nonce(),
+            bytes: head.sealed_manifest().to_vec(),
+        };
+        let plain = self.unseal(
+            head,
+            sealed,
+            header.manifest_compression,
+            header.manifest_plain as usize,
+        )?;
+        let entries = manifest::decode(&plain)?;
+        let agrees = entries.len() == header.block_count as usize
+            && entries.first().map(|entry| entry.sequence) == Some(header.first_sequence)
+            && entries
+                .windows(2)
+                .all(|pair| matches!(pair, [a, b] if a.sequence.next() == b.sequence));
+        if agrees {
+            Ok(entries)
+        } else {
+            Err(OpenError::Disagree("sequences"))
+        }
+    }
+
+    /// The blocks, from the payloads that are there, by shard index; each must have been verified against a head with the
+    /// same id. Every block's hash is checked, and that manifest and body say the same.
+    pub fn blocks(&self, head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<Vec<Block>, OpenError> {
+        let header = &head.header;
+        let mut body = ErasureCode::new(header.redundancy).join(payloads)?;
+        body.truncate(header.body_sealed as usize);
+        let sealed = Sealed {
+            part: "body",
+            nonce: header.body_nonce(),
+            bytes: body.into(),
+        };
+        let plain = self.unseal(head, sealed, header.body_compression, header.body_plain as usize)?;
+        let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode(&plain)?;
+        if vdisk_id != *self.vdisk() {
+            return Err(OpenError::Disagree("vdisk"));
+        }
+        if !blocks.iter().map(BlockEntry::from).eq(self.manifest(head)?) {
+            return Err(OpenError::Disagree("blocks"));
+        }
+        Ok(blocks)
+    }
+
+    fn unseal(
+        &self,
+        head: &ShardHead,
+        sealed: Sealed,
+        compression: Compression,
+        plain_len: usize,
+    ) -> Result<Vec<u8>, OpenError> {
+        let Sealed {
+            part,
+            nonce,
+            mut bytes,
+        } = sealed;
+        let forged = || OpenError::Forged { part };
+        let tag_at = bytes.len().checked_sub(16).ok_or_else(forged)?;
+        let tag: [u8; 16] = bytes.split_off(tag_at).try_into().map_err(|_| forged())?;
+        let key: std::sync::Arc<DataKey> = self.keys.data_key(head.header.key_id, head.header.number)?;
+        let bound = head.header.associated_data(self.vdisk().as_str().as_bytes());
+        key.open_in_place(&mut bytes, nonce, &bound, &tag)
+            .map_err(|_| forged())?;
+        decompress(compression, bytes, plain_len).ok_or(OpenError::Decompress { part })
+    }
+}
+
+struct Sealed {
+    part: &'static str,
+    nonce: [u8; 12],
+    bytes: Vec<u8>,
+}

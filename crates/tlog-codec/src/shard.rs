@@ -1,0 +1,164 @@
+//! A stored shard, which proves itself.
+//!
+//! ```text
+//! prefix, 24 bytes, may change when the shard is written again:
+//!    0  4  magic "TLS2"
+//!    4  1  shard index
+//!    5  3  0
+//!    8  8  epoch
+//!   16  8  check: first 8 bytes of BLAKE2b-256(the 16 bytes before | id)
+//! header, 168 bytes (see header.rs)
+//! n payload hashes, 32 bytes each
+//! sealed manifest
+//! payload
+//! ```
+//! Everything before the payload is the head part. The id is computed from it, the check binds index and epoch to the id, and
+//! the payload hashes prove the payload: a shard in which any bit has flipped is known as damaged by itself.
+
+use bytes::Bytes;
+use tlog_crypto::blake2b_256;
+use tlog_proto::{AggregationId, Epoch, VdiskId};
+
+use crate::header::{Header, HeaderError};
+use crate::seal::aggregation_id;
+
+pub(crate) const PREFIX_LEN: usize = 24;
+const MAGIC: [u8; 4] = *b"TLS2";
+
+/// What is written of a shard beside what all shards of its aggregation share.
+pub(crate) struct Prefix {
+    pub(crate) index: u8,
+    pub(crate) epoch: Epoch,
+}
+
+impl Prefix {
+    pub(crate) fn encode(&self, id: &AggregationId) -> [u8; PREFIX_LEN] {
+        let mut out = [0; PREFIX_LEN];
+        let fields = MAGIC
+            .into_iter()
+            .chain([self.index, 0, 0, 0])
+            .chain(self.epoch.0.to_le_bytes());
+        for (to, from) in out.iter_mut().zip(fields) {
+            *to = from;
+        }
+        let (fields, check) = out.split_at_mut(16);
+        for (to, from) in check.iter_mut().zip(blake2b_256(&[fields, &id.0])) {
+            *to = from;
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8; PREFIX_LEN]) -> Option<Self> {
+        let (magic, rest) = bytes.split_first_chunk::<4>()?;
+        let (&index, rest) = rest.split_first()?;
+        let (_zeros, rest) = rest.split_first_chunk::<3>()?;
+        let epoch = Epoch(u64::from_le_bytes(*rest.first_chunk()?));
+        (*magic == MAGIC).then_some(Self { index, epoch })
+    }
+}
+
+/// The head part of a shard, proven by itself. Says nothing yet of where in a chain it belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardHead {
+    /// Which shard of its aggregation.
+    pub index: usize,
+    /// Which opening of the log wrote it.
+    pub epoch: Epoch,
+    /// Id of its aggregation, computed from the bytes.
+    pub id: AggregationId,
+    /// The aggregation's header.
+    pub header: Header,
+    /// Header, payload hashes and sealed manifest, as they are.
+    pub(crate) common: Bytes,
+}
+
+/// Why bytes are not the head part of a shard of this vdisk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ShardFault {
+    /// Cut short, or something behind the end.
+    #[error("the head part has {actual} bytes, not the {expected} that its header says")]
+    Length {
+        /// Bytes given.
+        actual: usize,
+        /// What the header says.
+        expected: usize,
+    },
+    /// It does not begin as a shard of format 2.
+    #[error("not a shard of format 2")]
+    NotAShard,
+    /// The header cannot be.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// Some bit differs from what was written, or it was written for another vdisk.
+    #[error("damaged, or a shard of another vdisk: its check does not match")]
+    Check,
+    /// The index is not one of its n shards.
+    #[error("shard index {0} is out of range")]
+    Index(u8),
+}
+
+/// The payload is not the one that the head part proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the payload is damaged: its hash does not match")]
+pub struct PayloadError;
+
+impl ShardHead {
+    /// Checks the head part of a shard of `vdisk`. Needs no key. What it returns shares memory with `head`.
+    pub fn parse(vdisk: &VdiskId, head: &Bytes) -> Result<Self, ShardFault> {
+        let (prefix_bytes, rest) = head
+            .split_first_chunk::<PREFIX_LEN>()
+            .ok_or(ShardFault::NotAShard)?;
+        let prefix = Prefix::decode(prefix_bytes).ok_or(ShardFault::NotAShard)?;
+        let header = Header::decode(rest)?;
+        let hashes = header.redundancy.total() * 32;
+        let expected = PREFIX_LEN + Header::LEN + hashes + header.manifest_sealed as usize;
+        if head.len() != expected {
+            return Err(ShardFault::Length {
+                actual: head.len(),
+                expected,
+            });
+        }
+        let index = usize::from(prefix.index);
+        if index >= header.redundancy.total() {
+            return Err(ShardFault::Index(prefix.index));
+        }
+        let mut parsed = Self {
+            index,
+            epoch: prefix.epoch,
+            id: AggregationId::BEFORE_FIRST,
+            header,
+            common: head.slice(PREFIX_LEN..),
+        };
+        parsed.id = aggregation_id(
+            vdisk,
+            &header.encode(),
+            parsed.sealed_manifest(),
+            parsed.payload_hashes(),
+        );
+        if prefix.encode(&parsed.id) != *prefix_bytes {
+            return Err(ShardFault::Check);
+        }
+        Ok(parsed)
+    }
+
+    /// Checks the payload that was stored with it. Needs no key.
+    pub fn verify_payload(&self, payload: &[u8]) -> Result<(), PayloadError> {
+        let expected = self.payload_hashes().get(self.index);
+        if payload.len() == self.header.payload_len as usize && expected == Some(&blake2b_256(&[payload])) {
+            Ok(())
+        } else {
+            Err(PayloadError)
+        }
+    }
+
+    pub(crate) fn payload_hashes(&self) -> &[[u8; 32]] {
+        let hashes = Header::LEN..Header::LEN + self.header.redundancy.total() * 32;
+        self.common.get(hashes).unwrap_or_default().as_chunks().0
+    }
+
+    pub(crate) fn sealed_manifest(&self) -> &[u8] {
+        self.common
+            .get(Header::LEN + self.header.redundancy.total() * 32..)
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,262 @@
+//! The keys of vdisks, and what is sealed under them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+
+use crate::hash::keyed;
+use crate::{KeyId, MasterKey, NONCE_SIZE, TAG_SIZE};
+
+/// Most messages that one data key seals.
+///
+/// With random 96-bit nonces, NIST SP 800-38D (section 8.3) allows 2^32: the chance that two of them share a nonce
+/// stays below 2^-32.
+pub const MAX_SEALS_PER_KEY: u64 = 1 << 32;
+
+/// What seals the aggregations of one vdisk: an AES-256-GCM key derived from a master key.
+///
+/// ```text
+/// key = BLAKE2b-256(key = master key, personalisation = "tlog data key v1",
+///                   u64 LE length of the vdisk id | vdisk id | u64 LE window)
+/// ```
+///
+/// `window` makes several keys of one vdisk, for whoever would seal more than [`MAX_SEALS_PER_KEY`] messages: a
+/// log moves to the next window before it gets there. The AES key schedule is made once and wiped when dropped.
+///
+/// The count of seals is that of this value, not of the key: a second value derived from the same inputs begins at
+/// zero. Make one, share it, and choose the window from something that outlives the process.
+pub struct DataKey {
+    cipher: Aes256Gcm,
+    master: KeyId,
+    window: u64,
+    seals: AtomicU64,
+}
+
+/// Why something is not sealed. It is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The key has sealed as many messages as it may.
+    #[error(
+        "the data key of window {window} under master key {master} has sealed {MAX_SEALS_PER_KEY} messages, no more \
+         are safe; go on with the next window"
+    )]
+    KeyExhausted {
+        /// The master key it is derived from.
+        master: KeyId,
+        /// Its window.
+        window: u64,
+    },
+    /// More than AES-GCM can seal at once, 64 GiB.
+    #[error("{bytes} bytes are more than one seal can hold")]
+    TooLong {
+        /// Bytes given.
+        bytes: usize,
+    },
+}
+
+/// The seal does not fit: another key, nonce or associated data, or the bytes were changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the seal does not fit: the bytes were changed, or were sealed under another key or in another place"
+)]
+pub struct OpenError;
+
+impl DataKey {
+    /// Derives the key of a vdisk. The same inputs give the same key, for ever.
+    pub fn derive(master: &MasterKey, vdisk_id: &[u8], window: u64) -> Self {
+        let length = vdisk_id.len() as u64;
+        let parts = [&length.to_le_bytes()[..], vdisk_id, &window.to_le_bytes()[..]];
+        let key = keyed(master.secret(), b"tlog data key v1", &parts);
+        let cipher = Aes256Gcm::new((&*key).into());
+        Self {
+            cipher,
+            master: master.id(),
+            window,
+            seals: AtomicU64::new(0),
+        }
+    }
+
+    /// Encrypts `bytes` where they are and answers the tag that proves them and `associated`.
+    ///
+    /// A nonce must never be used twice under one key, not even after a restart: take it from a random source. Can be
+    /// called from several threads at once.
+    pub fn seal_in_place(
+        &self,
+        bytes: &mut [u8],
+        nonce: [u8; NONCE_SIZE],
+        associated: &[u8],
+    ) -> Result<[u8; TAG_SIZE], SealError> {
+        // Taken before the work and never given back, so that no number of threads gets past the bound.
+        let take = |seals: u64| (seals < MAX_SEALS_PER_KEY).then_some(seals + 1);
+        self.seals
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .map_err(|_| SealError::KeyExhausted {
+                master: self.master,
+                window: self.window,
+            })?;
+        let length = bytes.len();
+        self.cipher
+            .encrypt_inout_detached(&nonce.into(), associated, InOutBuf::from(bytes))
+            .map(Into::into)
+            .map_err(|_| SealError::TooLong { bytes: length })
+    }
+
+    /// Checks the tag and decrypts `bytes` where they are. After an error they are as they were.
+    pub fn open_in_place(
+        &self,
+        bytes: &mut [u8],
+        nonce: [u8; NONCE_SIZE],
+        associated: &[u8],
+        tag: &[u8; TAG_SIZE],
+    ) -> Result<(), OpenError> {
+        self.cipher
+            .decrypt_inout_detached(&nonce.into(), associated, InOutBuf::from(bytes), tag.into())
+            .map_err(|_| OpenError)
+    }
+
+    /// How many messages this value has sealed.
+    pub fn seals(&self) -> u64 {
+        self.seals.load(Ordering::Relaxed)
+    }
+
+    /// The master key that it is derived from.
+    pub fn master_id(&self) -> KeyId {
+        self.master
+    }
+
+    /// The window that it is for.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+}
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataKey")
+            .field("master", &self.master)
+            .field("window", &self.window)
+            .field("seals", &self.seals())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NONCE: [u8; NONCE_SIZE] = *b"twelve bytes";
+
+    fn key(master: u8, vdisk: &str, window: u64) -> DataKey {
+        DataKey::derive(&MasterKey::from_bytes([master; 32]), vdisk.as_bytes(), window)
+    }
+
+    #[test]
+    fn derivation_never_changes() {
+        // Another value here means that everything sealed so far can no longer be read.
+        let mut bytes = *b"some plain bytes";
+        let tag = key(1, "myimg", 2)
+            .seal_in_place(&mut bytes, NONCE, b"header")
+            .unwrap();
+        assert_eq!(hex::encode(bytes), "421562139e1b9f0fc1cbfa5f90e76801");
+        assert_eq!(hex::encode(tag), "4a291529dd949df3cf50a35b626eddc8");
+    }
+
+    #[test]
+    fn only_the_same_master_key_vdisk_window_nonce_and_associated_data_open_a_seal() {
+        let mut sealed = *b"some plain bytes";
+        let tag = key(1, "a", 0)
+            .seal_in_place(&mut sealed, NONCE, b"header")
+            .unwrap();
+        let check = |key: DataKey, nonce: [u8; NONCE_SIZE], associated: &[u8], opens: bool| {
+            let mut bytes = sealed;
+            let opened = key.open_in_place(&mut bytes, nonce, associated, &tag);
+            assert_eq!(opened, if opens { Ok(()) } else { Err(OpenError) });
+            assert_eq!(&bytes, if opens { b"some plain bytes" } else { &sealed });
+        };
+        check(key(1, "a", 0), NONCE, b"header", true);
+        check(key(2, "a", 0), NONCE, b"header", false);
+        check(key(1, "b", 0), NONCE, b"header", false);
+        check(key(1, "a", 1), NONCE, b"header", false);
+        check(key(1, "a\0", 0), NONCE, b"header", false);
+        check(key(1, "a", 0), [0; NONCE_SIZE], b"header", false);
+        check(key(1, "a", 0), NONCE, b"headeR", false);
+        check(key(1, "a", 0), NONCE, b"", false);
+    }
+
+    #[test]
+    fn a_key_stops_at_its_bound_and_leaves_the_bytes_alone() {
+        let key = key(1, "a", 3);
+        key.seals.store(MAX_SEALS_PER_KEY - 1, Ordering::Relaxed);
+        let mut bytes = *b"plain";
+        key.seal_in_place(&mut bytes, NONCE, b"").unwrap();
+        assert_eq!(key.seals(), MAX_SEALS_PER_KEY);
+        let mut bytes = *b"plain";
+        let refused = key.seal_in_place(&mut bytes, [1; NONCE_SIZE], b"").unwrap_err();
+        assert_eq!(
+            refused,
+            SealError::KeyExhausted {
+                master: key.master_id(),
+                window: 3
+            }
+        );
+        assert_eq!(&bytes, b"plain");
+        assert_eq!(key.seals(), MAX_SEALS_PER_KEY, "a refused seal does not count");
+    }
+
+    #[test]
+    fn seals_of_several_threads_are_all_counted() {
+        let key = key(1, "a", 0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let key = &key;
+                scope.spawn(move || {
+                    for i in 0..100 {
+                        let mut nonce = [0; NONCE_SIZE];
+                        (nonce[0], nonce[1]) = (thread, i);
+                        key.seal_in_place(&mut [0; 16], nonce, b"").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(key.seals(), 400);
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let shown = format!("{:?}", key(0x5e, "a", 4));
+        let id = MasterKey::from_bytes([0x5e; 32]).id();
+        assert_eq!(
+            shown,
+            format!("DataKey {{ master: {id:?}, window: 4, seals: 0, .. }}")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_and_one_flipped_bit_anywhere_does_not(
+            plain in prop::collection::vec(any::<u8>(), 0..300),
+            associated in prop::collection::vec(any::<u8>(), 0..40),
+            nonce: [u8; NONCE_SIZE],
+            flip: prop::sample::Index,
+        ) {
+            let key = key(1, "a", 0);
+            let mut bytes = plain.clone();
+            let tag = key.seal_in_place(&mut bytes, nonce, &associated).unwrap();
+
+            let flip = flip.index((bytes.len() + associated.len() + NONCE_SIZE + TAG_SIZE) * 8);
+            let mut all = [&bytes[..], &associated, &nonce, &tag].concat();
+            all[flip / 8] ^= 1 << (flip % 8);
+            let (bad_bytes, rest) = all.split_at_mut(bytes.len());
+            let (bad_associated, rest) = rest.split_at(associated.len());
+            let (bad_nonce, bad_tag) = rest.split_first_chunk::<NONCE_SIZE>().unwrap();
+            let bad_tag = bad_tag.try_into().unwrap();
+            prop_assert_eq!(key.open_in_place(bad_bytes, *bad_nonce, bad_associated, bad_tag), Err(OpenError));
+
+            prop_assert_eq!(key.open_in_place(&mut bytes, nonce, &associated, &tag), Ok(()));
+            prop_assert_eq!(bytes, plain);
+        }
+    }
+}
