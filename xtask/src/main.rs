@@ -1,1 +1,61 @@
-fn main() {}
+//! The project's tasks, and the only door to them: `cargo xtask <task>`.
+//!
+//! It is compiled before anything else can run, so it stays light: no argument parser, no async, few crates. It
+//! deliberately does not know how the project works inside; it builds, checks and tests it.
+
+mod codegen;
+mod setup;
+mod steps;
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  setup               check for the system packages that building and testing need; as root on Debian
+                      and Ubuntu install what is missing, else print the commands
+  codegen [--check]   make the Rust code of schema/tlog.capnp; --check only compares it with what is committed
+  tidy                check layering, file heads and sizes, documentation links and generated code
+  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments
+  ci [--skip-test]    formatting, clippy, tidy, documentation, licences, then test
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    let root = root();
+    match arguments {
+        ["setup"] => setup::run(),
+        ["codegen"] => codegen::write(root),
+        ["codegen", "--check"] => codegen::check(root),
+        ["tidy"] => tidy::run(root),
+        ["test", arguments @ ..] => steps::test(root, arguments),
+        ["ci"] => steps::ci(root, true),
+        ["ci", "--skip-test"] => steps::ci(root, false),
+        [] | ["help" | "-h" | "--help"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("no such task: {}\n\n{USAGE}", other.join(" ")),
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}

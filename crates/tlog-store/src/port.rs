@@ -34,8 +34,10 @@ pub trait ShardStore: fmt::Debug + Send + Sync + 'static {
         members: &Members,
     ) -> Result<StoreIdentity, StoreError>;
 
-    /// Refused as fenced if the store's epoch is higher than the shard's. Else stores the shard under its number,
-    /// replacing what an older (or the same) epoch wrote there, and raises epoch, head and committed.
+    /// Refused as fenced if the store's epoch is higher than the shard's, or if a newer epoch's shard is under the number
+    /// already (a fill can have brought it where no promise was heard). Else stores the shard under its number,
+    /// replacing what an older (or the same) epoch wrote there, and raises epoch, head and committed. Below `first`
+    /// nothing is stored: that history was pruned.
     async fn append(
         &self,
         vdisk: &VdiskId,
@@ -64,11 +66,13 @@ pub trait ShardStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<FillOutcome, StoreError>;
 
     /// Removes history below `first`, which becomes the lowest number kept; its space comes back. Never lowers `first`.
-    /// Refused as fenced if the store's epoch is higher, and as not committed where `first` is above `committed` + 1.
+    /// Refused as fenced if the store's epoch is higher, and as not committed where `first` is above `committed` + 1. Does
+    /// not raise the epoch.
     async fn prune(&self, vdisk: &VdiskId, epoch: Epoch, first: AggregationNumber) -> Result<(), StoreError>;
 
     /// Head parts of the aggregations in `range` that the store holds, lowest first. Stops early once `max_bytes` of head
-    /// parts are collected, but answers at least one where there is one; ask again from the last number + 1.
+    /// parts are collected: the entry that reaches it is the last, so there is at least one where the store holds one.
+    /// Ask again from the last number + 1.
     async fn heads(
         &self,
         vdisk: &VdiskId,
@@ -151,7 +155,7 @@ pub enum HeadSlot {
 pub enum FillOutcome {
     /// The shard is stored now.
     Stored,
-    /// It was there already, whole.
+    /// It was there already, whole; or its number is below `first`, where nothing is kept any more.
     AlreadyHeld,
 }
 
@@ -241,7 +245,7 @@ pub enum StoreErrorKind {
     /// A newer opening of the log holds a promise: this writer must stop.
     #[error("fenced: epoch {promised} is promised to a newer writer")]
     Fenced {
-        /// The store's epoch.
+        /// The store's epoch, or that of the newer shard in the way.
         promised: Epoch,
     },
     /// The store knows no log of this vdisk: it was wiped or replaced, or the log was never opened.
@@ -284,6 +288,22 @@ pub enum StoreErrorKind {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl StoreErrorKind {
+    /// A short name for counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            StoreErrorKind::Fenced { .. } => "fenced",
+            StoreErrorKind::NoLog => "no_log",
+            StoreErrorKind::NotCommitted { .. } => "not_committed",
+            StoreErrorKind::Locked { .. } => "locked",
+            StoreErrorKind::ReadOnly => "read_only",
+            StoreErrorKind::Full { .. } => "full",
+            StoreErrorKind::Damaged { .. } => "damaged",
+            StoreErrorKind::Unavailable { .. } => "unavailable",
+        }
+    }
 }
 
 impl StoreError {

@@ -1,0 +1,16 @@
+//! What the n stores of a vdisk's log hold together.
+//!
+//! One store knows numbers, epochs and bytes. What a log *is* follows from looking at all of them: how many must answer for
+//! what ([`Quorums`]), which of them count and which came back empty ([`Survey`]), which shard under a number counts where
+//! several disagree, and how an aggregation is put together from any k of them ([`StoreSet::aggregation`]). Writers and
+//! readers share these rules; `docs/commit-and-recovery.md` explains them.
+//!
+//! It does not write, does not decide what to commit, holds no keys and keeps no state between calls.
+
+mod quorums;
+mod read;
+mod survey;
+
+pub use quorums::{InvalidQuorum, Quorums};
+pub use read::{Candidate, HeadCandidate, Located, ReadError, ShardCondition};
+pub use survey::{Standing, StoreSet, StoreView, Survey, TooFewStores};

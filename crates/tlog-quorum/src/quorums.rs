@@ -1,0 +1,127 @@
+//! How many stores must answer for what.
+
+use tlog_codec::Redundancy;
+
+/// The quorums of a log on n = k + m stores, W of which hold an aggregation before it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorums {
+    redundancy: Redundancy,
+    write: usize,
+}
+
+/// A write quorum that cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidQuorum {
+    /// Outside k < W <= n.
+    #[error(
+        "the write quorum must be above k = {data} and at most k + m = {total}, it is {write}: with fewer, the loss of one store could lose acknowledged data"
+    )]
+    OutOfRange {
+        /// W asked for.
+        write: usize,
+        /// k.
+        data: usize,
+        /// n.
+        total: usize,
+    },
+    /// Without parity every store is needed.
+    #[error("without parity shards every store must hold its shard: the write quorum must be {total}, it is {write}")]
+    NoParity {
+        /// W asked for.
+        write: usize,
+        /// n.
+        total: usize,
+    },
+}
+
+impl Quorums {
+    /// W = k + ceil(m / 2): as many losses are survived from the first moment as can be without waiting for the slowest.
+    pub fn default_for(redundancy: Redundancy) -> Self {
+        Self { redundancy, write: redundancy.data() + redundancy.parity().div_ceil(2) }
+    }
+
+    /// A write quorum of the operator's choice.
+    pub fn new(redundancy: Redundancy, write: usize) -> Result<Self, InvalidQuorum> {
+        let (data, total) = (redundancy.data(), redundancy.total());
+        if redundancy.parity() == 0 {
+            if write != total {
+                return Err(InvalidQuorum::NoParity { write, total });
+            }
+        } else if write <= data || write > total {
+            return Err(InvalidQuorum::OutOfRange { write, data, total });
+        }
+        Ok(Self { redundancy, write })
+    }
+
+    /// How aggregations are split.
+    pub fn redundancy(&self) -> Redundancy {
+        self.redundancy
+    }
+
+    /// n, the number of stores.
+    pub fn total(&self) -> usize {
+        self.redundancy.total()
+    }
+
+    /// k, the number of shards that give everything back.
+    pub fn data(&self) -> usize {
+        self.redundancy.data()
+    }
+
+    /// W: so many stores hold an aggregation when it is acknowledged.
+    pub fn write(&self) -> usize {
+        self.write
+    }
+
+    /// So many stores must promise before a log is opened: enough that an older writer can never reach W again and that every
+    /// committed aggregation has k shards among them, and a majority, so that any two openings share a store.
+    pub fn opening(&self) -> usize {
+        (self.total() - self.write + self.data()).max(self.total() / 2 + 1)
+    }
+
+    /// So many stores must answer before a reader knows the highest committed number that any writer told a client of.
+    pub fn reading(&self) -> usize {
+        self.total() - self.write + 1
+    }
+
+    /// So many stores may be lost for good at the moment of an acknowledgement.
+    pub fn losses_at_acknowledgement(&self) -> usize {
+        self.write - self.data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quorums_of_4_plus_2_are_those_of_the_documentation() {
+        let quorums = Quorums::default_for(Redundancy::new(4, 2).unwrap());
+        assert_eq!((quorums.write(), quorums.opening(), quorums.reading()), (5, 5, 2));
+        assert_eq!(quorums.losses_at_acknowledgement(), 1);
+    }
+
+    #[test]
+    fn any_two_openings_share_a_store_and_an_older_writer_cannot_reach_w_again() {
+        for data in 1..12 {
+            for parity in 0..8 {
+                let redundancy = Redundancy::new(data, parity).unwrap();
+                for write in 0..=data + parity + 1 {
+                    let Ok(q) = Quorums::new(redundancy, write) else { continue };
+                    assert!(q.opening() <= q.total() && q.reading() <= q.total());
+                    assert!(2 * q.opening() > q.total());
+                    assert!(q.total() - q.opening() < q.write(), "an older writer reaches W among the others");
+                    assert!(q.write() + q.opening() >= q.total() + data, "a committed aggregation is out of reach");
+                }
+                assert_eq!(
+                    Quorums::new(redundancy, Quorums::default_for(redundancy).write()).is_ok(),
+                    true,
+                    "the default is allowed for {data}+{parity}"
+                );
+            }
+        }
+        let of = |write| Quorums::new(Redundancy::new(4, 2).unwrap(), write);
+        assert!(of(4).is_err() && of(7).is_err() && of(5).is_ok() && of(6).is_ok());
+        assert!(Quorums::new(Redundancy::new(3, 0).unwrap(), 2).is_err());
+    }
+}

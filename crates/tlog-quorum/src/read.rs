@@ -1,0 +1,360 @@
+//! Reading aggregations from whatever stores hold their shards.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tlog_codec::{EncodedAggregation, RebuildError, ShardHead, rebuild};
+use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
+use tlog_store::{HeadSlot, ShardSlot, StoreError};
+
+use crate::survey::{Standing, StoreSet, Survey};
+
+/// Bytes of head parts that one request to a store asks for.
+const HEADS_BYTES: usize = 4 << 20;
+
+/// What one store has under a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardCondition {
+    /// A whole shard of this aggregation, as far as it was read.
+    Held(AggregationId),
+    /// A whole shard that a later opening ruled out; it does not count.
+    RuledOut(AggregationId),
+    /// Nothing.
+    Missing,
+    /// Something that is not what was written. The text says how that is known.
+    Damaged(String),
+    /// The store does not answer, or does not count.
+    Unreachable,
+}
+
+/// The head part that a number has, as several stores hold it.
+#[derive(Clone, Debug)]
+pub struct HeadCandidate {
+    /// Any of the equal heads.
+    pub head: ShardHead,
+    /// Highest epoch under which one of the shards was written.
+    pub epoch: Epoch,
+    /// The stores that hold a shard of it.
+    pub holders: Vec<usize>,
+}
+
+/// What all stores have under one number, by head parts.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The number.
+    pub number: AggregationNumber,
+    /// What counts, highest epoch first. More than one only where a writer died in the middle.
+    pub candidates: Vec<HeadCandidate>,
+    /// What each store has.
+    pub conditions: Vec<ShardCondition>,
+}
+
+/// An aggregation and the payloads of it that were read and are whole.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Any of the equal heads.
+    pub head: ShardHead,
+    /// Highest epoch under which one of the shards was written.
+    pub epoch: Epoch,
+    /// Payloads by shard index.
+    pub payloads: Vec<Option<Bytes>>,
+}
+
+impl Candidate {
+    /// How many payloads are there.
+    pub fn present(&self) -> usize {
+        self.payloads.iter().flatten().count()
+    }
+
+    /// Whether they give everything back.
+    pub fn is_whole(&self) -> bool {
+        self.present() >= self.head.header.redundancy.data()
+    }
+
+    /// All shards again.
+    pub fn rebuild(&self) -> Result<EncodedAggregation, RebuildError> {
+        rebuild(&self.head, &self.payloads)
+    }
+}
+
+/// An aggregation cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadError {
+    /// The vdisk.
+    pub vdisk: VdiskId,
+    /// The number.
+    pub number: AggregationNumber,
+    /// Most whole shards of one aggregation that were found.
+    pub present: usize,
+    /// How many are needed.
+    pub needed: usize,
+    /// Address and condition of each store.
+    pub conditions: Vec<(String, ShardCondition)>,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vdisk, number, present, needed, conditions } = self;
+        write!(f, "vdisk {vdisk}, aggregation {number}: {present} of {needed} needed shards can be read")?;
+        for (address, condition) in conditions {
+            match condition {
+                ShardCondition::Held(_) => {}
+                ShardCondition::RuledOut(_) | ShardCondition::Missing => write!(f, "; {address} does not hold its shard")?,
+                ShardCondition::Damaged(how) => write!(f, "; {address} holds a damaged shard ({how})")?,
+                ShardCondition::Unreachable => write!(f, "; {address} is out of reach or blank")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl StoreSet {
+    /// Head parts of all numbers in `range`, from every store that counts. Each number of the range has an entry. Ask for a
+    /// few hundred numbers at a time: all of it is in memory at once.
+    pub async fn heads(&self, survey: &Survey, range: RangeInclusive<AggregationNumber>) -> Vec<Located> {
+        let numbers = range.start().0..=range.end().0;
+        let mut found: BTreeMap<AggregationNumber, Located> = numbers
+            .map(AggregationNumber)
+            .map(|number| {
+                let conditions = vec![ShardCondition::Missing; self.stores().len()];
+                (number, Located { number, candidates: Vec::new(), conditions })
+            })
+            .collect();
+        let answers = join_all((0..self.stores().len()).map(|i| self.heads_of(survey, i, range.clone()))).await;
+        for (store, answer) in answers.into_iter().enumerate() {
+            let Some(slots) = answer else {
+                for located in found.values_mut() {
+                    set(&mut located.conditions, store, ShardCondition::Unreachable);
+                }
+                continue;
+            };
+            for (number, slot) in slots {
+                let Some(located) = found.get_mut(&number) else { continue };
+                let checked = match slot {
+                    HeadSlot::Damaged => Err("the store says so".to_owned()),
+                    HeadSlot::Held(held) => self.check_head(number, store, &held.head),
+                };
+                match checked {
+                    Ok(head) => located.add(survey, store, head),
+                    Err(how) => set(&mut located.conditions, store, ShardCondition::Damaged(how)),
+                }
+            }
+        }
+        let mut located: Vec<Located> = found.into_values().collect();
+        for located in &mut located {
+            located.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.epoch));
+        }
+        located
+    }
+
+    /// The heads that one store holds. None where it does not answer or does not count.
+    async fn heads_of(
+        &self,
+        survey: &Survey,
+        store: usize,
+        range: RangeInclusive<AggregationNumber>,
+    ) -> Option<Vec<(AggregationNumber, HeadSlot)>> {
+        if survey.views.get(store)?.standing != Standing::Member {
+            return None;
+        }
+        let store = self.stores().get(store)?;
+        let (mut next, last) = (*range.start(), *range.end());
+        let mut heads = Vec::new();
+        while next <= last {
+            let call = store.heads(self.vdisk(), next..=last, HEADS_BYTES);
+            let answer = log_failure(self.within_limit(store, call).await)?;
+            let Some((highest, _)) = answer.last() else { break };
+            next = highest.next();
+            heads.extend(answer);
+        }
+        Some(heads)
+    }
+
+    fn check_head(&self, number: AggregationNumber, store: usize, head: &Bytes) -> Result<ShardHead, String> {
+        let head = ShardHead::parse(self.vdisk(), head).map_err(|fault| fault.to_string())?;
+        if head.header.number != number {
+            return Err(format!("it is a shard of aggregation {}", head.header.number));
+        }
+        if head.index != store {
+            return Err(format!("it is shard {} of its aggregation, not shard {store}", head.index));
+        }
+        if head.header.redundancy.total() != self.stores().len() {
+            return Err(format!("its aggregation has {} shards", head.header.redundancy.total()));
+        }
+        Ok(head)
+    }
+
+    /// Reads the aggregation `id` under a number: from as few stores as give it back, and from all others where one of
+    /// these fails. Reads begin at a store that depends on the number, so that all stores share the work.
+    pub async fn aggregation(
+        &self,
+        survey: &Survey,
+        number: AggregationNumber,
+        id: AggregationId,
+    ) -> Result<Candidate, ReadError> {
+        let total = self.stores().len();
+        // Data shards need no computation; parity is asked only for what is missing among them.
+        let mut order: Vec<usize> = (0..total).collect();
+        let counts = |store: &usize| survey.views.get(*store).is_some_and(|v| v.standing == Standing::Member);
+        order.sort_by_key(|store| !counts(store));
+        let mut read = ShardsRead::new(total);
+        let needed = self.quorums().data();
+        let mut rest = order.into_iter();
+        loop {
+            let present = read.whole(id).map_or(0, Candidate::present);
+            let round: Vec<usize> = rest.by_ref().take(needed.saturating_sub(present).max(1)).collect();
+            if round.is_empty() {
+                return Err(read.into_error(self, number, Some(id)));
+            }
+            self.read_shards(survey, number, &round, &mut read).await;
+            if let Some(candidate) = read.whole(id).filter(|candidate| candidate.is_whole()) {
+                return Ok(candidate.clone());
+            }
+        }
+    }
+
+    /// Reads every shard under a number from every store that counts, verified whole. Candidates come highest epoch first;
+    /// those that a later opening ruled out are left out.
+    pub async fn all_shards(
+        &self,
+        survey: &Survey,
+        number: AggregationNumber,
+    ) -> (Vec<Candidate>, Vec<ShardCondition>) {
+        let mut read = ShardsRead::new(self.stores().len());
+        let all: Vec<usize> = (0..self.stores().len()).collect();
+        self.read_shards(survey, number, &all, &mut read).await;
+        let mut candidates: Vec<Candidate> = read.candidates.into_values().collect();
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.epoch));
+        (candidates, read.conditions)
+    }
+
+    /// An error for a number of which too few shards are whole.
+    pub fn unreadable(
+        &self,
+        number: AggregationNumber,
+        candidates: &[Candidate],
+        conditions: &[ShardCondition],
+    ) -> ReadError {
+        ReadError {
+            vdisk: self.vdisk().clone(),
+            number,
+            present: candidates.iter().map(Candidate::present).max().unwrap_or(0),
+            needed: self.quorums().data(),
+            conditions: self
+                .stores()
+                .iter()
+                .zip(conditions)
+                .map(|(store, condition)| (store.address().to_owned(), condition.clone()))
+                .collect(),
+        }
+    }
+
+    async fn read_shards(
+        &self,
+        survey: &Survey,
+        number: AggregationNumber,
+        from: &[usize],
+        into: &mut ShardsRead,
+    ) {
+        let reads = join_all(from.iter().map(|&i| self.shard_of(survey, number, i))).await;
+        for (&store, slot) in from.iter().zip(reads) {
+            let condition = match slot {
+                None => ShardCondition::Unreachable,
+                Some(ShardSlot::Empty) => ShardCondition::Missing,
+                Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
+                Some(ShardSlot::Held(shard)) => {
+                    let checked = self.check_head(number, store, &shard.head).and_then(|head| {
+                        head.verify_payload(&shard.payload).map_err(|error| error.to_string())?;
+                        Ok(head)
+                    });
+                    match checked {
+                        Err(how) => ShardCondition::Damaged(how),
+                        Ok(head) if survey.rules_out(head.epoch, number) => ShardCondition::RuledOut(head.id),
+                        Ok(head) => {
+                            let id = head.id;
+                            into.add(head, shard.payload);
+                            ShardCondition::Held(id)
+                        }
+                    }
+                }
+            };
+            set(&mut into.conditions, store, condition);
+        }
+    }
+
+    async fn shard_of(&self, survey: &Survey, number: AggregationNumber, store: usize) -> Option<ShardSlot> {
+        if survey.views.get(store)?.standing != Standing::Member {
+            return None;
+        }
+        let store = self.stores().get(store)?;
+        log_failure(self.within_limit(store, store.shard(self.vdisk(), number)).await)
+    }
+}
+
+impl Located {
+    fn add(&mut self, survey: &Survey, store: usize, head: ShardHead) {
+        if survey.rules_out(head.epoch, self.number) {
+            set(&mut self.conditions, store, ShardCondition::RuledOut(head.id));
+            return;
+        }
+        set(&mut self.conditions, store, ShardCondition::Held(head.id));
+        match self.candidates.iter_mut().find(|candidate| candidate.head.id == head.id) {
+            Some(candidate) => {
+                candidate.epoch = candidate.epoch.max(head.epoch);
+                candidate.holders.push(store);
+            }
+            None => self.candidates.push(HeadCandidate { epoch: head.epoch, holders: vec![store], head }),
+        }
+    }
+}
+
+/// What was read under one number so far.
+struct ShardsRead {
+    candidates: BTreeMap<AggregationId, Candidate>,
+    conditions: Vec<ShardCondition>,
+}
+
+impl ShardsRead {
+    fn new(total: usize) -> Self {
+        Self { candidates: BTreeMap::new(), conditions: vec![ShardCondition::Unreachable; total] }
+    }
+
+    fn whole(&self, id: AggregationId) -> Option<&Candidate> {
+        self.candidates.get(&id)
+    }
+
+    fn add(&mut self, head: ShardHead, payload: Bytes) {
+        let (index, epoch) = (head.index, head.epoch);
+        let candidate = self.candidates.entry(head.id).or_insert_with(|| Candidate {
+            epoch,
+            payloads: vec![None; head.header.redundancy.total()],
+            head,
+        });
+        candidate.epoch = candidate.epoch.max(epoch);
+        if let Some(slot) = candidate.payloads.get_mut(index) {
+            *slot = Some(payload);
+        }
+    }
+
+    fn into_error(self, set: &StoreSet, number: AggregationNumber, id: Option<AggregationId>) -> ReadError {
+        let of = |candidate: &Candidate| id.is_none_or(|id| candidate.head.id == id);
+        let candidates: Vec<Candidate> = self.candidates.into_values().filter(of).collect();
+        set.unreadable(number, &candidates, &self.conditions)
+    }
+}
+
+fn set(conditions: &mut [ShardCondition], store: usize, condition: ShardCondition) {
+    if let Some(slot) = conditions.get_mut(store) {
+        *slot = condition;
+    }
+}
+
+/// A failed read is not an error of the whole: other stores make up for it. It is noted here, where it is dropped.
+fn log_failure<T>(answer: Result<T, StoreError>) -> Option<T> {
+    answer.inspect_err(|error| tracing::debug!(%error, "a store could not be read")).ok()
+}

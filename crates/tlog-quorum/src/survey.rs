@@ -1,0 +1,270 @@
+//! Asking all stores of a log at once, and what their answers mean together.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tlog_proto::{AggregationNumber, Epoch, VdiskId};
+use tlog_store::{LogState, Members, ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity};
+
+use crate::Quorums;
+
+/// The n stores of one vdisk's log, in order: store i holds shard i. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StoreSet {
+    vdisk: VdiskId,
+    stores: Arc<[Arc<dyn ShardStore>]>,
+    quorums: Quorums,
+    timeout: Duration,
+}
+
+impl StoreSet {
+    /// Takes exactly n stores; a store that does not answer within `timeout` counts as out of reach. None where the number
+    /// of stores is not n.
+    pub fn new(
+        vdisk: VdiskId,
+        stores: Vec<Arc<dyn ShardStore>>,
+        quorums: Quorums,
+        timeout: Duration,
+    ) -> Option<Self> {
+        (stores.len() == quorums.total()).then(|| Self { vdisk, stores: stores.into(), quorums, timeout })
+    }
+
+    /// The vdisk.
+    pub fn vdisk(&self) -> &VdiskId {
+        &self.vdisk
+    }
+
+    /// How many must answer for what.
+    pub fn quorums(&self) -> Quorums {
+        self.quorums
+    }
+
+    /// Time limit of one operation on one store.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The stores, in order.
+    pub fn stores(&self) -> &[Arc<dyn ShardStore>] {
+        &self.stores
+    }
+
+    /// Runs one operation on a store within the time limit.
+    pub async fn within_limit<T>(
+        &self,
+        store: &Arc<dyn ShardStore>,
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.timeout, operation).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let source = std::io::Error::new(
+                    std::io::ErrorKind::TimedOut,
+                    format!("no answer within {:?}", self.timeout),
+                );
+                Err(StoreError::new(store.address(), StoreErrorKind::Unavailable { source }))
+            }
+        }
+    }
+
+    /// Runs one operation on all stores at once; answers in their order.
+    pub async fn on_all<'a, T, F>(
+        &'a self,
+        mut operation: impl FnMut(usize, &'a Arc<dyn ShardStore>) -> F,
+    ) -> Vec<Result<T, StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let calls = self.stores.iter().enumerate().map(|(i, store)| self.within_limit(store, operation(i, store)));
+        join_all(calls).await
+    }
+
+    /// Asks every store for its status. Changes nothing.
+    pub async fn survey(&self) -> Survey {
+        let answers = self.on_all(|_, store| store.status(&self.vdisk)).await;
+        self.assess(answers)
+    }
+
+    /// What answers to `status` or `promise` mean together.
+    pub fn assess(&self, answers: Vec<Result<LogState, StoreError>>) -> Survey {
+        let members = answers
+            .iter()
+            .flatten()
+            .map(|state| &state.members)
+            .max_by_key(|members| members.version())
+            .cloned()
+            .unwrap_or_default();
+        let views = self
+            .stores
+            .iter()
+            .zip(answers)
+            .enumerate()
+            .map(|(i, (store, answer))| StoreView {
+                address: store.address().to_owned(),
+                standing: standing(&members, i, &answer),
+                answer,
+            })
+            .collect();
+        Survey { vdisk: self.vdisk.clone(), quorums: self.quorums, members, views }
+    }
+}
+
+/// Whether what a store says counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// One of the log's stores: it counts in every quorum.
+    Member,
+    /// It answers, but with another identity than the log remembers, or none: wiped, replaced, or never filled. It counts
+    /// in no quorum.
+    Blank,
+    /// It did not answer.
+    Unreachable,
+}
+
+fn standing(members: &Members, store: usize, answer: &Result<LogState, StoreError>) -> Standing {
+    let Ok(state) = answer else { return Standing::Unreachable };
+    if members.identities.is_empty() {
+        return Standing::Member; // nobody knows the log: it is new, and all its stores may begin it
+    }
+    match (members.identities.get(store), state.identity) {
+        (Some(Some(expected)), Some(actual)) if *expected == actual => Standing::Member,
+        _ => Standing::Blank,
+    }
+}
+
+/// One store's answer and what it is worth.
+#[derive(Debug)]
+pub struct StoreView {
+    /// What a person calls the store.
+    pub address: String,
+    /// Whether the answer counts.
+    pub standing: Standing,
+    /// What it said.
+    pub answer: Result<LogState, StoreError>,
+}
+
+/// What all stores of a log said at one time.
+#[derive(Debug)]
+pub struct Survey {
+    vdisk: VdiskId,
+    quorums: Quorums,
+    /// The newest list of members; empty where no store knows the log.
+    pub members: Members,
+    /// The stores, in order.
+    pub views: Vec<StoreView>,
+}
+
+impl Survey {
+    /// Answers that count, with the number of their store.
+    pub fn counted(&self) -> impl Iterator<Item = (usize, &LogState)> {
+        self.views.iter().enumerate().filter_map(|(i, view)| match (&view.answer, view.standing) {
+            (Ok(state), Standing::Member) => Some((i, state)),
+            _ => None,
+        })
+    }
+
+    /// How many answers count.
+    pub fn counted_len(&self) -> usize {
+        self.counted().count()
+    }
+
+    /// Stores that have not answered.
+    pub fn unreachable_len(&self) -> usize {
+        self.views.iter().filter(|view| view.standing == Standing::Unreachable).count()
+    }
+
+    /// Whether no store that answered knows the log.
+    pub fn is_new(&self) -> bool {
+        self.members.identities.is_empty()
+    }
+
+    /// Highest epoch that any store has promised, blank ones included.
+    pub fn highest_epoch(&self) -> Epoch {
+        self.views.iter().flat_map(|view| &view.answer).map(|state| state.epoch).max().unwrap_or_default()
+    }
+
+    /// Highest number known as committed.
+    pub fn committed(&self) -> AggregationNumber {
+        self.counted().map(|(_, state)| state.committed).max().unwrap_or_default()
+    }
+
+    /// Lowest number kept: what is below was pruned.
+    pub fn first(&self) -> AggregationNumber {
+        self.counted().map(|(_, state)| state.first).max().unwrap_or_default().max(AggregationNumber(1))
+    }
+
+    /// Highest number under which any store holds something.
+    pub fn head(&self) -> AggregationNumber {
+        self.counted().map(|(_, state)| state.head()).max().unwrap_or_default()
+    }
+
+    /// Who began where, from all stores that count, by rising number.
+    pub fn starts(&self) -> Vec<StartRecord> {
+        let all: BTreeSet<(AggregationNumber, Epoch)> = self
+            .counted()
+            .flat_map(|(_, state)| &state.starts)
+            .map(|record| (record.number, record.epoch))
+            .collect();
+        all.into_iter().map(|(number, epoch)| StartRecord { epoch, number }).collect()
+    }
+
+    /// Whether a later opening has ruled out what `epoch` wrote under `number`: it must never come back.
+    pub fn rules_out(&self, epoch: Epoch, number: AggregationNumber) -> bool {
+        let over = |record: &StartRecord| record.epoch > epoch && record.number <= number;
+        self.counted().any(|(_, state)| state.starts.iter().any(over))
+    }
+
+    /// Identity of each store as it answered; none where it did not, or knows no log.
+    pub fn identities(&self) -> Vec<Option<StoreIdentity>> {
+        let identity = |view: &StoreView| view.answer.as_ref().ok().and_then(|state| state.identity);
+        self.views.iter().map(identity).collect()
+    }
+
+    /// An error that names the stores which do not count, unless at least `needed` do.
+    pub fn require(&self, needed: usize) -> Result<(), TooFewStores> {
+        let counted = self.counted_len();
+        if counted >= needed {
+            return Ok(());
+        }
+        let missing = self.views.iter().filter(|view| view.standing != Standing::Member);
+        let missing = missing
+            .map(|view| match &view.answer {
+                Ok(_) => format!("{} is blank: it was wiped or replaced", view.address),
+                Err(error) => error.to_string(),
+            })
+            .collect();
+        Err(TooFewStores { vdisk: self.vdisk.clone(), counted, needed, total: self.quorums.total(), missing })
+    }
+}
+
+/// Not enough stores answered for what was to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooFewStores {
+    /// The vdisk.
+    pub vdisk: VdiskId,
+    /// Stores that count.
+    pub counted: usize,
+    /// Stores that are needed.
+    pub needed: usize,
+    /// Stores that the log has.
+    pub total: usize,
+    /// Each store that does not count, and why.
+    pub missing: Vec<String>,
+}
+
+impl fmt::Display for TooFewStores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vdisk, counted, needed, total, missing } = self;
+        write!(
+            f,
+            "vdisk {vdisk}: {counted} of {total} stores can be counted on, {needed} are needed; bring back: {}",
+            missing.join("; ")
+        )
+    }
+}
+
+impl std::error::Error for TooFewStores {}

@@ -1,0 +1,546 @@
+//! What the server holds of one vdisk, and what it answers. Pure: no socket, clock, task or randomness.
+//!
+//! ```text
+//!  handshake ---- gap ------------------------> (ordered blocks become durable) -> Refuse
+//!     |
+//!     |-- continues / comes back / to compare ---------------------------------\
+//!     |                                                                         v
+//!     \-- reset, or another session below next -> (ordered blocks durable) -> Accept: the live connection
+//!
+//!  block -> window -> its turn -> empty log, or the connection starts over ------> new generation, append
+//!              |                  == next ---------------------------------------> append
+//!              |                  held, same known session ----------------------> duplicate
+//!              |                  held, session unknown -> equals what is held --> duplicate
+//!              |                                        \-> differs -------------> new generation, append
+//!              |                  below the generation, or somebody else's ------> new generation, append
+//!              \-> beyond the bounds --------------------------------------------> RecvFailed
+//! ```
+//!
+//! The rules are those of `docs/sessions.md`. A duplicate that is durable is answered with FlushOK, any other accepted
+//! block with RecvOK, and with FlushOK once its place is durable.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tlog_proto::{Block, BlockStatus, LogPosition, Response, Sequence, SessionId};
+
+use crate::port::{BlockDigest, LogEnd, OrderedBlock};
+use crate::tail::LogTail;
+use crate::window::{Offered, Window, WindowLimits};
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+/// Bytes of memory that a block is counted with, beside its data.
+pub(crate) const BLOCK_OVERHEAD: usize = 256;
+
+/// Bytes that a block is counted with everywhere.
+pub(crate) fn cost(block: &Block) -> usize {
+    block.data.len().saturating_add(BLOCK_OVERHEAD)
+}
+
+/// Names one connection for as long as the server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ConnectionId(pub(crate) u64);
+
+/// What a handshake says about where the client stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Greeting {
+    pub(crate) connection: ConnectionId,
+    pub(crate) session: SessionId,
+    pub(crate) first: Sequence,
+    pub(crate) reset: bool,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action<P> {
+    /// The handshake is OK; the connection is the live one.
+    Accept { connection: ConnectionId, last_flushed: Option<Sequence> },
+    /// The handshake failed.
+    Refuse { connection: ConnectionId, why: Refusal, last_flushed: Option<Sequence> },
+    /// Tell the live connection.
+    Answer(Response),
+    /// The next block of the log. The permit belongs to it until it is durable.
+    Append(OrderedBlock, P),
+    /// Make everything appended so far durable.
+    Flush,
+    /// Ask the log what it holds there, and call [`Session::handle_found`]. Until then no block and no command may come.
+    Find(LogPosition),
+    /// Wait until the slave holds everything up to there, and call [`Session::handle_slave_synced`].
+    WaitSlave(Option<LogPosition>),
+    /// The connection is not the live one any more: another one has taken over.
+    Replace(ConnectionId),
+    /// For logs and counters.
+    Note(Note),
+}
+
+/// Why a handshake is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The client would leave out what lies between.
+    Gap { first: Sequence, next: Sequence },
+    /// The log has closed.
+    LogClosed,
+}
+
+/// What happened, for those who watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// A block is held already.
+    Duplicate,
+    /// The sequences have started over.
+    NewGeneration { position: LogPosition, before: Option<LogPosition> },
+    /// A block was too far ahead or there was no room for it; it is not held.
+    NotHeld { sequence: Sequence, why: NotHeld },
+}
+
+/// Why a good block is not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotHeld {
+    /// Beyond the span of the window.
+    TooFar,
+    /// No room in the vdisk's window.
+    WindowFull,
+    /// No room in what all windows may hold together.
+    AllWindowsFull,
+    /// No sequence comes after it, so that nothing could continue the log.
+    LastSequence,
+}
+
+/// State of one vdisk while its log is open.
+///
+/// Feed it with `handle_*`, and after each call carry out what [`Session::poll_action`] answers until it answers none.
+/// While [`Session::is_comparing`], blocks and commands must wait.
+///
+/// Invariant: the window of a connection that does not start over never expects more than the log's next sequence.
+#[derive(Debug)]
+pub(crate) struct Session<P> {
+    core: Core<P>,
+    window_limits: WindowLimits,
+    link: Option<Link<P>>,
+    greeted: Vec<Greeted>,
+}
+
+/// A handshake that is answered once everything up to `until` is durable.
+#[derive(Debug)]
+struct Greeted {
+    connection: ConnectionId,
+    until: LogPosition,
+    /// `firstSequence` and next, where it is to be refused.
+    gap: Option<(Sequence, Sequence)>,
+}
+
+/// The live connection, or one that will be when its handshake is answered.
+#[derive(Debug)]
+struct Link<P> {
+    id: ConnectionId,
+    session: SessionId,
+    accepted: bool,
+    /// Its next block starts a new generation.
+    starts_over: bool,
+    window: Window<Arrival<P>>,
+    /// Received here, in the log, not durable.
+    awaiting: BTreeSet<LogPosition>,
+    /// Lowest and highest sequence of this generation for which this connection got FlushOK.
+    flushed: Option<(Sequence, Sequence)>,
+    forced: Forced,
+    comparing: Option<Arrival<P>>,
+    received: Option<Sequence>,
+}
+
+#[derive(Debug)]
+struct Arrival<P> {
+    block: Block,
+    permit: P,
+    /// RecvOK was said.
+    answered: bool,
+}
+
+impl<P> Session<P> {
+    /// The state after opening: everything up to the log's end is durable.
+    pub(crate) fn new(end: LogEnd, window_limits: WindowLimits) -> Self {
+        let log = LogTail::new(end);
+        let durable = log.position();
+        let core = Core { log, durable, actions: VecDeque::new() };
+        Self { core, window_limits, link: None, greeted: Vec::new() }
+    }
+
+    /// What is to be done next.
+    pub(crate) fn poll_action(&mut self) -> Option<Action<P>> {
+        self.core.actions.pop_front()
+    }
+
+    /// A client has said where it stands. It takes over, unless it leaves a gap.
+    pub(crate) fn handle_greeting(&mut self, greeting: Greeting) {
+        let Greeting { connection, session, first, reset } = greeting;
+        let log = &self.core.log;
+        // Where the window begins, whether a generation starts there, and whether what is ordered is flushed first.
+        let (expects, starts_over, flush_first) = match log.next() {
+            None => (first, true, false),
+            Some(next) if first == next => (next, false, reset),
+            Some(_) if reset => (first, true, true),
+            Some(next) if first > next => {
+                return self.refuse_gap(connection, first, next);
+            }
+            Some(next) if log.is_by(session, first) => (next, false, false),
+            Some(_) if session.is_known() => (first, true, true),
+            Some(_) => (first, false, false),
+        };
+        if let Some(old) = self.link.take() {
+            self.greeted.retain(|greeted| greeted.connection != old.id);
+            self.core.actions.push_back(Action::Replace(old.id));
+        }
+        self.link = Some(Link {
+            id: connection,
+            session,
+            accepted: false,
+            starts_over,
+            window: Window::new(expects, self.window_limits),
+            awaiting: BTreeSet::new(),
+            flushed: None,
+            forced: Forced::default(),
+            comparing: None,
+            received: None,
+        });
+        match self.core.undurable().filter(|_| flush_first) {
+            Some(until) => {
+                self.core.flush();
+                self.greeted.push(Greeted { connection, until, gap: None });
+            }
+            None => self.accept(),
+        }
+    }
+
+    /// A connection is gone. What waited for an earlier block goes with it.
+    pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
+        self.link.take_if(|link| link.id == connection);
+        self.greeted.retain(|greeted| greeted.connection != connection);
+    }
+
+    /// Whether a block would have to wait for an earlier one.
+    pub(crate) fn would_wait(&self, sequence: Sequence) -> bool {
+        self.link.as_ref().is_some_and(|link| link.window.is_ahead(sequence))
+    }
+
+    /// A verified block has come in on the live connection.
+    pub(crate) fn handle_block(&mut self, block: Block, permit: P) {
+        let Some(link) = &mut self.link else { return };
+        let core = &mut self.core;
+        debug_assert!(link.comparing.is_none(), "blocks wait while one is compared");
+        let sequence = block.sequence;
+        if sequence.next() == sequence {
+            return core.not_held(sequence, NotHeld::LastSequence);
+        }
+        let bytes = cost(&block);
+        match link.window.offer(sequence, bytes, Arrival { block, permit, answered: false }) {
+            Offered::Expected(arrival) | Offered::Below(arrival) => {
+                core.place(link, arrival);
+                core.place_waiting(link);
+            }
+            Offered::Waits => core.answer(BlockStatus::RecvOk, vec![sequence]),
+            Offered::Replaced(_) => {
+                core.note(Note::Duplicate);
+                core.answer(BlockStatus::RecvOk, vec![sequence]);
+            }
+            Offered::TooFar => return core.not_held(sequence, NotHeld::TooFar),
+            Offered::Full => return core.not_held(sequence, NotHeld::WindowFull),
+        }
+        link.received = link.received.max(Some(sequence));
+    }
+
+    /// A block would have to wait and there is no room for it outside this vdisk.
+    pub(crate) fn handle_block_without_room(&mut self, sequence: Sequence) {
+        self.core.not_held(sequence, NotHeld::AllWindowsFull);
+    }
+
+    /// The client wants everything up to a sequence to be durable as soon as it is there.
+    pub(crate) fn handle_force_flush(&mut self, sequence: Sequence) {
+        let Some(link) = &mut self.link else { return };
+        let core = &mut self.core;
+        core.answer(BlockStatus::ForceFlushReceived, Vec::new());
+        if link.flushed.is_some_and(|(low, high)| low <= sequence && sequence <= high) {
+            return core.answer(BlockStatus::FlushOk, vec![sequence]);
+        }
+        if core.log.holds(sequence) || sequence < link.window.next() {
+            core.flush();
+        }
+        if sequence >= link.window.next() {
+            link.forced.add(sequence);
+        }
+    }
+
+    /// The client wants to hear when the slave holds everything that is durable now.
+    pub(crate) fn handle_wait_slave_sync(&mut self) {
+        self.core.actions.push_back(Action::WaitSlave(self.core.durable));
+    }
+
+    /// The slave holds it.
+    pub(crate) fn handle_slave_synced(&mut self) {
+        self.core.answer(BlockStatus::WaitNbdSlaveSyncReceived, Vec::new());
+    }
+
+    /// Whether an answer to [`Action::Find`] is awaited.
+    pub(crate) fn is_comparing(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.comparing.is_some())
+    }
+
+    /// What the log holds where [`Action::Find`] asked.
+    pub(crate) fn handle_found(&mut self, found: Option<BlockDigest>) {
+        let Some(link) = &mut self.link else { return };
+        if let Some(arrival) = link.comparing.take() {
+            self.core.compared(link, arrival, found);
+            self.core.place_waiting(link);
+        }
+    }
+
+    /// Everything up to there is durable.
+    pub(crate) fn handle_durable(&mut self, durable: LogPosition) {
+        let core = &mut self.core;
+        if core.durable >= Some(durable) {
+            return;
+        }
+        core.durable = Some(durable);
+        core.log.forget(durable);
+        if let Some(link) = &mut self.link {
+            let awaiting = std::mem::take(&mut link.awaiting);
+            let (newly, rest) = awaiting.into_iter().partition(|&position| position <= durable);
+            link.awaiting = rest;
+            core.flushed(link, newly);
+        }
+        let (ready, waiting): (Vec<_>, _) = self.greeted.drain(..).partition(|greeted| greeted.until <= durable);
+        self.greeted = waiting;
+        for Greeted { connection, gap, .. } in ready {
+            match gap {
+                Some((first, next)) => self.core.refuse(connection, Refusal::Gap { first, next }),
+                None => self.accept(),
+            }
+        }
+    }
+
+    /// The log has closed and not everything is durable. Nothing more may come.
+    pub(crate) fn handle_log_closed(&mut self) {
+        for greeted in std::mem::take(&mut self.greeted) {
+            self.core.refuse(greeted.connection, Refusal::LogClosed);
+        }
+        if self.link.take().is_some_and(|link| link.accepted) {
+            self.core.answer(BlockStatus::FlushFailed, Vec::new());
+        }
+    }
+
+    /// Generation and sequence of the last block in the log, durable or not.
+    pub(crate) fn ordered(&self) -> Option<LogPosition> {
+        self.core.log.position()
+    }
+
+    /// What is durable.
+    pub(crate) fn durable(&self) -> Option<LogPosition> {
+        self.core.durable
+    }
+
+    /// Highest sequence that the live connection has brought.
+    pub(crate) fn received(&self) -> Option<Sequence> {
+        self.link.as_ref()?.received
+    }
+
+    /// How many blocks wait for an earlier one, and their bytes.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        self.link.as_ref().map_or((0, 0), |link| (link.window.len(), link.window.bytes()))
+    }
+
+    fn accept(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        link.accepted = true;
+        // An unknown session that comes in lower may be anybody: it hears of nothing that it has not sent here.
+        let continues = !link.starts_over && self.core.log.next() == Some(link.window.next());
+        let last_flushed = self.core.last_flushed().filter(|_| continues);
+        self.core.actions.push_back(Action::Accept { connection: link.id, last_flushed });
+    }
+
+    fn refuse_gap(&mut self, connection: ConnectionId, first: Sequence, next: Sequence) {
+        match self.core.undurable() {
+            None => self.core.refuse(connection, Refusal::Gap { first, next }),
+            Some(until) => {
+                self.core.flush();
+                self.greeted.push(Greeted { connection, until, gap: Some((first, next)) });
+            }
+        }
+    }
+}
+
+/// What does not depend on which connection is live.
+#[derive(Debug)]
+struct Core<P> {
+    log: LogTail,
+    durable: Option<LogPosition>,
+    actions: VecDeque<Action<P>>,
+}
+
+impl<P> Core<P> {
+    /// Blocks that have waited and whose turn has come.
+    fn place_waiting(&mut self, link: &mut Link<P>) {
+        while link.comparing.is_none()
+            && let Some(arrival) = link.window.take_next()
+        {
+            self.place(link, arrival);
+        }
+    }
+
+    /// Decides what a block is whose turn has come, or is over.
+    fn place(&mut self, link: &mut Link<P>, arrival: Arrival<P>) {
+        let sequence = arrival.block.sequence;
+        if link.starts_over || self.log.next().is_none() {
+            self.start_generation(link, arrival);
+        } else if self.log.next() == Some(sequence) {
+            let position = self.log.push(link.session, &arrival.block);
+            self.append(link, position, arrival);
+        } else if self.log.is_by(link.session, sequence) {
+            self.duplicate(link, arrival);
+        } else if link.session.is_known() || !self.log.holds(sequence) {
+            self.start_generation(link, arrival);
+        } else if let Some(held) = self.log.digest(sequence) {
+            self.compared(link, arrival, Some(held));
+        } else {
+            link.comparing = Some(arrival);
+            self.actions.push_back(Action::Find(LogPosition { generation: self.log.generation(), sequence }));
+        }
+    }
+
+    fn compared(&mut self, link: &mut Link<P>, arrival: Arrival<P>, held: Option<BlockDigest>) {
+        if held == Some(BlockDigest::from(&arrival.block)) {
+            self.duplicate(link, arrival);
+        } else {
+            self.start_generation(link, arrival);
+        }
+    }
+
+    fn duplicate(&mut self, link: &mut Link<P>, arrival: Arrival<P>) {
+        let sequence = arrival.block.sequence;
+        let position = LogPosition { generation: self.log.generation(), sequence };
+        self.note(Note::Duplicate);
+        if self.durable >= Some(position) {
+            self.flushed(link, BTreeSet::from([position]));
+        } else {
+            link.awaiting.insert(position);
+            if !arrival.answered {
+                self.answer(BlockStatus::RecvOk, vec![sequence]);
+            }
+        }
+        if link.forced.is_due(sequence) {
+            self.flush();
+        }
+    }
+
+    fn start_generation(&mut self, link: &mut Link<P>, arrival: Arrival<P>) {
+        self.flush();
+        let before = self.log.position();
+        let position = self.log.start_generation(link.session, &arrival.block);
+        link.starts_over = false;
+        link.flushed = None;
+        // Under these sequences the client now means other blocks than those which are on their way.
+        link.awaiting.retain(|awaiting| awaiting.sequence < position.sequence);
+        if position.sequence < link.window.next() {
+            link.window.rewind(position.sequence.next());
+        }
+        self.note(Note::NewGeneration { position, before });
+        self.append(link, position, arrival);
+    }
+
+    fn append(&mut self, link: &mut Link<P>, position: LogPosition, arrival: Arrival<P>) {
+        let Arrival { block, permit, answered } = arrival;
+        link.awaiting.insert(position);
+        let ordered = OrderedBlock { generation: position.generation, session: link.session, block };
+        self.actions.push_back(Action::Append(ordered, permit));
+        if !answered {
+            self.answer(BlockStatus::RecvOk, vec![position.sequence]);
+        }
+        if link.forced.is_due(position.sequence) {
+            self.flush();
+        }
+    }
+
+    /// Tells the connection that what it has sent is durable.
+    fn flushed(&mut self, link: &mut Link<P>, positions: BTreeSet<LogPosition>) {
+        for position in positions.iter().filter(|position| position.generation == self.log.generation()) {
+            let sequence = position.sequence;
+            let (low, high) = link.flushed.unwrap_or((sequence, sequence));
+            link.flushed = Some((low.min(sequence), high.max(sequence)));
+        }
+        if !positions.is_empty() {
+            let sequences = positions.into_iter().map(|position| position.sequence).collect();
+            self.answer(BlockStatus::FlushOk, sequences);
+        }
+    }
+
+    /// The end of the log, if it is not durable.
+    fn undurable(&self) -> Option<LogPosition> {
+        self.log.position().filter(|&end| self.durable < Some(end))
+    }
+
+    /// Last durable sequence of the newest generation.
+    fn last_flushed(&self) -> Option<Sequence> {
+        self.durable.filter(|durable| durable.generation == self.log.generation()).map(|durable| durable.sequence)
+    }
+
+    fn flush(&mut self) {
+        if self.undurable().is_some() {
+            self.actions.push_back(Action::Flush);
+        }
+    }
+
+    fn not_held(&mut self, sequence: Sequence, why: NotHeld) {
+        self.note(Note::NotHeld { sequence, why });
+        self.answer(BlockStatus::RecvFailed, vec![sequence]);
+    }
+
+    fn answer(&mut self, status: BlockStatus, sequences: Vec<Sequence>) {
+        self.actions.push_back(Action::Answer(Response { status, sequences }));
+    }
+
+    fn refuse(&mut self, connection: ConnectionId, why: Refusal) {
+        let last_flushed = match why {
+            Refusal::Gap { .. } => self.last_flushed(),
+            Refusal::LogClosed => None,
+        };
+        self.actions.push_back(Action::Refuse { connection, why, last_flushed });
+    }
+
+    fn note(&mut self, note: Note) {
+        self.actions.push_back(Action::Note(note));
+    }
+}
+
+/// Sequences up to which the client wants a flush as soon as they are there.
+#[derive(Debug, Default)]
+struct Forced {
+    pending: BTreeSet<Sequence>,
+    /// Once there are too many to remember, every block up to here is flushed.
+    through: Option<Sequence>,
+}
+
+impl Forced {
+    const MAX_PENDING: usize = 1024;
+
+    fn add(&mut self, sequence: Sequence) {
+        if self.pending.len() < Self::MAX_PENDING {
+            self.pending.insert(sequence);
+        } else if !self.pending.contains(&sequence) {
+            self.through = self.through.max(Some(sequence));
+        }
+    }
+
+    /// Whether the block at `sequence`, which is there now, is to be flushed at once.
+    fn is_due(&mut self, sequence: Sequence) -> bool {
+        let mut due = false;
+        while self.pending.first().is_some_and(|&first| first <= sequence) {
+            self.pending.pop_first();
+            due = true;
+        }
+        if let Some(through) = self.through {
+            due = true;
+            self.through = Some(through).filter(|&through| through > sequence);
+        }
+        due
+    }
+}

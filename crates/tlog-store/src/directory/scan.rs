@@ -1,0 +1,203 @@
+//! Walking the records of a segment, and deciding what a record means that cannot be read.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use tlog_proto::{AggregationNumber, Epoch};
+
+use super::record::{ALIGN, Cursor, HEADER, Header, Kind, MAGIC, Position, State};
+
+/// What a record does to the index. Writing a record and finding it in a file give the same event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// This is the log's state now.
+    State(Position, State),
+    /// A shard, with the log's epoch and `committed`.
+    Shard(Position, Header),
+    /// The log's epoch and `committed`.
+    Mark(Epoch, AggregationNumber),
+    /// A shard of this number and epoch was stored here, and its header is rotten.
+    Lost(Position, AggregationNumber, Epoch),
+}
+
+impl Event {
+    /// What a record says that has no body to read.
+    pub(super) fn of(position: Position, header: &Header) -> Self {
+        match header.kind {
+            Kind::Shard => Event::Shard(position, *header),
+            // The state itself is not at hand; these two also stand in the header.
+            Kind::Mark | Kind::State => Event::Mark(header.log_epoch, header.committed),
+        }
+    }
+}
+
+/// What a walk found.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    pub(super) events: Vec<Event>,
+    /// Behind the last record.
+    pub(super) cursor: Cursor,
+    /// Something that is no record stands behind the last record: a write that was not finished, or is going on.
+    pub(super) torn: bool,
+    /// Records that were acknowledged and are rotten.
+    pub(super) rotten: u64,
+}
+
+/// Walks the records of a segment from `cursor` on.
+///
+/// The segment that is written to (`tail`) can end in a write that was not finished, so every byte of it is checked; a bad
+/// record there is rot only if a later one proves that it was acknowledged. Of any other segment, all was acknowledged,
+/// and only headers and states are read.
+pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, tail: bool) -> io::Result<Scanned> {
+    let mut walk = Walk::new(file, if tail { 256 << 10 } else { 4 << 10 })?;
+    let mut found = Scanned { events: Vec::new(), cursor, torn: false, rotten: 0 };
+    loop {
+        let at = found.cursor.offset;
+        let position = Position { segment, offset: at };
+        let header = walk.header(at)?.filter(|header| header.link == found.cursor.link);
+        let behind = header.and_then(|header| Some((header, Cursor::behind(at, &header)?)));
+        if let Some((header, behind)) = behind {
+            let event = walk.event(position, &header, tail)?;
+            if event.is_none() && tail && !walk.was_acknowledged(at, behind.offset)? {
+                found.torn = true;
+                return Ok(found);
+            }
+            if event.is_none() {
+                found.rotten += 1;
+                tracing::warn!(segment, offset = at, kind = ?header.kind, "a record is rotten");
+            }
+            found.events.push(event.unwrap_or_else(|| Event::of(position, &header)));
+            found.cursor = behind;
+            continue;
+        }
+        let garbage = walk.has_garbage(at)?;
+        let acknowledged = if tail { walk.was_acknowledged(at, at)? } else { garbage };
+        let next = if acknowledged { walk.next_header(at + ALIGN)? } else { None };
+        if acknowledged {
+            found.rotten += 1;
+            tracing::warn!(segment, offset = at, "the header of a record is rotten");
+        }
+        let Some((offset, header)) = next else {
+            found.torn = garbage && !acknowledged;
+            return Ok(found);
+        };
+        if header.previous_number > AggregationNumber(0) {
+            found.events.push(Event::Lost(position, header.previous_number, header.previous_epoch));
+        }
+        found.cursor = Cursor { offset, link: header.link, ..found.cursor };
+    }
+}
+
+/// Reads a file through a window, so that small records do not cost a system call each.
+struct Walk<'f> {
+    file: &'f File,
+    length: u64,
+    step: usize,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'f> Walk<'f> {
+    fn new(file: &'f File, step: usize) -> io::Result<Self> {
+        Ok(Self { file, length: file.metadata()?.len(), step, at: 0, bytes: Vec::new() })
+    }
+
+    /// None where the file ends before.
+    fn get(&mut self, at: u64, length: usize) -> io::Result<Option<&[u8]>> {
+        let Some(end) = at.checked_add(length as u64).filter(|&end| end <= self.length) else {
+            return Ok(None);
+        };
+        if at < self.at || end > self.at + self.bytes.len() as u64 {
+            let wanted = (length.max(self.step) as u64).min(self.length - at);
+            self.bytes.resize(wanted as usize, 0);
+            self.at = at;
+            if let Err(error) = self.file.read_exact_at(&mut self.bytes, at) {
+                self.bytes.clear();
+                // It was cut while we looked: then it ends before.
+                return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+            }
+        }
+        let start = (at - self.at) as usize;
+        Ok(self.bytes.get(start..start + length))
+    }
+
+    /// A header whose record lies within the file.
+    fn header(&mut self, at: u32) -> io::Result<Option<Header>> {
+        let header = self.get(at.into(), HEADER)?.and_then(Header::parse);
+        let fits = |header: &Header| {
+            header.record_len().is_some_and(|length| u64::from(at) + u64::from(length) <= self.length)
+        };
+        Ok(header.filter(fits))
+    }
+
+    /// None where head part or payload is not what was written.
+    fn event(&mut self, position: Position, header: &Header, check_shards: bool) -> io::Result<Option<Event>> {
+        let body = u64::from(position.offset) + HEADER as u64;
+        let (head_len, payload_len) = (header.head_len as usize, header.payload_len as usize);
+        match header.kind {
+            Kind::Mark => {}
+            Kind::State => {
+                let head = self.get(body, head_len)?;
+                let head = head.filter(|head| crc32c::crc32c(head) == header.head_check);
+                return Ok(head.and_then(State::parse).map(|state| Event::State(position, state)));
+            }
+            Kind::Shard if check_shards => {
+                let Some(bytes) = self.get(body, head_len + payload_len)? else {
+                    return Ok(None);
+                };
+                let (head, payload) = bytes.split_at(head_len);
+                if crc32c::crc32c(head) != header.head_check || crc32c::crc32c(payload) != header.payload_check {
+                    return Ok(None);
+                }
+            }
+            Kind::Shard => {}
+        }
+        Ok(Some(Event::of(position, header)))
+    }
+
+    /// Whether something other than zeros stands where a header would.
+    fn has_garbage(&mut self, at: u32) -> io::Result<bool> {
+        let length = (HEADER as u64).min(self.length.saturating_sub(at.into()));
+        let bytes = self.get(at.into(), length as usize)?;
+        Ok(bytes.is_some_and(|bytes| bytes.iter().any(|&byte| byte != 0)))
+    }
+
+    /// Whether what stands at `at` was acknowledged: a record at or behind `from` was written when all up to above `at` was
+    /// durable. What an abandoned write left behind never says so: it began at or below where the log then ended, and a
+    /// log's end never moves down.
+    fn was_acknowledged(&mut self, at: u32, mut from: u32) -> io::Result<bool> {
+        while let Some((offset, header)) = self.next_header(from)? {
+            if header.batch > at {
+                return Ok(true);
+            }
+            from = offset + ALIGN;
+        }
+        Ok(false)
+    }
+
+    /// The first header at or behind `from`, found by its look.
+    fn next_header(&mut self, from: u32) -> io::Result<Option<(u32, Header)>> {
+        let mut at = u64::from(from);
+        while at + HEADER as u64 <= self.length {
+            let length = (self.length - at).min(64 << 10) as usize;
+            let Some(bytes) = self.get(at, length)? else {
+                return Ok(None);
+            };
+            let place = bytes.chunks(ALIGN as usize).position(|chunk| chunk.starts_with(&MAGIC));
+            let Some(place) = place else {
+                at += (length as u64).next_multiple_of(ALIGN.into());
+                continue;
+            };
+            at += (place * ALIGN as usize) as u64;
+            let Ok(offset) = u32::try_from(at) else {
+                return Ok(None);
+            };
+            if let Some(header) = self.header(offset)? {
+                return Ok(Some((offset, header)));
+            }
+            at += u64::from(ALIGN);
+        }
+        Ok(None)
+    }
+}

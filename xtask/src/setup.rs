@@ -1,0 +1,117 @@
+//! `setup`: the programs that tests need and that do not come with Rust.
+//!
+//! A plain `cargo build` needs none of them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// A program, the Debian package that has it, and what needs it.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+    needed_for: &'static str,
+}
+
+/// What must be there. Whoever writes a test that starts another program adds its line.
+const TOOLS: &[Tool] = &[
+    Tool {
+        program: "capnp",
+        package: "capnproto",
+        needed_for: "cargo xtask codegen",
+    },
+    Tool {
+        program: "mkfs.ext4",
+        package: "e2fsprogs",
+        needed_for: "the demo and its test",
+    },
+];
+
+/// Checks, and installs where it may; fails with the commands to type where it may not.
+pub(crate) fn run() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        let all: Vec<_> = TOOLS.iter().map(|tool| tool.program).collect();
+        println!("setup: everything is there ({})", all.join(", "));
+        return Ok(());
+    }
+    for tool in &missing {
+        println!(
+            "setup: {} is missing, needed for {}",
+            tool.program, tool.needed_for
+        );
+    }
+    let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    if program("apt-get").is_none() {
+        bail!(
+            "install these, by the names that they have on this system: {}",
+            packages.join(", ")
+        );
+    }
+    let install = [&["install", "-y", "--no-install-recommends"], &packages[..]].concat();
+    if !is_root() {
+        bail!(
+            "run:\n\n  sudo apt-get update\n  sudo apt-get {}\n",
+            install.join(" ")
+        );
+    }
+    apt_get(&["update"])?;
+    apt_get(&install)?;
+    match self::missing().first() {
+        None => Ok(()),
+        Some(tool) => {
+            bail!(
+                "package {} was installed and {} is still not in PATH",
+                tool.package,
+                tool.program
+            )
+        }
+    }
+}
+
+fn missing() -> Vec<&'static Tool> {
+    TOOLS
+        .iter()
+        .filter(|tool| program(tool.program).is_none())
+        .collect()
+}
+
+/// Where a program is. Looks beyond PATH too: without root's PATH, mkfs.ext4 is there and not found.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output();
+    output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    println!("setup: apt-get {}", arguments.join(" "));
+    let status = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status()
+        .context("cannot run apt-get")?;
+    if !status.success() {
+        bail!("`apt-get {}` ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_name_and_others_are_not() {
+        assert!(program("cargo").is_some());
+        assert!(program("no-such-program").is_none());
+    }
+}

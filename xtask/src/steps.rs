@@ -1,0 +1,70 @@
+//! `test` and `ci`: one cargo command after the other, each with its name and time.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{setup, tidy};
+
+/// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples.
+pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
+    step("setup", setup::run)?;
+    step("test", || {
+        cargo(
+            root,
+            &[&["test", "--workspace", "--locked"], arguments].concat(),
+            &[],
+        )
+    })
+}
+
+/// Every check, the cheap ones first; stops at the first that fails.
+pub(crate) fn ci(root: &Path, with_test: bool) -> Result<()> {
+    step("fmt", || cargo(root, &["fmt", "--all", "--check"], &[]))?;
+    step("tidy", || tidy::run(root))?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    step("clippy", || cargo(root, &clippy, &[]))?;
+    let doc = ["doc", "--no-deps", "--workspace", "--locked"];
+    step("doc", || cargo(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")]))?;
+    if setup::program("cargo-deny").is_some() {
+        step("deny", || cargo(root, &["deny", "--locked", "check"], &[]))?;
+    } else {
+        println!("== deny: skipped, cargo-deny is not installed (cargo install --locked cargo-deny)");
+    }
+    if with_test {
+        test(root, &[])?;
+    }
+    Ok(())
+}
+
+fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let start = Instant::now();
+    run().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root)
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("`cargo {}` ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
