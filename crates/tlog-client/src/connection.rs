@@ -5,12 +5,13 @@
 //! the server does or does not do, closing and asking work at once.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tlog_proto::{Block, ClientMessage, FrameError, FrameReader, Response, Sequence};
+use tlog_proto::{Block, ClientMessage, FrameError, FrameReader, Response, Sequence, VdiskId};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -31,17 +32,24 @@ pub(crate) enum Request {
     Unflushed { reply: oneshot::Sender<Vec<Block>> },
 }
 
+/// Between whom and for what the connection is.
+pub(crate) struct Names {
+    pub(crate) vdisk: VdiskId,
+    pub(crate) peer: String,
+}
+
 pub(crate) struct Connection<R, W> {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
     reader: FrameReader<R>,
     writer: W,
     write_timeout: Duration,
+    names: Names,
     /// Some until the end.
     state: Option<State<Ticket>>,
     /// Encoded and not written.
     wire: BytesMut,
-    /// When the server last took or said something, or had nothing to take.
+    /// When the server last took or said something, or when there was something to take again.
     moved: Instant,
     /// What the last event brought, told by the tail.
     actions: Vec<Action<Ticket>>,
@@ -51,27 +59,27 @@ pub(crate) struct Connection<R, W> {
     taken: Vec<Handed>,
     cause: Option<EndCause>,
     metrics: Metrics,
-    span: tracing::Span,
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
-    #[expect(clippy::too_many_arguments, reason = "called in one place; a struct would repeat this one")]
+impl<R, W> Connection<R, W> {
     pub(crate) fn new(
         shared: Arc<Shared>,
         requests: mpsc::Receiver<Request>,
         reader: FrameReader<R>,
         writer: W,
         write_timeout: Duration,
-        first: Sequence,
-        metrics: Metrics,
-        span: tracing::Span,
+        names: Names,
     ) -> Self {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600); // so that a point in time + it always exists
+        let first = shared.progress.borrow().first_unacknowledged;
+        let metrics = Metrics::new(&names.vdisk);
         Self {
             shared,
             requests,
             reader,
             writer,
-            write_timeout,
+            write_timeout: write_timeout.clamp(Duration::from_millis(1), YEAR),
+            names,
             state: Some(State::new(first)),
             wire: BytesMut::new(),
             moved: Instant::now(),
@@ -80,11 +88,12 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             taken: Vec::new(),
             cause: None,
             metrics,
-            span,
         }
     }
+}
 
-    /// Runs until the connection ends. What ends it is told by dropping, so that it is told whatever happens to the task.
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
+    /// Runs until the connection ends. Dropping tells everyone, so that they are told whatever happens to the task.
     pub(crate) async fn run(mut self) {
         self.cause = Some(self.serve().await);
     }
@@ -103,17 +112,86 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
                     Err(error) => Some(self.handle_write_error(error).await),
                 },
                 () = shared.wake.notified() => None,
-                Some(request) = self.requests.recv() => self.handle_request(request),
-                () = &mut stall => match self.moved + self.write_timeout {
-                    deadline if self.wire.is_empty() || deadline > Instant::now() => {
-                        stall.as_mut().reset(deadline.max(Instant::now() + self.write_timeout / 8));
-                        None
-                    }
-                    _ => Some(EndCause::Stalled(self.write_timeout)),
-                },
+                Some(request) = self.requests.recv() => {
+                    self.handle_request(request);
+                    None
+                }
+                () = &mut stall => {
+                    let now = Instant::now();
+                    let deadline = if self.wire.is_empty() { now } else { self.moved } + self.write_timeout;
+                    stall.as_mut().reset(deadline);
+                    (deadline <= now).then_some(EndCause::Stalled(self.write_timeout))
+                }
             };
             if let Some(cause) = cause {
                 return cause;
+            }
+        }
+    }
+
+    /// Handles a response and those that have arrived with it.
+    async fn handle_responses(&mut self, first: Result<Option<Response>, FrameError>) -> Option<EndCause> {
+        self.moved = Instant::now();
+        let mut read = first;
+        for _ in 1..RESPONSES_AT_ONCE {
+            if let Some(cause) = self.handle_read(read) {
+                return Some(cause);
+            }
+            read = tokio::select! {
+                biased;
+                read = self.reader.response() => read,
+                () = std::future::ready(()) => return None,
+            };
+        }
+        self.handle_read(read)
+    }
+
+    /// What the server said before the connection broke counts, and may tell more than the error.
+    async fn handle_write_error(&mut self, error: io::Error) -> EndCause {
+        loop {
+            let read = tokio::select! {
+                biased;
+                read = self.reader.response() => read,
+                () = std::future::ready(()) => return EndCause::Broken(error),
+            };
+            match self.handle_read(read) {
+                None => {}
+                Some(EndCause::Broken(_)) => return EndCause::Broken(error),
+                Some(cause) => return cause,
+            }
+        }
+    }
+}
+
+impl<R, W> Connection<R, W> {
+    fn handle_read(&mut self, read: Result<Option<Response>, FrameError>) -> Option<EndCause> {
+        match read {
+            Ok(Some(response)) => {
+                self.state.as_mut()?.handle_response(response, &mut self.actions);
+                matches!(self.actions.last(), Some(Action::FlushFailed)).then_some(EndCause::FlushFailed)
+            }
+            Ok(None) => Some(EndCause::ServerClosed),
+            Err(FrameError::Io(error)) => Some(EndCause::Broken(error)),
+            Err(error) => Some(EndCause::Protocol(error)),
+        }
+    }
+
+    fn handle_written(&mut self, written: usize) -> Option<EndCause> {
+        self.moved = Instant::now();
+        (written == 0).then(|| EndCause::Broken(io::ErrorKind::WriteZero.into()))
+    }
+
+    fn handle_request(&mut self, request: Request) {
+        self.take_in();
+        let Some(state) = &mut self.state else { return };
+        match request {
+            Request::Resend { sequence, ticket, reply } => {
+                let resent = state.resend(sequence, ticket).is_ok();
+                self.publish(); // who hears of it may flush at once, and must not find the block still refused
+                let _ = reply.send(resent);
+            }
+            Request::Unflushed { reply } => {
+                let _ = reply.send(state.unflushed());
             }
         }
     }
@@ -129,6 +207,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     /// Moves what was handed over into the state.
     fn take_in(&mut self) {
         std::mem::swap(&mut self.shared.intake().queue, &mut self.taken);
+        self.absorb();
+        if let (Some(state), true) = (&mut self.state, self.shared.is_room_wanted()) {
+            state.make_room();
+        }
+    }
+
+    fn absorb(&mut self) {
         let Some(state) = &mut self.state else { return };
         for handed in self.taken.drain(..) {
             match handed {
@@ -140,37 +225,31 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
                 }
             }
         }
-        if self.shared.is_room_wanted() {
-            state.make_room();
-        }
     }
 
     /// Encodes what is due, as soon as what was encoded before is written.
     fn fill_wire(&mut self) {
-        let Some(state) = &mut self.state else { return };
-        if !self.wire.is_empty() {
+        let Some(state) = self.state.as_mut().filter(|_| self.wire.is_empty()) else {
             return;
-        }
+        };
         if self.wire.capacity() > 4 * WIRE_BYTES {
             self.wire = BytesMut::new(); // one large block must not keep its memory for ever
         }
         while self.wire.len() < WIRE_BYTES {
-            let freed_slots = match state.poll_send() {
-                None => break,
-                Some(Send::Block(block)) => {
+            let Some(next) = state.poll_send() else { break };
+            let command = match next {
+                Send::Block(block) => {
                     block.encode_into(&mut self.wire);
-                    0
+                    continue;
                 }
-                Some(Send::Command(command)) => {
-                    let (message, slots) = match command {
-                        Command::ForceFlush(sequence) => (ClientMessage::ForceFlushAtSeq(sequence), 1),
-                        Command::MakeRoom(sequence) => (ClientMessage::ForceFlushAtSeq(sequence), 0),
-                        Command::WaitSlaveSync => (ClientMessage::WaitNbdSlaveSync, 1),
-                    };
-                    message.encode_into(&mut self.wire);
-                    slots
-                }
+                Send::Command(command) => command,
             };
+            let (message, freed_slots) = match command {
+                Command::ForceFlush(sequence) => (ClientMessage::ForceFlushAtSeq(sequence), 1),
+                Command::MakeRoom(sequence) => (ClientMessage::ForceFlushAtSeq(sequence), 0),
+                Command::WaitSlaveSync => (ClientMessage::WaitNbdSlaveSync, 1),
+            };
+            message.encode_into(&mut self.wire);
             self.shared.command_slots.add_permits(freed_slots);
         }
         if !self.wire.is_empty() {
@@ -182,14 +261,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     fn publish(&mut self) {
         let Some(state) = &mut self.state else { return };
         let stats = state.stats();
-        self.metrics.publish(&stats);
         let released = state.take_released();
         let (first_unacknowledged, refused) = (state.first_unacknowledged(), state.lowest_refused());
-        self.shared.intake().published = stats;
-        self.shared.room.add_permits(released);
+        if self.metrics.publish(&stats) {
+            self.shared.intake().published = stats;
+        }
+        if released > 0 {
+            self.shared.room.add_permits(released);
+        }
         self.shared.progress.send_if_modified(|progress| {
-            let changed =
-                progress.first_unacknowledged != first_unacknowledged || progress.refused != refused;
+            let changed = progress.first_unacknowledged != first_unacknowledged || progress.refused != refused;
             progress.first_unacknowledged = first_unacknowledged;
             progress.refused = refused;
             changed
@@ -231,84 +312,40 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             }
         }
     }
-
-    /// Handles a response and those that have arrived with it.
-    async fn handle_responses(&mut self, first: Result<Option<Response>, FrameError>) -> Option<EndCause> {
-        self.moved = Instant::now();
-        let mut read = first;
-        for _ in 0..RESPONSES_AT_ONCE {
-            let cause = match read {
-                Ok(Some(response)) => self.handle_response(response),
-                Ok(None) => Some(EndCause::ServerClosed),
-                Err(FrameError::Io(error)) => Some(EndCause::Broken(error)),
-                Err(error) => Some(EndCause::Protocol(error)),
-            };
-            if cause.is_some() {
-                return cause;
-            }
-            read = tokio::select! {
-                biased;
-                read = self.reader.response() => read,
-                () = std::future::ready(()) => return None,
-            };
-        }
-        // The last one read is still to be handled.
-        match read {
-            Ok(Some(response)) => self.handle_response(response),
-            Ok(None) => Some(EndCause::ServerClosed),
-            Err(FrameError::Io(error)) => Some(EndCause::Broken(error)),
-            Err(error) => Some(EndCause::Protocol(error)),
-        }
-    }
-
-    fn handle_response(&mut self, response: Response) -> Option<EndCause> {
-        let state = self.state.as_mut()?;
-        state.handle_response(response, &mut self.actions);
-        matches!(self.actions.last(), Some(Action::FlushFailed)).then_some(EndCause::FlushFailed)
-    }
-
-    fn handle_written(&mut self, written: usize) -> Option<EndCause> {
-        self.moved = Instant::now();
-        (written == 0).then(|| EndCause::Broken(std::io::ErrorKind::WriteZero.into()))
-    }
-
-    /// What the server said before the connection broke counts, and tells more than the error.
-    async fn handle_write_error(&mut self, error: std::io::Error) -> EndCause {
-        loop {
-            let read = tokio::select! {
-                biased;
-                read = self.reader.response() => read,
-                () = std::future::ready(()) => return EndCause::Broken(error),
-            };
-            match read {
-                Ok(Some(response)) => match self.handle_response(response) {
-                    Some(cause) => return cause,
-                    None => continue,
-                },
-                Ok(None) => return EndCause::ServerClosed,
-                Err(FrameError::Io(_)) => return EndCause::Broken(error),
-                Err(error) => return EndCause::Protocol(error),
-            }
-        }
-    }
-
-    fn handle_request(&mut self, request: Request) -> Option<EndCause> {
-        self.take_in();
-        let state = self.state.as_mut()?;
-        match request {
-            Request::Resend { sequence, ticket, reply } => {
-                let _ = reply.send(state.resend(sequence, ticket).is_ok());
-            }
-            Request::Unflushed { reply } => {
-                let _ = reply.send(state.unflushed());
-            }
-        }
-        None
-    }
 }
 
 impl<R, W> Drop for Connection<R, W> {
-    /// The end, also where the task is dropped by its runtime: everyone who waits gets an answer, and what is not durable
-    /// can be asked for.
-    fn drop(&mut self) {}
+    /// The end, also where the runtime drops the task: everyone who waits gets an answer, and what is not durable can be
+    /// asked for.
+    fn drop(&mut self) {
+        self.publish();
+        self.tell();
+        let cause = self.cause.take().unwrap_or(EndCause::RuntimeGone);
+        let shared = self.shared.clone();
+        // Under one lock: what is handed over before it is among the remains, after it nothing is taken.
+        let mut intake = shared.intake();
+        self.taken.append(&mut intake.queue);
+        self.absorb();
+        let Some(state) = self.state.take() else { return };
+        let remains = state.end();
+        let ending = Ending::new(cause, remains.unacknowledged);
+        intake.ended = Some(Ended { ending: ending.clone(), unflushed: remains.blocks });
+        drop(intake);
+
+        shared.progress.send_modify(|progress| progress.ending = Some(ending.clone()));
+        shared.room.close();
+        shared.command_slots.close();
+        shared.slave_sync_slots.close();
+        for (sequence, ticket) in remains.tickets {
+            let _ = ticket.done.send(Err(Unacknowledged::Ended { sequence, ending: ending.clone() }));
+        }
+        self.metrics.ended(ending.cause());
+        let (vdisk, peer) = (self.names.vdisk.as_str(), self.names.peer.as_str());
+        let (cause, unacknowledged) = (ending.cause(), ending.unacknowledged());
+        match (cause, unacknowledged.is_empty()) {
+            (EndCause::Closed, true) => tracing::debug!(vdisk, peer, "connection closed"),
+            _ => tracing::warn!(vdisk, peer, %cause, %unacknowledged, "connection ended"),
+        }
+        let _ = shared.events.send(Event::Disconnected(ending));
+    }
 }

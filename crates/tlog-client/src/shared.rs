@@ -165,7 +165,7 @@ impl Shared {
 
 impl Intake {
     /// Whether a block can be handed over at all.
-    pub(crate) fn check(&self, own: Option<(Sequence, Timestamp)>) -> Result<(), AppendError> {
+    pub(crate) fn check(&self, own: Option<Sequence>) -> Result<(), AppendError> {
         if let Some(ended) = &self.ended {
             return Err(ended.ending.clone().into());
         }
@@ -177,14 +177,14 @@ impl Intake {
             return Err(AppendError::NoSequenceLeft);
         }
         match own {
-            Some((given, _)) if given != self.next => Err(AppendError::NotNext { given, expected: self.next }),
+            Some(given) if given != self.next => Err(AppendError::NotNext { given, expected: self.next }),
             _ => Ok(()),
         }
     }
 
     /// Numbers a block and queues it.
     pub(crate) fn hand_over(&mut self, draft: Draft, cost: usize, ticket: Ticket) -> Result<Sequence, AppendError> {
-        self.check(draft.own)?;
+        self.check(draft.own.map(|(sequence, _)| sequence))?;
         let Draft { own, index, operation, hash, data } = draft;
         let (sequence, timestamp) = own.unwrap_or_else(|| (self.next, now()));
         self.next = sequence.next();

@@ -263,7 +263,7 @@ impl<T> State<T> {
 
     /// What is left of it, at the end.
     pub(crate) fn end(self) -> Remains<T> {
-        let sequences = (self.first.0..).map(Sequence);
+        let sequences = (self.first.0..=u64::MAX).map(Sequence);
         let (mut tickets, mut unacknowledged, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for (sequence, entry) in sequences.zip(self.entries) {
             if let Some(block) = entry.block {

@@ -52,9 +52,18 @@ impl ChainVerifier {
         }
     }
 
-    /// From aggregation `next` on, where what was before it is gone, as after pruning.
+    /// From aggregation `next` on, where what was before it is gone, as after pruning. Nothing is before the first, so that
+    /// from there it is the same as [`Self::from_start`].
     pub fn from_pruned(next: AggregationNumber) -> Self {
+        if next.0 <= 1 {
+            return Self::from_start();
+        }
         Self { next, prev: None }
+    }
+
+    /// The number that it expects next.
+    pub fn next(&self) -> AggregationNumber {
+        self.next
     }
 
     /// Checks the next aggregation. After an error the verifier still expects that number.

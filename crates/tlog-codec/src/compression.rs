@@ -1,5 +1,7 @@
 //! Snappy where it shrinks, as is where it does not.
 
+use bytes::BytesMut;
+
 use crate::HeaderError;
 
 /// How bytes are compressed before they are sealed.
@@ -8,6 +10,10 @@ pub(crate) enum Compression {
     None,
     Snappy,
 }
+
+/// Snappy makes at most this many bytes of one: its densest element is a copy of 64 bytes that takes 3. What claims to
+/// become more is a lie, and no memory is taken for it.
+const SNAPPY_MAX_RATIO: u64 = 22;
 
 impl Compression {
     pub(crate) fn number(self) -> u8 {
@@ -27,35 +33,136 @@ impl Compression {
             }),
         }
     }
-}
 
-/// Compresses `plain`, leaving room for `spare` bytes after it.
-pub(crate) fn compress(plain: &[u8], spare: usize) -> (Compression, Vec<u8>) {
-    let mut packed = Vec::with_capacity(snap::raw::max_compress_len(plain.len()) + spare);
-    packed.resize(snap::raw::max_compress_len(plain.len()), 0);
-    match snap::raw::Encoder::new().compress(plain, &mut packed) {
-        Ok(length) if length < plain.len() => {
-            packed.truncate(length);
-            (Compression::Snappy, packed)
-        }
-        // Longer than snappy takes (4 GiB), or it did not shrink.
-        _ => {
-            packed.clear();
-            packed.extend_from_slice(plain);
-            (Compression::None, packed)
+    /// Whether `plain` bytes can have become `packed` bytes this way.
+    pub(crate) fn can_turn(self, plain: u64, packed: u64) -> bool {
+        match self {
+            Compression::None => packed == plain,
+            Compression::Snappy => packed < plain && plain <= packed.saturating_mul(SNAPPY_MAX_RATIO),
         }
     }
 }
 
-/// The opposite. None where the bytes are not `length` bytes compressed that way; takes no memory beyond `length`.
+/// Compresses `plain`. The buffer that comes back has the capacity that `room` asks for its length.
+pub(crate) fn compress(plain: BytesMut, room: impl Fn(usize) -> usize) -> (Compression, BytesMut) {
+    let max = snap::raw::max_compress_len(plain.len());
+    let mut packed = BytesMut::with_capacity(room(max));
+    packed.resize(max, 0);
+    match snap::raw::Encoder::new().compress(&plain, &mut packed) {
+        Ok(length) if length < plain.len() => {
+            packed.truncate(length);
+            if room(length) < packed.capacity() / 2 {
+                // It shrank a lot, and what is left is short to copy. Its buffer lives as long as the shards in it, so
+                // that its size is memory that somebody counts on.
+                let mut fitting = BytesMut::with_capacity(room(length));
+                fitting.extend_from_slice(&packed);
+                packed = fitting;
+            }
+            (Compression::Snappy, packed)
+        }
+        // It did not shrink, or is longer than snappy takes (4 GiB).
+        _ => {
+            let mut plain = plain;
+            plain.reserve(room(plain.len()).saturating_sub(plain.len()));
+            (Compression::None, plain)
+        }
+    }
+}
+
+/// The opposite. None where the bytes are not `length` bytes compressed that way; takes no memory before it knows that
+/// they can be.
 pub(crate) fn decompress(compression: Compression, packed: Vec<u8>, length: usize) -> Option<Vec<u8>> {
     match compression {
         Compression::None => (packed.len() == length).then_some(packed),
         Compression::Snappy => {
-            if snap::raw::decompress_len(&packed).ok()? != length {
-                return None;
-            }
+            (snappy_length(&packed)? == length as u64).then_some(())?;
             snap::raw::Decoder::new().decompress_vec(&packed).ok()
+        }
+    }
+}
+
+/// What snappy bytes say that they decompress to; none where they cannot.
+pub(crate) fn snappy_length(packed: &[u8]) -> Option<u64> {
+    let length = snap::raw::decompress_len(packed).ok()? as u64;
+    (length <= (packed.len() as u64).saturating_mul(SNAPPY_MAX_RATIO)).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes in which snappy finds nothing.
+    fn noise(length: usize) -> Vec<u8> {
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed >> 32) as u8
+        };
+        std::iter::repeat_with(next).take(length).collect()
+    }
+
+    fn check(plain: &[u8], expected: Compression) {
+        let room = |length: usize| length * 3 / 2 + 16;
+        let (compression, packed) = compress(BytesMut::from(plain), room);
+        assert_eq!(compression, expected);
+        assert!(packed.capacity() >= room(packed.len()));
+        assert!(compression.can_turn(plain.len() as u64, packed.len() as u64));
+        for wrong in [plain.len().wrapping_sub(1), plain.len() + 1] {
+            assert_eq!(decompress(compression, packed.to_vec(), wrong), None);
+        }
+        assert_eq!(
+            decompress(compression, packed.to_vec(), plain.len()).as_deref(),
+            Some(plain)
+        );
+    }
+
+    #[test]
+    fn what_does_not_shrink_stays_as_it_is() {
+        for length in [1, 2, 15, 16, 100, 5000, 200_000] {
+            check(&noise(length), Compression::None);
+        }
+        check(&[7; 100], Compression::Snappy);
+        check(&[noise(4096), vec![0; 3000]].concat(), Compression::Snappy);
+    }
+
+    #[test]
+    fn what_shrinks_a_lot_does_not_hold_on_to_a_large_buffer() {
+        let (_, packed) = compress(BytesMut::zeroed(1 << 20), |length| length * 2);
+        assert!(packed.capacity() < 1 << 18, "{}", packed.capacity());
+    }
+
+    #[test]
+    fn the_densest_that_snappy_can_be_is_within_the_bound_and_more_is_refused_unread() {
+        let plain = vec![0; 60_000_000];
+        let (_, packed) = compress(BytesMut::from(&plain[..]), |length| length);
+        assert_eq!(snappy_length(&packed), Some(60_000_000));
+        // A length of 4 GiB - 1, and hardly anything behind it.
+        let bomb = vec![0xff, 0xff, 0xff, 0xff, 0x0f, 0xfe, 0, 0];
+        assert_eq!(snappy_length(&bomb), None);
+        assert_eq!(decompress(Compression::Snappy, bomb, u32::MAX as usize), None);
+        assert_eq!(decompress(Compression::Snappy, Vec::new(), 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decompress_to_what_they_say_or_to_nothing(packed in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(length) = snappy_length(&packed)
+                && let Some(plain) = decompress(Compression::Snappy, packed, length as usize)
+            {
+                prop_assert_eq!(plain.len() as u64, length);
+            }
+        }
+
+        #[test]
+        fn what_was_compressed_comes_back(
+            pieces in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..40), 1usize..20), 0..20)
+        ) {
+            let plain: Vec<u8> = pieces.iter().flat_map(|(bytes, times)| bytes.repeat(*times)).collect();
+            let (compression, packed) = compress(BytesMut::from(&plain[..]), |length| length);
+            prop_assert_eq!(decompress(compression, packed.into(), plain.len()), Some(plain));
         }
     }
 }

@@ -4,6 +4,8 @@
 //! for data shard j is the inverse of (i XOR j). That is what existing servers write. `rusty_erasure` has exactly this matrix
 //! and picks SIMD kernels at run time, with a portable one where the processor has none (docs/adr/0001).
 
+use std::sync::OnceLock;
+
 use bytes::{Bytes, BytesMut};
 use rusty_erasure::{Coder, Matrix};
 
@@ -21,7 +23,7 @@ pub enum InvalidRedundancy {
     #[error("at least one data shard is needed, k = 0 stores nothing")]
     NoData,
     /// More shards than the field has room for.
-    #[error("at most 255 shards are possible, {data} data and {parity} parity shards are {total}", total = data + parity)]
+    #[error("at most 255 shards are possible, {data} data and {parity} parity shards are {total}", total = data.saturating_add(*parity))]
     TooMany {
         /// Data shards asked for.
         data: usize,
@@ -74,22 +76,31 @@ impl Redundancy {
     }
 }
 
-/// The code for one redundancy, its tables made once.
+/// The code for one redundancy.
 #[derive(Clone, Debug)]
 pub(crate) struct ErasureCode {
     redundancy: Redundancy,
-    /// None without parity: there is nothing to compute then.
-    coder: Option<Coder>,
+    /// Its tables, made when first needed: a reader that has all data shards computes nothing.
+    coder: OnceLock<Coder>,
 }
 
 impl ErasureCode {
     pub(crate) fn new(redundancy: Redundancy) -> Self {
-        let coder = (redundancy.parity > 0).then(|| {
-            Matrix::cauchy(redundancy.data(), redundancy.parity())
+        Self {
+            redundancy,
+            coder: OnceLock::new(),
+        }
+    }
+
+    /// None without parity: there is nothing to compute then.
+    fn coder(&self) -> Option<&Coder> {
+        let Redundancy { data, parity } = self.redundancy;
+        let make = || {
+            Matrix::cauchy(data.into(), parity.into())
                 .and_then(rusty_erasure::coder)
-                .expect("1 <= k and k + m <= 255 hold for every Redundancy")
-        });
-        Self { redundancy, coder }
+                .expect("1 <= k, 1 <= m and k + m <= 255 hold here")
+        };
+        (parity > 0).then(|| self.coder.get_or_init(make))
     }
 
     pub(crate) fn redundancy(&self) -> Redundancy {
@@ -101,7 +112,13 @@ impl ErasureCode {
         body.div_ceil(self.redundancy.data())
     }
 
-    /// Splits `body`, zero-padded, into all n shards. The data shards share its memory.
+    /// Bytes that all n shards of a body of so many bytes take together. A body with that capacity is split without being
+    /// copied.
+    pub(crate) fn split_len(&self, body: usize) -> usize {
+        self.shard_len(body).saturating_mul(self.redundancy.total())
+    }
+
+    /// Splits `body`, zero-padded, into all n shards, which share its memory.
     pub(crate) fn split(&self, mut body: BytesMut) -> Vec<Bytes> {
         let len = self.shard_len(body.len());
         let data_bytes = len * self.redundancy.data();
@@ -109,7 +126,7 @@ impl ErasureCode {
         if len == 0 {
             return vec![Bytes::new(); self.redundancy.total()];
         }
-        if let Some(coder) = &self.coder {
+        if let Some(coder) = self.coder() {
             let (data, parity) = body.split_at_mut(data_bytes);
             let data: Vec<&[u8]> = data.chunks_exact(len).collect();
             let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(len).collect();
@@ -151,19 +168,19 @@ impl ErasureCode {
             .filter(|(_, s)| s.is_none())
             .map(|(i, _)| i)
             .collect();
+        let present = shards.iter().flatten().count();
+        let too_few = ErasureError::TooFew {
+            present,
+            needed: self.redundancy.data(),
+        };
+        if present < self.redundancy.data() {
+            return Err(too_few);
+        }
         let mut made = vec![BytesMut::zeroed(len); missing.len()];
         if !missing.is_empty() {
-            let present = shards.iter().flatten().count();
-            let too_few = ErasureError::TooFew {
-                present,
-                needed: self.redundancy.data(),
-            };
-            let coder = self.coder.as_ref().ok_or(too_few)?;
+            let coder = self.coder().ok_or(too_few)?;
             let shards: Vec<Option<&[u8]>> = shards.iter().map(|shard| shard.as_deref()).collect();
             let mut out: Vec<&mut [u8]> = made.iter_mut().map(|shard| shard.as_mut()).collect();
-            if present < self.redundancy.data() {
-                return Err(too_few);
-            }
             coder
                 .recover(&shards, &missing, &mut out)
                 .map_err(|_| ErasureError::Unequal)?;
@@ -246,6 +263,43 @@ mod tests {
     }
 
     #[test]
+    fn any_k_of_255_shards_give_everything_back() {
+        let body: Vec<u8> = (0..5000u32).map(|i| (i * 31 % 251) as u8).collect();
+        for (data, parity) in [(1, 254), (128, 127), (254, 1), (255, 0)] {
+            let (code, shards) = split(data, parity, &body);
+            assert_eq!(shards.len(), 255);
+            let keep = |i: usize| i >= parity; // all data shards that can be lost are
+            let left: Vec<_> = (0..255).map(|i| keep(i).then(|| shards[i].clone())).collect();
+            assert_eq!(code.complete(&left).unwrap(), shards, "{data} + {parity}");
+        }
+    }
+
+    #[test]
+    fn nothing_split_is_nothing_joined() {
+        let (code, shards) = split(4, 2, &[]);
+        let mut left: Vec<_> = shards.into_iter().map(Some).collect();
+        left[1] = None;
+        assert_eq!(code.join(&left).unwrap().len(), 0);
+        assert_eq!(code.complete(&left).unwrap(), vec![Bytes::new(); 6]);
+        let nothing = vec![None; 6];
+        let too_few = ErasureError::TooFew {
+            present: 0,
+            needed: 4,
+        };
+        assert_eq!(code.join(&nothing).unwrap_err(), too_few);
+        assert_eq!(code.join(&nothing[1..]).unwrap_err(), ErasureError::Unequal);
+    }
+
+    #[test]
+    fn a_body_with_room_for_all_shards_is_not_copied() {
+        let code = ErasureCode::new(Redundancy::new(4, 2).unwrap());
+        let mut body = BytesMut::with_capacity(code.split_len(1001));
+        body.resize(1001, 7);
+        let at = body.as_ptr();
+        assert_eq!(code.split(body)[0].as_ptr(), at);
+    }
+
+    #[test]
     fn the_rows_of_4_plus_2_are_those_of_existing_servers() {
         let unit = |j: usize| (0..4).map(|i| u8::from(i == j)).collect::<Vec<u8>>();
         let columns: Vec<Vec<u8>> = (0..4)
@@ -289,5 +343,12 @@ mod tests {
             })
         );
         assert!(Redundancy::new(253, 2).is_ok());
+        assert!(Redundancy::new(255, 0).is_ok());
+        assert!(Redundancy::new(1, 254).is_ok());
+        assert!(Redundancy::new(1, 255).is_err());
+        for (data, parity) in [(usize::MAX, usize::MAX), (usize::MAX, 1), (1, usize::MAX)] {
+            let refused = Redundancy::new(data, parity).unwrap_err();
+            assert!(refused.to_string().contains("255"), "{refused}");
+        }
     }
 }

@@ -34,13 +34,13 @@
 //! ```
 //! Numbers are little endian. Everything but `prev` is bound to what is sealed, as associated data.
 
+use bytes::Bytes;
+use tlog_crypto::{KeyId, TAG_SIZE};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, SessionId, Timestamp};
-
-use tlog_crypto::KeyId;
 
 use crate::MAX_BODY_BYTES;
 use crate::compression::Compression;
-use crate::erasure::Redundancy;
+use crate::erasure::{ErasureError, Redundancy};
 
 /// What is written about an aggregation in the clear. Bound to the sealed parts and to the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +249,18 @@ impl Header {
         nonce
     }
 
-    fn check(&self) -> Result<(), HeaderError> {
+    /// Whether these payloads have the length that the header says.
+    pub(crate) fn check_payloads(&self, payloads: &[Option<Bytes>]) -> Result<(), ErasureError> {
+        let fits = |payload: &Bytes| payload.len() as u64 == u64::from(self.payload_len);
+        if payloads.iter().flatten().all(fits) {
+            Ok(())
+        } else {
+            Err(ErasureError::Unequal)
+        }
+    }
+
+    /// Whether the fields agree with each other. What does not pass here could be stored, and never be read.
+    pub(crate) fn check(&self) -> Result<(), HeaderError> {
         let consistent = |holds: bool, what| {
             if holds {
                 Ok(())
@@ -271,8 +282,15 @@ impl Header {
             self.oldest_timestamp <= self.newest_timestamp,
             "range of timestamps",
         )?;
+        // A part cannot claim to become more than its compression can make of the bytes that are there.
+        let can_be = |compression: Compression, plain, sealed: u64| {
+            sealed
+                .checked_sub(TAG_SIZE as u64)
+                .is_some_and(|packed| compression.can_turn(plain, packed))
+        };
         consistent(
-            self.body_plain <= MAX_BODY_BYTES && self.body_sealed <= MAX_BODY_BYTES * 2,
+            self.body_plain <= MAX_BODY_BYTES
+                && can_be(self.body_compression, self.body_plain, self.body_sealed),
             "body length",
         )?;
         let payload = self.body_sealed.div_ceil(self.redundancy.data() as u64);
@@ -280,7 +298,11 @@ impl Header {
         let manifest = u64::from(self.block_count) * crate::manifest::ENTRY_LEN as u64;
         consistent(u64::from(self.manifest_plain) == manifest, "manifest length")?;
         consistent(
-            u64::from(self.manifest_sealed) <= manifest + 16,
+            can_be(
+                self.manifest_compression,
+                manifest,
+                u64::from(self.manifest_sealed),
+            ),
             "sealed manifest length",
         )?;
         consistent(self.nonce[0] & 1 == 0, "nonce")

@@ -37,6 +37,9 @@ pub use rebuild::{RebuildError, rebuild};
 pub use seal::{EncodedAggregation, EncodedShard, SealError, SealRequest, Sealed, Sealer};
 pub use shard::{PayloadError, ShardFault, ShardHead};
 
+/// The keys that [`VdiskKeys`] takes.
+pub use tlog_crypto::{KeyId, Keyring, MasterKey};
+
 /// Aggregations sealed under one data key: the key changes with every so many numbers of a vdisk. Two messages each, so
 /// that a quarter of what AES-GCM with random nonces allows (2^32, NIST SP 800-38D) is used, and the rest is left to
 /// aggregations that were sealed and never committed.

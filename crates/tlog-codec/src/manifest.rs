@@ -5,6 +5,7 @@
 //!   u64 sequence | u64 index | u8 operation | u64 timestamp | u32 length | first 16 bytes of the hash
 //! ```
 
+use bytes::BytesMut;
 use tlog_proto::{Block, BlockHash, BlockIndex, Operation, Sequence, Timestamp};
 
 /// Bytes of one entry.
@@ -58,12 +59,12 @@ pub enum ManifestError {
     Entry(usize),
 }
 
-pub(crate) fn encode(blocks: &[Block]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(blocks.len() * ENTRY_LEN);
+pub(crate) fn encode(blocks: &[Block]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(blocks.len() * ENTRY_LEN);
     for entry in blocks.iter().map(BlockEntry::from) {
         out.extend_from_slice(&entry.sequence.0.to_le_bytes());
         out.extend_from_slice(&entry.index.get().to_le_bytes());
-        out.push(entry.operation.number());
+        out.extend_from_slice(&[entry.operation.number()]);
         out.extend_from_slice(&entry.timestamp.0.to_le_bytes());
         out.extend_from_slice(&entry.length.to_le_bytes());
         out.extend_from_slice(&entry.hash_prefix);

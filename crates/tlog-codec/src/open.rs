@@ -1,8 +1,8 @@
 //! From shards back to blocks.
 
 use bytes::Bytes;
-use tlog_crypto::DataKey;
-use tlog_proto::{Aggregation, AggregationError, Block, VdiskId};
+use tlog_crypto::TAG_SIZE;
+use tlog_proto::{Aggregation, AggregationError, Block, Sequence, VdiskId};
 
 use crate::compression::{Compression, decompress};
 use crate::erasure::{ErasureCode, ErasureError};
@@ -77,22 +77,26 @@ impl Opener {
             header.manifest_plain as usize,
         )?;
         let entries = manifest::decode(&plain)?;
-        let agrees = entries.len() == header.block_count as usize
-            && entries.first().map(|entry| entry.sequence) == Some(header.first_sequence)
-            && entries
-                .windows(2)
-                .all(|pair| matches!(pair, [a, b] if a.sequence.next() == b.sequence));
-        if agrees {
-            Ok(entries)
-        } else {
-            Err(OpenError::Disagree("sequences"))
+        let sequences = (header.first_sequence.0..=header.last_sequence.0).map(Sequence);
+        if !entries.iter().map(|entry| entry.sequence).eq(sequences) {
+            return Err(OpenError::Disagree("sequences"));
         }
+        let timestamps = || entries.iter().map(|entry| entry.timestamp);
+        let range = (timestamps().min(), timestamps().max());
+        if range != (Some(header.oldest_timestamp), Some(header.newest_timestamp)) {
+            return Err(OpenError::Disagree("timestamps"));
+        }
+        if entries.iter().any(|entry| entry.length > header.block_size) {
+            return Err(OpenError::Disagree("block size"));
+        }
+        Ok(entries)
     }
 
     /// The blocks, from the payloads that are there, by shard index; each must have been verified against a head with the
     /// same id. Every block's hash is checked, and that manifest and body say the same.
     pub fn blocks(&self, head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<Vec<Block>, OpenError> {
         let header = &head.header;
+        header.check_payloads(payloads)?;
         let mut body = ErasureCode::new(header.redundancy).join(payloads)?;
         body.truncate(header.body_sealed as usize);
         let sealed = Sealed {
@@ -124,12 +128,13 @@ impl Opener {
             mut bytes,
         } = sealed;
         let forged = || OpenError::Forged { part };
-        let tag_at = bytes.len().checked_sub(16).ok_or_else(forged)?;
-        let tag: [u8; 16] = bytes.split_off(tag_at).try_into().map_err(|_| forged())?;
-        let key: std::sync::Arc<DataKey> = self.keys.data_key(head.header.key_id, head.header.number)?;
+        let tag_at = bytes.len().checked_sub(TAG_SIZE).ok_or_else(forged)?;
+        let tag: [u8; TAG_SIZE] = bytes.split_off(tag_at).try_into().map_err(|_| forged())?;
+        let key = self.keys.opening_key(head.header.key_id, head.header.number)?;
         let bound = head.header.associated_data(self.vdisk().as_str().as_bytes());
         key.open_in_place(&mut bytes, nonce, &bound, &tag)
             .map_err(|_| forged())?;
+        self.keys.keep(key);
         decompress(compression, bytes, plain_len).ok_or(OpenError::Decompress { part })
     }
 }

@@ -20,6 +20,7 @@ pub enum RebuildError {
 /// All shards of the aggregation that `head` is of, from the payloads that are there, by shard index. Each must have been
 /// verified against a head with the same id; what is computed from them is verified here.
 pub fn rebuild(head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<EncodedAggregation, RebuildError> {
+    head.header.check_payloads(payloads)?;
     let payloads = ErasureCode::new(head.header.redundancy).complete(payloads)?;
     if hash_payloads(&payloads) != head.payload_hashes() {
         return Err(RebuildError::Mismatch);

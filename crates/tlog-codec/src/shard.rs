@@ -15,8 +15,10 @@
 //! Everything before the payload is the head part. The id is computed from it, the check binds index and epoch to the id, and
 //! the payload hashes prove the payload: a shard in which any bit has flipped is known as damaged by itself.
 
+use std::fmt;
+
 use bytes::Bytes;
-use tlog_crypto::blake2b_256;
+use tlog_crypto::{blake2b_256, blake2b_256_many};
 use tlog_proto::{AggregationId, Epoch, VdiskId};
 
 use crate::header::{Header, HeaderError};
@@ -58,7 +60,7 @@ impl Prefix {
 }
 
 /// The head part of a shard, proven by itself. Says nothing yet of where in a chain it belongs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ShardHead {
     /// Which shard of its aggregation.
     pub index: usize,
@@ -102,6 +104,17 @@ pub enum ShardFault {
 #[error("the payload is damaged: its hash does not match")]
 pub struct PayloadError;
 
+impl fmt::Debug for ShardHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardHead")
+            .field("index", &self.index)
+            .field("epoch", &self.epoch)
+            .field("id", &self.id)
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ShardHead {
     /// Checks the head part of a shard of `vdisk`. Needs no key. What it returns shares memory with `head`.
     pub fn parse(vdisk: &VdiskId, head: &Bytes) -> Result<Self, ShardFault> {
@@ -111,7 +124,7 @@ impl ShardHead {
         let prefix = Prefix::decode(prefix_bytes).ok_or(ShardFault::NotAShard)?;
         let header = Header::decode(rest)?;
         let hashes = header.redundancy.total() * 32;
-        let expected = PREFIX_LEN + Header::LEN + hashes + header.manifest_sealed as usize;
+        let expected = (PREFIX_LEN + Header::LEN + hashes).saturating_add(header.manifest_sealed as usize);
         if head.len() != expected {
             return Err(ShardFault::Length {
                 actual: head.len(),
@@ -131,10 +144,11 @@ impl ShardHead {
         };
         parsed.id = aggregation_id(
             vdisk,
-            &header.encode(),
+            rest.get(..Header::LEN).unwrap_or_default(),
             parsed.sealed_manifest(),
             parsed.payload_hashes(),
         );
+        // All 24 bytes, so that the zeros in it are checked too.
         if prefix.encode(&parsed.id) != *prefix_bytes {
             return Err(ShardFault::Check);
         }
@@ -143,8 +157,23 @@ impl ShardHead {
 
     /// Checks the payload that was stored with it. Needs no key.
     pub fn verify_payload(&self, payload: &[u8]) -> Result<(), PayloadError> {
-        let expected = self.payload_hashes().get(self.index);
-        if payload.len() == self.header.payload_len as usize && expected == Some(&blake2b_256(&[payload])) {
+        self.compare(payload, || blake2b_256(&[payload]))
+    }
+
+    /// The same for several shards at once, each with its own head; in order. Twice as fast where the payloads are of about
+    /// the same length.
+    pub fn verify_payloads(shards: &[(&ShardHead, &[u8])]) -> Vec<Result<(), PayloadError>> {
+        let payloads: Vec<&[u8]> = shards.iter().map(|(_, payload)| *payload).collect();
+        shards
+            .iter()
+            .zip(blake2b_256_many(&payloads))
+            .map(|((head, payload), hash)| head.compare(payload, || hash))
+            .collect()
+    }
+
+    fn compare(&self, payload: &[u8], hash: impl FnOnce() -> [u8; 32]) -> Result<(), PayloadError> {
+        let fits = payload.len() as u64 == u64::from(self.header.payload_len);
+        if fits && self.payload_hashes().get(self.index) == Some(&hash()) {
             Ok(())
         } else {
             Err(PayloadError)

@@ -1,1 +1,39 @@
-//! tlog-flusher
+//! Ordered blocks in, durable aggregations out: the writer of a vdisk's log.
+//!
+//! ```text
+//! Log::append -> aggregator -> seal -> link -> append to n stores -> committed when W hold it -> durable position
+//!      open: promise, adopt, start (recovery)     a store is back: backfill     a store is blank: refill, enter
+//! ```
+//!
+//! [`Log::open`] fences every older writer and finds where the log ends; [`Log::append`] takes blocks in order;
+//! [`Log::durability`] says how far they are durable. One task owns a log's state. What it decides is in pure modules (the
+//! aggregation policy, the commit rule, adoption), and `docs/commit-and-recovery.md` explains why the rules are what they are.
+//!
+//! It does not order blocks, know sessions' clients, or read history beyond what recovery, repair and duplicate checks need.
+
+mod aggregator;
+mod commit;
+mod lane;
+mod log;
+mod lookup;
+mod metric;
+mod recovery;
+mod repair;
+mod scrub;
+mod settings;
+mod status;
+mod writer;
+
+#[cfg(test)]
+mod exploration;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod testing;
+
+pub use log::{AppendError, CloseReason, Durability, Log, LogEnd, PositionedBlock};
+pub use lookup::LookupError;
+pub use recovery::OpenError;
+pub use scrub::{ScrubError, ScrubProgress, ScrubReport, StoreScrub};
+pub use settings::{InvalidSettings, LogSettings};
+pub use status::{LaneState, LogStatus, StoreStatus};

@@ -85,19 +85,21 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Reads a handshake request.
+    /// Reads a handshake request; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
     pub async fn handshake_request(&mut self) -> Result<Option<HandshakeRequest>, FrameError> {
-        self.message(HandshakeRequest::decode).await
+        self.message(self.limits.of_handshake(), HandshakeRequest::decode)
+            .await
     }
 
-    /// Reads a handshake response.
+    /// Reads a handshake response; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
     pub async fn handshake_response(&mut self) -> Result<Option<HandshakeResponse>, FrameError> {
-        self.message(HandshakeResponse::decode).await
+        self.message(self.limits.of_handshake(), HandshakeResponse::decode)
+            .await
     }
 
     /// Reads a response of the server.
     pub async fn response(&mut self) -> Result<Option<Response>, FrameError> {
-        self.message(Response::decode).await
+        self.message(self.limits, Response::decode).await
     }
 
     /// Reads what a client sends after the handshake: type byte and message.
@@ -118,10 +120,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Ok(None);
         };
         let message_type = MessageType::try_from(type_byte)?;
-        self.buffered(1, |message| ClientMessage::decode(message_type, message))
+        self.buffered(1, self.limits, |message| {
+            ClientMessage::decode(message_type, message)
+        })
     }
 
-    /// Whether a part of a message has arrived and the rest has not.
+    /// Whether bytes have arrived that were not returned yet. Where [`Self::buffered_client_message`] has nothing, they
+    /// are a part of a message whose rest is to come.
     pub fn is_mid_message(&self) -> bool {
         self.start < self.end
     }
@@ -133,10 +138,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     async fn message<T>(
         &mut self,
+        limits: Limits,
         decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, FrameError> {
         loop {
-            if let Some(message) = self.buffered(0, &decode)? {
+            if let Some(message) = self.buffered(0, limits, &decode)? {
                 return Ok(Some(message));
             }
             if !self.fill().await? {
@@ -149,10 +155,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     fn buffered<T>(
         &mut self,
         skip: usize,
+        limits: Limits,
         decode: impl FnOnce(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, FrameError> {
         let bytes = self.unread().get(skip..).unwrap_or_default();
-        let FrameLength::Whole(length) = wire::frame_length(bytes, &self.limits)? else {
+        let FrameLength::Whole(length) = wire::frame_length(bytes, &limits)? else {
             return Ok(None);
         };
         let Some(message) = bytes.get(..length) else {

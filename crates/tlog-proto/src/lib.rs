@@ -43,6 +43,7 @@ mod wire;
     clippy::panic
 )]
 mod generated {
+    #[rustfmt::skip] // must stay what the generator makes
     pub mod tlog_capnp;
 }
 

@@ -52,20 +52,27 @@ pub(crate) fn frame_length(bytes: &[u8], limits: &Limits) -> Result<FrameLength,
     Ok(FrameLength::Whole(table + total))
 }
 
-/// Opens one whole message for reading. Nothing is copied.
+/// Opens one whole message, and nothing but it, for reading. Nothing is copied.
+///
+/// `message` may begin at any address: the crate `capnp` is used with its feature `unaligned`.
 pub(crate) fn open(mut message: &[u8]) -> Result<Reader<NoAllocSliceSegments<'_>>, DecodeError> {
-    // Every field is visited once; twice the size lets no message make us walk it over and over.
+    // Every field is visited once. Twice the size is room for that, and bounds what a message can make of itself
+    // by letting many pointers lead to one part, or by lists of elements that take no room.
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(message.len() / 8 * 2 + 64));
-    Ok(serialize::read_message_from_flat_slice_no_alloc(
-        &mut message,
-        options,
-    )?)
+    let reader = serialize::read_message_from_flat_slice_no_alloc(&mut message, options)?;
+    if !message.is_empty() {
+        return Err(capnp::Error::failed(format!("{} bytes follow the message", message.len())).into());
+    }
+    Ok(reader)
 }
+
+/// Most words that a segment can have; a message that needs more gets several.
+const LARGEST_SEGMENT: u32 = 1 << 29;
 
 /// Builds one message in a single segment and appends it to `out`. `words` is how much room it takes at most.
 pub(crate) fn build(out: &mut BytesMut, words: usize, fill: impl FnOnce(&mut Builder<HeapAllocator>)) {
-    let words = u32::try_from(words).unwrap_or(u32::MAX);
+    let words = u32::try_from(words).unwrap_or(u32::MAX).min(LARGEST_SEGMENT);
     let mut message = Builder::new(HeapAllocator::new().first_segment_words(words));
     fill(&mut message);
     serialize::write_message(out.writer(), &message).expect("writing to memory cannot fail");

@@ -24,16 +24,24 @@ pub trait VdiskLog: Send + Sync + 'static {
     fn end(&self) -> LogEnd;
 
     /// Takes the next block of the log. Positions rise: within a generation the sequences follow each other without gaps,
-    /// a new generation starts at any sequence. Waits while too many bytes are not durable yet.
+    /// a new generation starts at any sequence. Waits while too many bytes are not durable yet, and then makes them durable
+    /// without waiting for a full aggregation: nothing else will. Never called while an earlier call has not answered; the
+    /// server drops the future only when it gives the log up.
     async fn append(&self, block: OrderedBlock) -> Result<(), Closed>;
 
-    /// Makes everything appended so far durable soon, without waiting for a full aggregation. Does not wait.
+    /// Makes everything appended so far durable soon, without waiting for a full aggregation. Does not wait. May be called
+    /// while an append waits for room; then it is about what was appended before that one. Calling it with nothing to
+    /// flush costs nothing.
     fn flush(&self);
 
-    /// What is durable, as it grows, and whether the log has closed. The position never steps back.
+    /// What is durable, as it grows, and whether the log has closed. The position never steps back. A log that was opened
+    /// with something in it begins with its end. The sender lives as long as the log.
     fn durability(&self) -> watch::Receiver<Durability>;
 
-    /// What the log durably holds at a position; none where it holds nothing there. Reads storage.
+    /// What the log durably holds at a position of its newest generation; none where it holds nothing there. Reads storage.
+    ///
+    /// Asked only for clients without a session number that come back lower than the log's end, one position at a
+    /// time and rising: keeping the aggregation that was read last makes it cheap. The server may drop the future.
     async fn find(&self, position: LogPosition) -> Result<Option<BlockDigest>, Closed>;
 
     /// Flushes what was appended, waits until it is durable or that has failed, and closes the log. Calling it again, or on a
@@ -68,7 +76,10 @@ pub struct OrderedBlock {
 impl OrderedBlock {
     /// Its place.
     pub fn position(&self) -> LogPosition {
-        LogPosition { generation: self.generation, sequence: self.block.sequence }
+        LogPosition {
+            generation: self.generation,
+            sequence: self.block.sequence,
+        }
     }
 }
 
@@ -156,7 +167,8 @@ pub enum OpenError {
 #[async_trait]
 pub trait SlaveSync: Send + Sync + 'static {
     /// Answers once the slave holds everything up to `position` (none: the log is empty), then stops the syncer of that
-    /// vdisk: its slave is now somebody's primary.
+    /// vdisk: its slave is now somebody's primary. The server drops the future when the client that asked is gone; the
+    /// syncer then goes on. Asked again after it stopped, it answers at once.
     async fn wait_and_stop(
         &self,
         vdisk: &VdiskId,

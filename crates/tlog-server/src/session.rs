@@ -57,9 +57,16 @@ pub(crate) struct Greeting {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action<P> {
     /// The handshake is OK; the connection is the live one.
-    Accept { connection: ConnectionId, last_flushed: Option<Sequence> },
+    Accept {
+        connection: ConnectionId,
+        last_flushed: Option<Sequence>,
+    },
     /// The handshake failed.
-    Refuse { connection: ConnectionId, why: Refusal, last_flushed: Option<Sequence> },
+    Refuse {
+        connection: ConnectionId,
+        why: Refusal,
+        last_flushed: Option<Sequence>,
+    },
     /// Tell the live connection.
     Answer(Response),
     /// The next block of the log. The permit belongs to it until it is durable.
@@ -91,7 +98,10 @@ pub(crate) enum Note {
     /// A block is held already.
     Duplicate,
     /// The sequences have started over.
-    NewGeneration { position: LogPosition, before: Option<LogPosition> },
+    NewGeneration {
+        position: LogPosition,
+        before: Option<LogPosition>,
+    },
     /// A block was too far ahead or there was no room for it; it is not held.
     NotHeld { sequence: Sequence, why: NotHeld },
 }
@@ -107,6 +117,18 @@ pub(crate) enum NotHeld {
     AllWindowsFull,
     /// No sequence comes after it, so that nothing could continue the log.
     LastSequence,
+}
+
+impl NotHeld {
+    /// A short name, for logs and counters.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            NotHeld::TooFar => "too_far_ahead",
+            NotHeld::WindowFull => "window_full",
+            NotHeld::AllWindowsFull => "all_windows_full",
+            NotHeld::LastSequence => "last_sequence",
+        }
+    }
 }
 
 /// State of one vdisk while its log is open.
@@ -143,7 +165,7 @@ struct Link<P> {
     window: Window<Arrival<P>>,
     /// Received here, in the log, not durable.
     awaiting: BTreeSet<LogPosition>,
-    /// Lowest and highest sequence of this generation for which this connection got FlushOK.
+    /// From where to where this connection has got FlushOK in this generation: the latest run without a gap.
     flushed: Option<(Sequence, Sequence)>,
     forced: Forced,
     comparing: Option<Arrival<P>>,
@@ -163,8 +185,17 @@ impl<P> Session<P> {
     pub(crate) fn new(end: LogEnd, window_limits: WindowLimits) -> Self {
         let log = LogTail::new(end);
         let durable = log.position();
-        let core = Core { log, durable, actions: VecDeque::new() };
-        Self { core, window_limits, link: None, greeted: Vec::new() }
+        let core = Core {
+            log,
+            durable,
+            actions: VecDeque::new(),
+        };
+        Self {
+            core,
+            window_limits,
+            link: None,
+            greeted: Vec::new(),
+        }
     }
 
     /// What is to be done next.
@@ -174,7 +205,12 @@ impl<P> Session<P> {
 
     /// A client has said where it stands. It takes over, unless it leaves a gap.
     pub(crate) fn handle_greeting(&mut self, greeting: Greeting) {
-        let Greeting { connection, session, first, reset } = greeting;
+        let Greeting {
+            connection,
+            session,
+            first,
+            reset,
+        } = greeting;
         let log = &self.core.log;
         // Where the window begins, whether a generation starts there, and whether what is ordered is flushed first.
         let (expects, starts_over, flush_first) = match log.next() {
@@ -207,7 +243,11 @@ impl<P> Session<P> {
         match self.core.undurable().filter(|_| flush_first) {
             Some(until) => {
                 self.core.flush();
-                self.greeted.push(Greeted { connection, until, gap: None });
+                self.greeted.push(Greeted {
+                    connection,
+                    until,
+                    gap: None,
+                });
             }
             None => self.accept(),
         }
@@ -221,7 +261,9 @@ impl<P> Session<P> {
 
     /// Whether a block would have to wait for an earlier one.
     pub(crate) fn would_wait(&self, sequence: Sequence) -> bool {
-        self.link.as_ref().is_some_and(|link| link.window.is_ahead(sequence))
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.window.is_ahead(sequence))
     }
 
     /// A verified block has come in on the live connection.
@@ -234,9 +276,24 @@ impl<P> Session<P> {
             return core.not_held(sequence, NotHeld::LastSequence);
         }
         let bytes = cost(&block);
-        match link.window.offer(sequence, bytes, Arrival { block, permit, answered: false }) {
+        // What stays in the window is answered below; what comes out at once is answered where it is placed.
+        match link.window.offer(
+            sequence,
+            bytes,
+            Arrival {
+                block,
+                permit,
+                answered: true,
+            },
+        ) {
             Offered::Expected(arrival) | Offered::Below(arrival) => {
-                core.place(link, arrival);
+                core.place(
+                    link,
+                    Arrival {
+                        answered: false,
+                        ..arrival
+                    },
+                );
                 core.place_waiting(link);
             }
             Offered::Waits => core.answer(BlockStatus::RecvOk, vec![sequence]),
@@ -260,7 +317,10 @@ impl<P> Session<P> {
         let Some(link) = &mut self.link else { return };
         let core = &mut self.core;
         core.answer(BlockStatus::ForceFlushReceived, Vec::new());
-        if link.flushed.is_some_and(|(low, high)| low <= sequence && sequence <= high) {
+        if link
+            .flushed
+            .is_some_and(|(low, high)| low <= sequence && sequence <= high)
+        {
             return core.answer(BlockStatus::FlushOk, vec![sequence]);
         }
         if core.log.holds(sequence) || sequence < link.window.next() {
@@ -278,7 +338,8 @@ impl<P> Session<P> {
 
     /// The slave holds it.
     pub(crate) fn handle_slave_synced(&mut self) {
-        self.core.answer(BlockStatus::WaitNbdSlaveSyncReceived, Vec::new());
+        self.core
+            .answer(BlockStatus::WaitNbdSlaveSyncReceived, Vec::new());
     }
 
     /// Whether an answer to [`Action::Find`] is awaited.
@@ -304,12 +365,17 @@ impl<P> Session<P> {
         core.durable = Some(durable);
         core.log.forget(durable);
         if let Some(link) = &mut self.link {
-            let awaiting = std::mem::take(&mut link.awaiting);
-            let (newly, rest) = awaiting.into_iter().partition(|&position| position <= durable);
-            link.awaiting = rest;
-            core.flushed(link, newly);
+            let mut newly = Vec::new();
+            while let Some(position) = link.awaiting.first().copied().filter(|&first| first <= durable) {
+                link.awaiting.pop_first();
+                newly.push(position);
+            }
+            core.flushed(link, &newly);
         }
-        let (ready, waiting): (Vec<_>, _) = self.greeted.drain(..).partition(|greeted| greeted.until <= durable);
+        let (ready, waiting): (Vec<_>, _) = self
+            .greeted
+            .drain(..)
+            .partition(|greeted| greeted.until <= durable);
         self.greeted = waiting;
         for Greeted { connection, gap, .. } in ready {
             match gap {
@@ -346,7 +412,9 @@ impl<P> Session<P> {
 
     /// How many blocks wait for an earlier one, and their bytes.
     pub(crate) fn waiting(&self) -> (usize, usize) {
-        self.link.as_ref().map_or((0, 0), |link| (link.window.len(), link.window.bytes()))
+        self.link
+            .as_ref()
+            .map_or((0, 0), |link| (link.window.len(), link.window.bytes()))
     }
 
     fn accept(&mut self) {
@@ -355,7 +423,10 @@ impl<P> Session<P> {
         // An unknown session that comes in lower may be anybody: it hears of nothing that it has not sent here.
         let continues = !link.starts_over && self.core.log.next() == Some(link.window.next());
         let last_flushed = self.core.last_flushed().filter(|_| continues);
-        self.core.actions.push_back(Action::Accept { connection: link.id, last_flushed });
+        self.core.actions.push_back(Action::Accept {
+            connection: link.id,
+            last_flushed,
+        });
     }
 
     fn refuse_gap(&mut self, connection: ConnectionId, first: Sequence, next: Sequence) {
@@ -363,7 +434,11 @@ impl<P> Session<P> {
             None => self.core.refuse(connection, Refusal::Gap { first, next }),
             Some(until) => {
                 self.core.flush();
-                self.greeted.push(Greeted { connection, until, gap: Some((first, next)) });
+                self.greeted.push(Greeted {
+                    connection,
+                    until,
+                    gap: Some((first, next)),
+                });
             }
         }
     }
@@ -403,7 +478,10 @@ impl<P> Core<P> {
             self.compared(link, arrival, Some(held));
         } else {
             link.comparing = Some(arrival);
-            self.actions.push_back(Action::Find(LogPosition { generation: self.log.generation(), sequence }));
+            self.actions.push_back(Action::Find(LogPosition {
+                generation: self.log.generation(),
+                sequence,
+            }));
         }
     }
 
@@ -417,10 +495,13 @@ impl<P> Core<P> {
 
     fn duplicate(&mut self, link: &mut Link<P>, arrival: Arrival<P>) {
         let sequence = arrival.block.sequence;
-        let position = LogPosition { generation: self.log.generation(), sequence };
+        let position = LogPosition {
+            generation: self.log.generation(),
+            sequence,
+        };
         self.note(Note::Duplicate);
         if self.durable >= Some(position) {
-            self.flushed(link, BTreeSet::from([position]));
+            self.flushed(link, &[position]);
         } else {
             link.awaiting.insert(position);
             if !arrival.answered {
@@ -439,18 +520,25 @@ impl<P> Core<P> {
         link.starts_over = false;
         link.flushed = None;
         // Under these sequences the client now means other blocks than those which are on their way.
-        link.awaiting.retain(|awaiting| awaiting.sequence < position.sequence);
-        if position.sequence < link.window.next() {
-            link.window.rewind(position.sequence.next());
-        }
+        link.awaiting
+            .retain(|awaiting| awaiting.sequence < position.sequence);
+        link.window.rewind(position.sequence.next());
         self.note(Note::NewGeneration { position, before });
         self.append(link, position, arrival);
     }
 
     fn append(&mut self, link: &mut Link<P>, position: LogPosition, arrival: Arrival<P>) {
-        let Arrival { block, permit, answered } = arrival;
+        let Arrival {
+            block,
+            permit,
+            answered,
+        } = arrival;
         link.awaiting.insert(position);
-        let ordered = OrderedBlock { generation: position.generation, session: link.session, block };
+        let ordered = OrderedBlock {
+            generation: position.generation,
+            session: link.session,
+            block,
+        };
         self.actions.push_back(Action::Append(ordered, permit));
         if !answered {
             self.answer(BlockStatus::RecvOk, vec![position.sequence]);
@@ -461,14 +549,19 @@ impl<P> Core<P> {
     }
 
     /// Tells the connection that what it has sent is durable.
-    fn flushed(&mut self, link: &mut Link<P>, positions: BTreeSet<LogPosition>) {
-        for position in positions.iter().filter(|position| position.generation == self.log.generation()) {
-            let sequence = position.sequence;
-            let (low, high) = link.flushed.unwrap_or((sequence, sequence));
-            link.flushed = Some((low.min(sequence), high.max(sequence)));
+    fn flushed(&mut self, link: &mut Link<P>, positions: &[LogPosition]) {
+        for &LogPosition { generation, sequence } in positions {
+            if generation != self.log.generation() {
+                continue;
+            }
+            link.flushed = Some(match link.flushed {
+                Some((low, high)) if low <= sequence && sequence <= high => (low, high),
+                Some((low, high)) if sequence == high.next() => (low, sequence),
+                _ => (sequence, sequence),
+            });
         }
         if !positions.is_empty() {
-            let sequences = positions.into_iter().map(|position| position.sequence).collect();
+            let sequences = positions.iter().map(|position| position.sequence).collect();
             self.answer(BlockStatus::FlushOk, sequences);
         }
     }
@@ -480,7 +573,9 @@ impl<P> Core<P> {
 
     /// Last durable sequence of the newest generation.
     fn last_flushed(&self) -> Option<Sequence> {
-        self.durable.filter(|durable| durable.generation == self.log.generation()).map(|durable| durable.sequence)
+        self.durable
+            .filter(|durable| durable.generation == self.log.generation())
+            .map(|durable| durable.sequence)
     }
 
     fn flush(&mut self) {
@@ -495,7 +590,8 @@ impl<P> Core<P> {
     }
 
     fn answer(&mut self, status: BlockStatus, sequences: Vec<Sequence>) {
-        self.actions.push_back(Action::Answer(Response { status, sequences }));
+        self.actions
+            .push_back(Action::Answer(Response { status, sequences }));
     }
 
     fn refuse(&mut self, connection: ConnectionId, why: Refusal) {
@@ -503,7 +599,11 @@ impl<P> Core<P> {
             Refusal::Gap { .. } => self.last_flushed(),
             Refusal::LogClosed => None,
         };
-        self.actions.push_back(Action::Refuse { connection, why, last_flushed });
+        self.actions.push_back(Action::Refuse {
+            connection,
+            why,
+            last_flushed,
+        });
     }
 
     fn note(&mut self, note: Note) {

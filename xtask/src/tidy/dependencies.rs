@@ -24,8 +24,15 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("tlog-store", &["tlog-proto"]),
     ("tlog-redis", &["tlog-proto", "tlog-store", "tlog-config"]),
     ("tlog-config", &["tlog-proto"]),
-    ("tlog-flusher", &["tlog-proto", "tlog-codec", "tlog-store"]),
-    ("tlog-player", &["tlog-proto", "tlog-codec", "tlog-store"]),
+    ("tlog-quorum", &["tlog-proto", "tlog-codec", "tlog-store"]),
+    (
+        "tlog-flusher",
+        &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"],
+    ),
+    (
+        "tlog-player",
+        &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"],
+    ),
     ("tlog-server", &["tlog-proto"]),
     ("tlog-client", &["tlog-proto"]),
     (
@@ -37,6 +44,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "tlog-store",
             "tlog-redis",
             "tlog-config",
+            "tlog-quorum",
             "tlog-flusher",
             "tlog-player",
             "tlog-server",

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use tlog_proto::VdiskId;
 
 /// A lock whose holder never leaves half a change behind, so that a panic elsewhere does not matter.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -41,7 +41,7 @@ impl OpenFiles {
     /// The segment's file, open for reading, and for writing if this store writes.
     pub(super) fn get(&self, vdisk: &VdiskId, directory: &Path, segment: u64) -> io::Result<Arc<File>> {
         let key = (vdisk.clone(), segment);
-        let mut recent = lock(&self.files);
+        let mut recent = guard(&self.files);
         recent.turn += 1;
         let turn = recent.turn;
         if let Some((used, file)) = recent.files.get_mut(&key) {
@@ -56,7 +56,7 @@ impl OpenFiles {
     }
 
     fn put(&self, key: Key, file: Arc<File>) {
-        let mut recent = lock(&self.files);
+        let mut recent = guard(&self.files);
         recent.turn += 1;
         let turn = recent.turn;
         recent.files.insert(key, (turn, file));
@@ -67,11 +67,11 @@ impl OpenFiles {
     }
 
     pub(super) fn forget(&self, vdisk: &VdiskId, segment: u64) {
-        lock(&self.files).files.remove(&(vdisk.clone(), segment));
+        guard(&self.files).files.remove(&(vdisk.clone(), segment));
     }
 
     pub(super) fn forget_vdisk(&self, vdisk: &VdiskId) {
-        lock(&self.files).files.retain(|(of, _), _| of != vdisk);
+        guard(&self.files).files.retain(|(of, _), _| of != vdisk);
     }
 }
 

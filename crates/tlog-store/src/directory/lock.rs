@@ -1,4 +1,4 @@
-//! The file `lock` of a store's directory: who writes here.
+//! The file `.lock` of a store's directory: who writes here.
 //!
 //! The writer holds an exclusive `flock` on it, which the kernel releases when the process dies, however it dies. The
 //! text in it (process id, then a line of the holder's own) is only for people and tools; without the lock it means
@@ -13,7 +13,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-const NAME: &str = "lock";
+/// No vdisk has such a name.
+const NAME: &str = ".lock";
 /// Longest text that is read.
 const MAX_TEXT: u64 = 4096;
 /// A tool that asks who holds the lock takes it, shared, for a moment. That must not keep a server from starting.

@@ -325,7 +325,7 @@ impl State {
     /// None where the bytes are not a state. Never reads past them, whatever the counts claim.
     pub(super) fn parse(mut bytes: &[u8]) -> Option<Self> {
         let bytes = &mut bytes;
-        let identity = identity(bytes)?;
+        let identity = read_identity(bytes)?;
         let (epoch, committed) = (Epoch(long(bytes)?), AggregationNumber(long(bytes)?));
         let first = AggregationNumber(long(bytes)?);
         let (mut starts, mut cuts) = (Vec::new(), Vec::new());
@@ -336,8 +336,8 @@ impl State {
         let mut members = Members { epoch: Epoch(long(bytes)?), change: long(bytes)?, identities: Vec::new() };
         for _ in 0..word(bytes)? {
             let seen = bytes.try_get_u8().ok()?;
-            let identity = identity(bytes)?;
-            members.identities.push((seen != 0).then_some(identity));
+            let member = read_identity(bytes)?;
+            members.identities.push((seen != 0).then_some(member));
         }
         let meta = LogMeta { identity, epoch, starts, members, committed, first };
         bytes.is_empty().then_some(Self { meta, cuts })
@@ -352,7 +352,7 @@ fn long(bytes: &mut &[u8]) -> Option<u64> {
     bytes.try_get_u64_le().ok()
 }
 
-fn identity(bytes: &mut &[u8]) -> Option<StoreIdentity> {
+fn read_identity(bytes: &mut &[u8]) -> Option<StoreIdentity> {
     let mut identity = [0; 16];
     bytes.try_copy_to_slice(&mut identity).ok()?;
     Some(StoreIdentity(identity))

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use tlog_proto::{AggregationNumber, Epoch};
 
 use super::record::{ALIGN, Cursor, HEADER, Header, Kind, MAGIC, Position, State};
@@ -44,13 +46,26 @@ pub(super) struct Scanned {
     pub(super) rotten: u64,
 }
 
+/// Which segment is walked, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// One that is not written to any more: all in it was acknowledged. Only headers and states are read.
+    Sealed,
+    /// The one that is written to. It can end in a write that was not finished, so every byte is checked; a bad record is rot
+    /// only if a later one proves that it was acknowledged.
+    Tail,
+    /// The same, asked for what is new since the last walk: where zeros stand there is nothing, and no search.
+    TailAgain,
+}
+
 /// Walks the records of a segment from `cursor` on.
-///
-/// The segment that is written to (`tail`) can end in a write that was not finished, so every byte of it is checked; a bad
-/// record there is rot only if a later one proves that it was acknowledged. Of any other segment, all was acknowledged,
-/// and only headers and states are read.
-pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, tail: bool) -> io::Result<Scanned> {
-    let mut walk = Walk::new(file, if tail { 256 << 10 } else { 4 << 10 })?;
+pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) -> io::Result<Scanned> {
+    let tail = extent != Extent::Sealed;
+    let step = match extent {
+        Extent::Tail => 256 << 10,
+        Extent::Sealed | Extent::TailAgain => 4 << 10,
+    };
+    let mut walk = Walk::new(file, step)?;
     let mut found = Scanned { events: Vec::new(), cursor, torn: false, rotten: 0 };
     loop {
         let at = found.cursor.offset;
@@ -72,8 +87,12 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, tail: bool) -> io:
             continue;
         }
         let garbage = walk.has_garbage(at)?;
-        let acknowledged = if tail { walk.was_acknowledged(at, at)? } else { garbage };
-        let next = if acknowledged { walk.next_header(at + ALIGN)? } else { None };
+        if !garbage && extent == Extent::TailAgain {
+            return Ok(found);
+        }
+        let next = walk.next_header(at.saturating_add(ALIGN))?;
+        let acknowledged = if tail { walk.was_acknowledged(at, at)? } else { garbage || next.is_some() };
+        let next = next.filter(|_| acknowledged);
         if acknowledged {
             found.rotten += 1;
             tracing::warn!(segment, offset = at, "the header of a record is rotten");
@@ -83,6 +102,7 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, tail: bool) -> io:
             return Ok(found);
         };
         if header.previous_number > AggregationNumber(0) {
+            let position = Position { segment, offset: offset.saturating_sub(header.previous_len).max(at) };
             found.events.push(Event::Lost(position, header.previous_number, header.previous_epoch));
         }
         found.cursor = Cursor { offset, link: header.link, ..found.cursor };
@@ -180,7 +200,13 @@ impl<'f> Walk<'f> {
     fn next_header(&mut self, from: u32) -> io::Result<Option<(u32, Header)>> {
         let mut at = u64::from(from);
         while at + HEADER as u64 <= self.length {
-            let length = (self.length - at).min(64 << 10) as usize;
+            match seek(self.file, SeekFrom::Data(at)) {
+                Ok(data) => at = at.max(data / u64::from(ALIGN) * u64::from(ALIGN)),
+                Err(Errno::NXIO) => return Ok(None),
+                // A file system that cannot tell where data is.
+                Err(_) => {}
+            }
+            let length = self.length.saturating_sub(at).min(64 << 10) as usize;
             let Some(bytes) = self.get(at, length)? else {
                 return Ok(None);
             };

@@ -1,0 +1,178 @@
+//! A server that does what a test tells it, step by step, over a real socket.
+#![allow(dead_code, unreachable_pub)] // not every test file uses every verb
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tlog_client::{Client, ClientOptions};
+use tlog_proto::{
+    Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, HandshakeRequest, HandshakeResponse, HandshakeStatus,
+    Limits, Response, Sequence, VdiskId, Version,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+pub fn vdisk() -> VdiskId {
+    VdiskId::new("myimg").unwrap()
+}
+
+pub fn at(index: u64) -> BlockIndex {
+    BlockIndex::new(index).unwrap()
+}
+
+/// Short where waiting in vain is what a test is about.
+pub const SHORT: Duration = Duration::from_millis(50);
+
+pub struct ScriptedServer {
+    listener: TcpListener,
+}
+
+impl ScriptedServer {
+    pub async fn start() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub fn addr(&self) -> String {
+        self.listener.local_addr().unwrap().to_string()
+    }
+
+    /// Accepts a connection and says nothing.
+    pub async fn accept(&self) -> TcpStream {
+        self.listener.accept().await.unwrap().0
+    }
+
+    /// Accepts a connection and reads the handshake.
+    pub async fn accept_request(&self) -> Peer {
+        let (reader, writer) = self.accept().await.into_split();
+        let mut reader = FrameReader::new(reader, Limits::default());
+        let request = reader.handshake_request().await.unwrap().unwrap();
+        Peer { reader, writer, request }
+    }
+
+    /// Accepts a connection and answers the handshake with OK.
+    pub async fn accept_handshake(&self) -> Peer {
+        let mut peer = self.accept_request().await;
+        peer.answer_handshake(HandshakeStatus::Ok, None).await;
+        peer
+    }
+
+    /// Accepts a connection and refuses the handshake.
+    pub async fn refuse_handshake(&self, status: HandshakeStatus, last_flushed: Option<u64>) -> HandshakeRequest {
+        let mut peer = self.accept_request().await;
+        peer.answer_handshake(status, last_flushed).await;
+        peer.request
+    }
+}
+
+/// A client and the server's end of its connection.
+pub async fn connected(options: ClientOptions) -> (Client, Peer) {
+    let server = ScriptedServer::start().await;
+    let (client, peer) = tokio::join!(Client::connect(server.addr(), vdisk(), options), server.accept_handshake());
+    (client.unwrap(), peer)
+}
+
+/// The server's end of one connection.
+pub struct Peer {
+    reader: FrameReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    pub request: HandshakeRequest,
+}
+
+impl Peer {
+    pub async fn answer_handshake(&mut self, status: HandshakeStatus, last_flushed: Option<u64>) {
+        let response =
+            HandshakeResponse { version: Version::CURRENT, status, last_flushed: last_flushed.map(Sequence) };
+        self.answer_handshake_with(response).await;
+    }
+
+    pub async fn answer_handshake_with(&mut self, response: HandshakeResponse) {
+        let mut wire = BytesMut::new();
+        response.encode_into(&mut wire);
+        self.send_bytes(&wire).await;
+    }
+
+    pub async fn next_message(&mut self) -> ClientMessage {
+        self.reader.client_message().await.unwrap().expect("the client closed")
+    }
+
+    pub async fn expect_block(&mut self, sequence: u64) -> Block {
+        match self.next_message().await {
+            ClientMessage::Block(block) => {
+                let block = block.verify().unwrap();
+                assert_eq!(block.sequence, Sequence(sequence));
+                block
+            }
+            other => panic!("block {sequence} expected, not {other:?}"),
+        }
+    }
+
+    pub async fn expect_blocks(&mut self, sequences: RangeInclusive<u64>) {
+        for sequence in sequences {
+            self.expect_block(sequence).await;
+        }
+    }
+
+    pub async fn expect_force_flush(&mut self, sequence: u64) {
+        assert_eq!(self.next_message().await, ClientMessage::ForceFlushAtSeq(Sequence(sequence)));
+    }
+
+    pub async fn expect_wait_slave_sync(&mut self) {
+        assert_eq!(self.next_message().await, ClientMessage::WaitNbdSlaveSync);
+    }
+
+    /// The client closes and has sent nothing before.
+    pub async fn expect_close(&mut self) {
+        match self.reader.client_message().await {
+            Ok(None) => {}
+            Ok(Some(message)) => panic!("a close expected, not {message:?}"),
+            Err(error) => assert_eq!(error.kind(), "io", "{error}"),
+        }
+    }
+
+    /// The client closes, whatever it has sent before.
+    pub async fn until_closed(mut self) {
+        let mut stream = self.reader.into_inner();
+        let mut buffer = vec![0; 1 << 16];
+        while stream.read(&mut buffer).await.unwrap_or(0) > 0 {}
+        let _ = self.writer.shutdown().await;
+    }
+
+    pub async fn respond(&mut self, status: BlockStatus, sequences: impl IntoIterator<Item = u64>) {
+        let mut wire = BytesMut::new();
+        let sequences = sequences.into_iter().map(Sequence).collect();
+        Response { status, sequences }.encode_into(&mut wire);
+        self.send_bytes(&wire).await;
+    }
+
+    pub async fn ack_received(&mut self, sequence: u64) {
+        self.respond(BlockStatus::RecvOk, [sequence]).await;
+    }
+
+    pub async fn refuse(&mut self, sequence: u64) {
+        self.respond(BlockStatus::RecvFailed, [sequence]).await;
+    }
+
+    pub async fn ack_flush(&mut self, sequences: impl IntoIterator<Item = u64>) {
+        self.respond(BlockStatus::FlushOk, sequences).await;
+    }
+
+    pub async fn ack_force_flush(&mut self) {
+        self.respond(BlockStatus::ForceFlushReceived, []).await;
+    }
+
+    pub async fn ack_slave_sync(&mut self) {
+        self.respond(BlockStatus::WaitNbdSlaveSyncReceived, []).await;
+    }
+
+    pub async fn fail_flush(&mut self) {
+        self.respond(BlockStatus::FlushFailed, []).await;
+    }
+
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.writer.write_all(bytes).await.unwrap();
+    }
+
+    pub fn drop_connection(self) {}
+}

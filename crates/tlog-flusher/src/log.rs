@@ -1,0 +1,291 @@
+//! The handle of an open log.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tlog_codec::{BlockEntry, Opener, Sealer, VdiskKeys};
+use tlog_proto::{Block, Generation, LogPosition, Sequence, SessionId, VdiskId};
+use tlog_quorum::StoreSet;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::lookup::{Lookup, LookupError, first_of_generation};
+use crate::recovery::{OpenError, Recovered, recover};
+use crate::scrub::{ScrubError, ScrubProgress, ScrubReport, scrub};
+use crate::settings::LogSettings;
+use crate::status::LogStatus;
+use crate::writer::Writer;
+use crate::metric;
+
+/// Bytes that a block takes beside its data while it is not durable: for bounding memory.
+const BLOCK_OVERHEAD: usize = 256;
+
+/// A block and its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PositionedBlock {
+    /// Which generation its sequence belongs to.
+    pub generation: Generation,
+    /// The client instance that sent it.
+    pub session: SessionId,
+    /// The block.
+    pub block: Block,
+}
+
+/// Where a log ended when it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The newest generation; 0 in an empty log.
+    pub generation: Generation,
+    /// First sequence of that generation.
+    pub first: Sequence,
+    /// Last sequence of it; none in an empty log.
+    pub last: Option<Sequence>,
+    /// Who wrote the last block.
+    pub session: SessionId,
+}
+
+/// How far a log is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durability {
+    /// Everything up to and including this is durable. None while nothing is.
+    pub durable: Option<LogPosition>,
+    /// Set once, when the log closes.
+    pub closed: Option<CloseReason>,
+}
+
+/// Why a log closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// [`Log::close`] was called and everything appended is durable.
+    Requested,
+    /// A newer opening has taken the log over.
+    Fenced,
+    /// Something appended could not be made durable; or the log was dropped without being closed.
+    Failed(String),
+}
+
+impl CloseReason {
+    /// For metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            CloseReason::Requested => "requested",
+            CloseReason::Fenced => "fenced",
+            CloseReason::Failed(_) => "failed",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Requested => f.write_str("it was closed"),
+            CloseReason::Fenced => f.write_str("a newer writer has taken it over"),
+            CloseReason::Failed(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+/// Nothing can be appended any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log is closed: {0}")]
+pub struct AppendError(pub CloseReason);
+
+pub(crate) enum Command {
+    Append(PositionedBlock, OwnedSemaphorePermit),
+    Flush,
+    Close,
+    Status(oneshot::Sender<LogStatus>),
+}
+
+/// A vdisk's log, open for writing. Dropping it stops the writer without flushing; [`Log::close`] flushes.
+#[derive(Debug)]
+pub struct Log {
+    set: StoreSet,
+    opener: Opener,
+    settings: LogSettings,
+    end: LogEnd,
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    durability: watch::Receiver<Durability>,
+    lookup: Mutex<Lookup>,
+}
+
+impl Log {
+    /// Opens the log for writing: fences older writers, recovers the end, and waits until all of it is durable. What the
+    /// log then holds stays for ever; what an older writer had in flight and is not adopted never comes back.
+    pub async fn open(set: StoreSet, keys: VdiskKeys, settings: LogSettings) -> Result<Self, OpenError> {
+        settings.check()?;
+        let began = Instant::now();
+        let recovered = recover(&set).await?;
+        let end = log_end(&set, &recovered).await?;
+        let (epoch, adopted) = (recovered.start.epoch, recovered.adopted.len() as u64);
+        let last_number = recovered.start.number.0 - 1;
+        let (commands, queue) = mpsc::channel(1024);
+        let durable = end.last.map(|sequence| LogPosition { generation: end.generation, sequence });
+        let (tell, mut durability) = watch::channel(Durability { durable: None, closed: None });
+        let sealer = Sealer::new(keys.clone(), set.quorums().redundancy());
+        let vdisk = set.vdisk().clone();
+        let writer = Writer::new(set.clone(), sealer, settings.clone(), recovered, durable, tell);
+        let mut task = AbortOnDrop(Some(tokio::spawn(writer.run(queue))));
+
+        // Nothing is served before what was adopted is durable again.
+        let rewritten = |state: &Durability| state.durable == durable || state.closed.is_some();
+        let failed = match durability.wait_for(rewritten).await {
+            Ok(state) => state.closed.clone(),
+            Err(_) => Some(CloseReason::Failed("the writer stopped".to_owned())),
+        };
+        if let Some(reason) = failed {
+            return Err(OpenError::NotRewritten { vdisk, needed: set.quorums().write(), why: reason.to_string() });
+        }
+        task.0 = None;
+        metric::opened(&vdisk, adopted, began.elapsed());
+        tracing::info!(%vdisk, %epoch, aggregations = last_number, adopted, "log opened");
+        Ok(Self {
+            opener: Opener::new(keys),
+            end,
+            commands,
+            room: Arc::new(Semaphore::new(settings.max_unflushed_bytes)),
+            durability,
+            lookup: Mutex::default(),
+            set,
+            settings,
+        })
+    }
+
+    /// The vdisk.
+    pub fn vdisk(&self) -> &VdiskId {
+        self.set.vdisk()
+    }
+
+    /// Where the log ended when it was opened.
+    pub fn end(&self) -> LogEnd {
+        self.end
+    }
+
+    /// Takes the next block. Waits while more than the set number of bytes is not durable. Blocks must come in the log's
+    /// order: rising sequences without gaps within a generation.
+    pub async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
+        let cost = block.block.size().saturating_add(BLOCK_OVERHEAD).min(self.settings.max_unflushed_bytes);
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        let mut closed = self.durability.clone();
+        let permit = tokio::select! {
+            permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed())?,
+            _ = closed.wait_for(|state| state.closed.is_some()) => return Err(self.closed()),
+        };
+        self.commands.send(Command::Append(block, permit)).await.map_err(|_| self.closed())
+    }
+
+    /// Makes everything appended so far durable without waiting for full aggregations. Answers once that is under way, not
+    /// when it is done; see [`Log::durability`].
+    pub async fn flush(&self) -> Result<(), AppendError> {
+        self.commands.send(Command::Flush).await.map_err(|_| self.closed())
+    }
+
+    /// What is durable, as it grows, and whether the log has closed. The position never steps back.
+    pub fn durability(&self) -> watch::Receiver<Durability> {
+        self.durability.clone()
+    }
+
+    /// What the log durably holds at a position.
+    pub async fn find(&self, position: LogPosition) -> Result<Option<BlockEntry>, LookupError> {
+        let status = self.status().await;
+        let last = status.map(|status| status.committed).unwrap_or_default();
+        self.lookup.lock().await.find(&self.set, &self.opener, last, position).await
+    }
+
+    /// Flushes, waits until everything is durable or that has failed, tells the stores what is committed, and closes. Again,
+    /// or on a log that has closed by itself: answers at once.
+    pub async fn close(&self) -> Result<(), AppendError> {
+        // Where the writer is gone already, its last word is in the watch.
+        let _ = self.commands.send(Command::Close).await;
+        let mut durability = self.durability.clone();
+        let reason = match durability.wait_for(|state| state.closed.is_some()).await {
+            Ok(state) => state.closed.clone(),
+            Err(_) => None,
+        };
+        match reason {
+            Some(CloseReason::Requested) => Ok(()),
+            Some(reason) => Err(AppendError(reason)),
+            None => Err(self.closed()),
+        }
+    }
+
+    /// What the writer shows of itself; none where it has closed.
+    pub async fn status(&self) -> Option<LogStatus> {
+        let (answer, status) = oneshot::channel();
+        self.commands.send(Command::Status(answer)).await.ok()?;
+        status.await.ok()
+    }
+
+    /// Reads every shard of everything committed and puts back what is missing or damaged, reading at most `rate` bytes per
+    /// second. Writing goes on meanwhile.
+    pub async fn scrub(
+        &self,
+        rate: u64,
+        progress: impl FnMut(ScrubProgress),
+    ) -> Result<ScrubReport, ScrubError> {
+        scrub(&self.set, rate, progress).await
+    }
+
+    /// Waits until no store lacks anything that could be filled in: every store is active and misses nothing. Answers false
+    /// when that is not so after `limit`, or the log closes.
+    pub async fn wait_until_complete(&self, limit: Duration) -> bool {
+        let complete = async {
+            loop {
+                let Some(status) = self.status().await else { return false };
+                let whole = |store: &crate::StoreStatus| store.state == crate::LaneState::Active && store.missing == 0;
+                if status.stores.iter().all(whole) {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(limit, complete).await.unwrap_or(false)
+    }
+
+    fn closed(&self) -> AppendError {
+        let reason = self.durability.borrow().closed.clone();
+        AppendError(reason.unwrap_or_else(|| CloseReason::Failed("the writer stopped".to_owned())))
+    }
+}
+
+async fn log_end(set: &StoreSet, recovered: &Recovered) -> Result<LogEnd, OpenError> {
+    let Some(last) = &recovered.last else { return Ok(LogEnd::default()) };
+    // The generation may have begun among what was adopted, or anywhere before.
+    let adopted = recovered.adopted.iter().map(|aggregation| &aggregation.header);
+    let committed_number = recovered.committed;
+    let mut first_adopted = adopted.clone().filter(|header| header.generation == last.generation);
+    let begins_in_adopted = first_adopted.next().map(|header| (header.number, header.first_sequence));
+    let first = match begins_in_adopted {
+        Some((number, first)) if number != committed_number.next() || committed_number.0 == 0 => first,
+        _ => {
+            let committed = set.heads(&recovered.survey, committed_number..=committed_number).await;
+            let head = committed.into_iter().flat_map(|located| located.candidates).next();
+            match head.map(|candidate| candidate.head.header) {
+                Some(header) if header.generation == last.generation => {
+                    first_of_generation(set, &recovered.survey, &header).await.map_err(|error| {
+                        OpenError::NotRewritten {
+                            vdisk: set.vdisk().clone(),
+                            needed: set.quorums().data(),
+                            why: error.to_string(),
+                        }
+                    })?
+                }
+                _ => begins_in_adopted.map_or(last.first_sequence, |(_, first)| first),
+            }
+        }
+    };
+    Ok(LogEnd { generation: last.generation, first, last: Some(last.last_sequence), session: last.session })
+}
+
+/// Stops the writer's task where an opening fails or is given up in the middle.
+struct AbortOnDrop(Option<tokio::task::JoinHandle<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Opening a log: fencing older writers and finding where it ends.
+//!
+//! ```text
+//! status of all stores -> epoch e = highest + 1 -> promise(e) on the members -> enough of them? else refuse
+//!   -> every committed number held by k of them? else refuse: data is lost
+//!   -> above the highest committed: adopt what k whole shards prove and no start record rules out
+//!   -> start(e, last adopted + 1) on enough of them -> the writer writes the adopted ones again until W hold them
+//! ```
+//! Nothing that could have been acknowledged is ever cut: where shards of the next number are damaged or out of reach in such
+//! numbers that it may have been acknowledged, the opening is refused.
+
+use std::fmt;
+
+use tlog_codec::{EncodedAggregation, Header};
+use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
+use tlog_quorum::{Candidate, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores};
+use tlog_store::{Members, NumberRanges, StartRecord};
+
+use crate::settings::InvalidSettings;
+
+/// How often an opening that loses a race against another one tries again.
+const ATTEMPTS: usize = 8;
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Settings under which a writer cannot work.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// Not enough stores can be counted on.
+    #[error(transparent)]
+    TooFewStores(#[from] TooFewStores),
+    /// Others open the same log at the same time, again and again.
+    #[error("vdisk {vdisk}: other servers keep opening it; make sure that only one serves it")]
+    Contended {
+        /// The vdisk.
+        vdisk: VdiskId,
+    },
+    /// Committed aggregations cannot be rebuilt.
+    #[error(
+        "vdisk {vdisk}: committed aggregations {numbers} are held by too few stores ({needed} whole shards are needed); bring lost stores back, or restore what is readable"
+    )]
+    DataLost {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Which ones.
+        numbers: Numbers,
+        /// k.
+        needed: usize,
+    },
+    /// An aggregation at the end may have been acknowledged and cannot be read now.
+    #[error("the end of the log cannot be told: {0}")]
+    UncertainEnd(#[source] ReadError),
+    /// The adopted end of the log could not be made durable again.
+    #[error("vdisk {vdisk}: the end of the log could not be written to {needed} stores again: {why}")]
+    NotRewritten {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// W.
+        needed: usize,
+        /// What the stores said.
+        why: String,
+    },
+    /// The system has no randomness.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Ranges of aggregation numbers, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbers(pub NumberRanges);
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, range) in self.0.iter().enumerate() {
+            let comma = if at > 0 { ", " } else { "" };
+            match (range.start(), range.end()) {
+                (first, last) if first == last => write!(f, "{comma}{first}")?,
+                (first, last) => write!(f, "{comma}{first} to {last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an opening found, and did.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// What the stores said when they promised.
+    pub(crate) survey: Survey,
+    /// Who is a member from now on.
+    pub(crate) members: Members,
+    /// This opening: its epoch and the first number it writes.
+    pub(crate) start: StartRecord,
+    /// Stores that have the start record.
+    pub(crate) started: Vec<bool>,
+    /// Highest number known as committed.
+    pub(crate) committed: AggregationNumber,
+    /// What was adopted above it, to be written again.
+    pub(crate) adopted: Vec<EncodedAggregation>,
+    /// Id of the last aggregation.
+    pub(crate) last_id: AggregationId,
+    /// Header of the last aggregation; none in an empty log.
+    pub(crate) last: Option<Header>,
+}
+
+/// Opens the log of `set` for a new writer.
+pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
+    for _ in 0..ATTEMPTS {
+        let Some((epoch, survey)) = promise(set).await? else { continue };
+        let committed = survey.committed();
+        check_held(set, &survey)?;
+        let (mut last_id, mut last) = committed_end(set, &survey).await?;
+        let mut adopted = Vec::new();
+        let mut number = committed.next();
+        while number <= survey.head() {
+            let Some(next) = adopt(set, &survey, number, last_id).await? else { break };
+            (last_id, last) = (next.id, Some(next.header));
+            adopted.push(next);
+            number = number.next();
+        }
+        let start = StartRecord { epoch, number };
+        let members = members_of(&survey, epoch);
+        if let Some(started) = begin(set, &survey, start, &members).await? {
+            return Ok(Recovered { survey, members, start, started, committed, adopted, last_id, last });
+        }
+    }
+    Err(OpenError::Contended { vdisk: set.vdisk().clone() })
+}
+
+/// Takes the next epoch and has it promised. None where another opening was faster.
+async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
+    let before = set.survey().await;
+    let needed = opening_quorum(set);
+    before.require(needed)?;
+    let epoch = before.highest_epoch().next();
+    let standings: Vec<Standing> = before.views.iter().map(|view| view.standing).collect();
+    let mut answers: Vec<_> = before.views.into_iter().map(|view| Some(view.answer)).collect();
+    // A blank store promises nothing: it is filled first, start records in order.
+    let promises = set.on_all(|store, port| {
+        let kept = match standings.get(store) {
+            Some(Standing::Member) => None,
+            _ => answers.get_mut(store).and_then(Option::take),
+        };
+        async move {
+            match kept {
+                Some(answer) => answer,
+                None => port.promise(set.vdisk(), epoch).await,
+            }
+        }
+    });
+    let promises = promises.await;
+    let overtaken = promises.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
+    let survey = set.assess(promises);
+    match survey.require(needed) {
+        Ok(()) => Ok(Some((epoch, survey))),
+        Err(_) if overtaken => Ok(None),
+        Err(too_few) => Err(too_few.into()),
+    }
+}
+
+/// Every committed number must be held by k stores.
+fn check_held(set: &StoreSet, survey: &Survey) -> Result<(), OpenError> {
+    let range = survey.first()..=survey.committed();
+    if range.is_empty() {
+        return Ok(());
+    }
+    // Sweep over the ends of all ranges: cheap, however long the history is.
+    let mut changes: Vec<(u64, i64)> = vec![(range.start().0, 0), (range.end().0 + 1, 0)];
+    for (_, state) in survey.counted() {
+        for held in state.held.iter() {
+            changes.push((held.start().0, 1));
+            changes.push((held.end().0.saturating_add(1), -1));
+        }
+    }
+    changes.sort_unstable();
+    let needed = set.quorums().data();
+    let mut lost = NumberRanges::new();
+    let mut holders = 0i64;
+    let mut from = 0u64;
+    for (number, change) in changes {
+        let (first, last) = (from.max(range.start().0), number.saturating_sub(1).min(range.end().0));
+        if first <= last && number > from && holders < needed as i64 {
+            lost.insert_range(AggregationNumber(first)..=AggregationNumber(last));
+        }
+        holders += change;
+        from = number;
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(OpenError::DataLost { vdisk: set.vdisk().clone(), numbers: Numbers(lost), needed })
+}
+
+/// Id and header of the highest committed aggregation.
+async fn committed_end(set: &StoreSet, survey: &Survey) -> Result<(AggregationId, Option<Header>), OpenError> {
+    let number = survey.committed();
+    if number.0 == 0 {
+        return Ok((AggregationId::BEFORE_FIRST, None));
+    }
+    let needed = set.quorums().data();
+    let located = set.heads(survey, number..=number).await;
+    let proven = located
+        .first()
+        .and_then(|located| located.candidates.iter().find(|candidate| candidate.holders.len() >= needed));
+    match proven {
+        Some(candidate) => Ok((candidate.head.id, Some(candidate.head.header))),
+        None => {
+            let numbers = Numbers([number].into_iter().collect());
+            Err(OpenError::DataLost { vdisk: set.vdisk().clone(), numbers, needed })
+        }
+    }
+}
+
+/// The aggregation that goes on from `prev` under a number above all committed ones, if there is one to adopt.
+async fn adopt(
+    set: &StoreSet,
+    survey: &Survey,
+    number: AggregationNumber,
+    prev: AggregationId,
+) -> Result<Option<EncodedAggregation>, OpenError> {
+    let (candidates, conditions) = set.all_shards(survey, number).await;
+    let follows = |candidate: &&Candidate| candidate.head.header.prev == prev;
+    if let Some(candidate) = candidates.iter().filter(follows).find(|candidate| candidate.is_whole()) {
+        let rebuilt = candidate.rebuild();
+        return match rebuilt {
+            Ok(aggregation) => Ok(Some(aggregation)),
+            Err(_) => Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions))),
+        };
+    }
+    // Not readable. Was it acknowledged? Of the stores that were asked, W less those that were not asked would hold it.
+    let asked = survey.counted_len();
+    let not_asked = set.quorums().total() - asked;
+    let held = candidates.iter().filter(follows).map(Candidate::present).max().unwrap_or(0);
+    let unknown = survey
+        .counted()
+        .filter(|(store, _)| {
+            matches!(
+                conditions.get(*store),
+                Some(ShardCondition::Damaged(_) | ShardCondition::Unreachable) | None
+            )
+        })
+        .count();
+    if unknown > 0 && held + unknown + not_asked >= set.quorums().write() {
+        return Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)));
+    }
+    Ok(None)
+}
+
+/// The list of members that this opening writes down.
+fn members_of(survey: &Survey, epoch: Epoch) -> Members {
+    let identities = if survey.is_new() { survey.identities() } else { survey.members.identities.clone() };
+    Members { epoch, change: 0, identities }
+}
+
+/// Writes the start record. None where another opening was faster.
+async fn begin(
+    set: &StoreSet,
+    survey: &Survey,
+    start: StartRecord,
+    members: &Members,
+) -> Result<Option<Vec<bool>>, OpenError> {
+    let counted: Vec<bool> = survey.views.iter().map(|view| view.standing == Standing::Member).collect();
+    let answers = set
+        .on_all(|store, port| {
+            let member = counted.get(store).copied().unwrap_or(false);
+            async move { if member { port.start(set.vdisk(), start, members).await.map(Some) } else { Ok(None) } }
+        })
+        .await;
+    let started: Vec<bool> = answers
+        .iter()
+        .zip(&members.identities)
+        .map(|(answer, member)| matches!((answer, member), (Ok(Some(identity)), Some(member)) if identity == member))
+        .collect();
+    let count = started.iter().filter(|started| **started).count();
+    let needed = opening_quorum(set);
+    if count >= needed {
+        return Ok(Some(started));
+    }
+    if answers.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced())) {
+        return Ok(None);
+    }
+    let missing = answers.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+    Err(TooFewStores {
+        vdisk: set.vdisk().clone(),
+        counted: count,
+        needed,
+        total: set.quorums().total(),
+        missing,
+    }
+    .into())
+}
+
+/// How many stores an opening needs.
+pub(crate) fn opening_quorum(set: &StoreSet) -> usize {
+    #[cfg(test)]
+    if let Some(broken) = crate::exploration::broken_opening_quorum(set.quorums()) {
+        return broken;
+    }
+    set.quorums().opening()
+}

@@ -1,0 +1,195 @@
+//! Bringing a store up to date: one that missed something, and one that came back empty.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tlog_proto::{AggregationNumber, Epoch};
+use tlog_quorum::{Candidate, StoreSet, Survey};
+use tlog_store::{
+    FillOutcome, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity,
+};
+
+use crate::metric;
+use crate::recovery::opening_quorum;
+
+/// What a backfill did before it ended.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    pub(crate) filled: NumberRanges,
+    pub(crate) error: Option<StoreError>,
+    /// Numbers of which too few whole shards were found.
+    pub(crate) unreadable: NumberRanges,
+}
+
+/// Puts the shards of committed numbers onto a store that lacks them, reading at most `rate` bytes per second.
+pub(crate) async fn backfill(set: StoreSet, store: usize, numbers: NumberRanges, rate: u64) -> Filled {
+    let mut done = Filled { filled: NumberRanges::new(), error: None, unreadable: NumberRanges::new() };
+    let survey = set.survey().await;
+    // Start records are on that many stores: with fewer in reach, what was ruled out might be taken for what counts.
+    if survey.require(opening_quorum(&set)).is_err() {
+        return done;
+    }
+    for number in numbers.iter().flat_map(|range| range.start().0..=range.end().0).map(AggregationNumber) {
+        match fill_one(&set, &survey, store, number).await {
+            Ok(Some(bytes)) => {
+                done.filled.insert(number);
+                metric::filled(bytes);
+                pace(bytes, rate).await;
+            }
+            Ok(None) => {
+                done.unreadable.insert(number);
+            }
+            Err(error) => {
+                done.error = Some(error);
+                break;
+            }
+        }
+    }
+    done
+}
+
+/// Rebuilds one aggregation and fills one store's slot. Answers the bytes read, none where it cannot be rebuilt.
+async fn fill_one(
+    set: &StoreSet,
+    survey: &Survey,
+    store: usize,
+    number: AggregationNumber,
+) -> Result<Option<u64>, StoreError> {
+    let (candidates, _) = set.all_shards(survey, number).await;
+    let Some(candidate) = candidates.iter().find(|candidate| candidate.is_whole()) else { return Ok(None) };
+    let Some(shard) = rebuilt_shard(candidate, store) else { return Ok(None) };
+    let Some(port) = set.stores().get(store) else { return Ok(None) };
+    set.within_limit(port, port.fill(set.vdisk(), number, shard)).await?;
+    Ok(Some(candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum()))
+}
+
+/// The shard that `store` should hold.
+pub(crate) fn rebuilt_shard(candidate: &Candidate, store: usize) -> Option<Shard> {
+    let aggregation = candidate.rebuild().ok()?;
+    let shard = aggregation.shard(store, candidate.epoch)?;
+    Some(Shard { epoch: candidate.epoch, id: aggregation.id, head: shard.head, payload: shard.payload })
+}
+
+/// Waits as long as reading so many bytes may take.
+pub(crate) async fn pace(bytes: u64, rate: u64) {
+    let wait = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+    if wait > Duration::from_millis(1) {
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A store that came back empty and has everything up to a number now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refilled {
+    pub(crate) identity: StoreIdentity,
+    pub(crate) up_to: AggregationNumber,
+}
+
+/// Why a store could not be refilled.
+#[derive(Debug)]
+pub(crate) enum RefillError {
+    Store(StoreError),
+    /// Too few other stores, or a number that cannot be rebuilt.
+    Source(String),
+}
+
+/// What the writer hands to a refill.
+#[derive(Clone, Debug)]
+pub(crate) struct RefillOrder {
+    pub(crate) set: StoreSet,
+    pub(crate) store: usize,
+    pub(crate) start: StartRecord,
+    pub(crate) members: Members,
+    pub(crate) committed: AggregationNumber,
+    pub(crate) rate: u64,
+}
+
+/// Makes an empty store ready to be a member: start records, what is committed, every committed shard. It is not a member
+/// before the writer has told all others.
+pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> {
+    let RefillOrder { set, store, start, members, committed, rate } = order;
+    let source = |why: &str| RefillError::Source(why.to_owned());
+    let survey = set.survey().await;
+    survey.require(opening_quorum(&set)).map_err(|too_few| RefillError::Source(too_few.to_string()))?;
+    let port = set.stores().get(store).cloned().ok_or_else(|| source("no such store"))?;
+    let mut records: Vec<StartRecord> =
+        survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
+    records.push(start);
+    let identity = prepare(&set, &port, &records, &members).await.map_err(RefillError::Store)?;
+    let publish = port.publish(set.vdisk(), start.epoch, committed);
+    set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
+    for number in (survey.first().0..=committed.0).map(AggregationNumber) {
+        match fill_one(&set, &survey, store, number).await.map_err(RefillError::Store)? {
+            Some(bytes) => {
+                metric::filled(bytes);
+                pace(bytes, rate).await;
+            }
+            None => return Err(RefillError::Source(format!("aggregation {number} cannot be rebuilt"))),
+        }
+    }
+    Ok(Refilled { identity, up_to: committed })
+}
+
+/// Makes the log on an empty store and copies the start records, oldest first. Answers its identity.
+async fn prepare(
+    set: &StoreSet,
+    port: &Arc<dyn ShardStore>,
+    records: &[StartRecord],
+    members: &Members,
+) -> Result<StoreIdentity, StoreError> {
+    let state = set.within_limit(port, port.status(set.vdisk())).await?;
+    let mut epoch = state.epoch;
+    let mut identity = state.identity;
+    if identity.is_none() {
+        let first = records.first().map_or(Epoch(1), |record| record.epoch);
+        identity = set.within_limit(port, port.promise(set.vdisk(), first)).await?.identity;
+        epoch = first;
+    }
+    // Records of epochs that the store has passed already were copied before, or it had them when it was a member.
+    for record in records.iter().filter(|record| record.epoch >= epoch) {
+        set.within_limit(port, port.start(set.vdisk(), *record, members)).await?;
+    }
+    let newest = records.last().map_or(Epoch(0), |record| record.epoch);
+    match identity {
+        Some(identity) if epoch <= newest => Ok(identity),
+        Some(_) => Err(StoreError::new(port.address(), StoreErrorKind::Fenced { promised: epoch })),
+        None => Err(StoreError::new(port.address(), StoreErrorKind::NoLog)),
+    }
+}
+
+/// What probing a store that was away found.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// The same store as before; it lacks these committed numbers.
+    Back { missed: NumberRanges },
+    /// It is another store now, or an empty one.
+    Blank,
+}
+
+/// Asks a store that was away, and brings its start record up to date.
+pub(crate) async fn probe(
+    set: StoreSet,
+    store: usize,
+    start: StartRecord,
+    members: Members,
+    committed: AggregationNumber,
+) -> Result<Probe, StoreError> {
+    let Some(port) = set.stores().get(store).cloned() else { return Ok(Probe::Blank) };
+    let state = set.within_limit(&port, port.status(set.vdisk())).await?;
+    let expected = members.identities.get(store).copied().flatten();
+    if state.identity.is_none() || state.identity != expected {
+        return Ok(Probe::Blank);
+    }
+    let identity = set.within_limit(&port, port.start(set.vdisk(), start, &members)).await?;
+    let same = set.within_limit(&port, port.publish(set.vdisk(), start.epoch, committed)).await?;
+    if Some(identity) != expected || Some(same) != expected {
+        return Ok(Probe::Blank);
+    }
+    let first = state.first.max(AggregationNumber(1));
+    Ok(Probe::Back { missed: state.held.missing_in(first..=committed) })
+}
+
+/// Whether a fill changed the store.
+pub(crate) fn stored(outcome: FillOutcome) -> bool {
+    outcome == FillOutcome::Stored
+}

@@ -1,0 +1,140 @@
+//! Scrub: reads every shard, finds what is missing or damaged, and puts it back.
+
+use tlog_proto::AggregationNumber;
+use tlog_quorum::{Candidate, ShardCondition, Standing, StoreSet, TooFewStores};
+use tlog_store::NumberRanges;
+
+use crate::metric;
+use crate::recovery::opening_quorum;
+use crate::repair::{pace, rebuilt_shard, stored};
+
+/// How far a scrub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubProgress {
+    /// Aggregations looked at.
+    pub done: u64,
+    /// Aggregations to look at.
+    pub total: u64,
+    /// Shards put back so far.
+    pub refilled: u64,
+}
+
+/// What a scrub found on one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreScrub {
+    /// What a person calls it.
+    pub address: String,
+    /// Whether it could be looked at: it answers and is a member.
+    pub counted: bool,
+    /// Numbers under which it held nothing, or what was ruled out.
+    pub missing: NumberRanges,
+    /// Numbers under which it held something damaged.
+    pub damaged: NumberRanges,
+    /// Of both, what was put back.
+    pub refilled: NumberRanges,
+    /// The last error while putting back.
+    pub error: Option<String>,
+}
+
+/// What a scrub found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Aggregations looked at.
+    pub aggregations: u64,
+    /// The stores, in order.
+    pub stores: Vec<StoreScrub>,
+    /// Aggregations of which too few whole shards are left.
+    pub unreadable: NumberRanges,
+}
+
+impl ScrubReport {
+    /// Whether every store holds every shard, now.
+    pub fn is_whole(&self) -> bool {
+        let store_whole = |store: &StoreScrub| {
+            store.counted && store.missing.count() + store.damaged.count() == store.refilled.count()
+        };
+        self.unreadable.is_empty() && self.stores.iter().all(store_whole)
+    }
+}
+
+/// Why a scrub could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ScrubError {
+    /// Too few stores to tell what counts.
+    #[error(transparent)]
+    TooFewStores(#[from] TooFewStores),
+}
+
+/// Scrubs everything that is committed, reading at most `rate` bytes per second. Safe beside a writer: what is committed never
+/// changes.
+pub(crate) async fn scrub(
+    set: &StoreSet,
+    rate: u64,
+    mut progress: impl FnMut(ScrubProgress),
+) -> Result<ScrubReport, ScrubError> {
+    let survey = set.survey().await;
+    survey.require(opening_quorum(set))?;
+    let (first, committed) = (survey.first(), survey.committed());
+    let total = (committed.0 + 1).saturating_sub(first.0);
+    let stores = survey
+        .views
+        .iter()
+        .map(|view| StoreScrub {
+            address: view.address.clone(),
+            counted: view.standing == Standing::Member,
+            missing: NumberRanges::new(),
+            damaged: NumberRanges::new(),
+            refilled: NumberRanges::new(),
+            error: None,
+        })
+        .collect();
+    let mut report = ScrubReport { aggregations: total, stores, unreadable: NumberRanges::new() };
+    for (done, number) in (1..).zip((first.0..=committed.0).map(AggregationNumber)) {
+        let (candidates, conditions) = set.all_shards(&survey, number).await;
+        let whole = candidates.iter().find(|candidate| candidate.is_whole());
+        if whole.is_none() {
+            report.unreadable.insert(number);
+            tracing::error!(vdisk = %set.vdisk(), %number, "too few whole shards are left to read this aggregation");
+        }
+        for (store, condition) in conditions.iter().enumerate() {
+            mend(set, number, store, condition, whole, &mut report).await;
+        }
+        let refilled = report.stores.iter().map(|store| store.refilled.count()).sum();
+        progress(ScrubProgress { done, total, refilled });
+        let read: usize = candidates.iter().flat_map(|c| c.payloads.iter().flatten()).map(|p| p.len()).sum();
+        pace(read as u64, rate).await;
+    }
+    let count = |of: fn(&StoreScrub) -> &NumberRanges| report.stores.iter().map(|store| of(store).count()).sum();
+    metric::scrubbed(count(|store| &store.missing), count(|store| &store.damaged), report.unreadable.count());
+    Ok(report)
+}
+
+/// Notes what is wrong with one slot, and puts the right shard there where that is possible.
+async fn mend(
+    set: &StoreSet,
+    number: AggregationNumber,
+    store: usize,
+    condition: &ShardCondition,
+    whole: Option<&Candidate>,
+    report: &mut ScrubReport,
+) {
+    let Some(found) = report.stores.get_mut(store) else { return };
+    match condition {
+        ShardCondition::Unreachable => return,
+        ShardCondition::Held(id) if whole.is_none_or(|candidate| candidate.head.id == *id) => return,
+        ShardCondition::Damaged(_) => found.damaged.insert(number),
+        ShardCondition::Held(_) | ShardCondition::RuledOut(_) | ShardCondition::Missing => {
+            found.missing.insert(number)
+        }
+    }
+    let (Some(candidate), Some(port)) = (whole, set.stores().get(store)) else { return };
+    let Some(shard) = rebuilt_shard(candidate, store) else { return };
+    match set.within_limit(port, port.fill(set.vdisk(), number, shard)).await {
+        Ok(outcome) if stored(outcome) => found.refilled.insert(number),
+        Ok(_) => found.error = Some(format!("aggregation {number}: the store holds it to be whole, the reader does not")),
+        Err(error) => {
+            tracing::warn!(vdisk = %set.vdisk(), %number, %error, "a shard could not be put back");
+            found.error = Some(error.to_string());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Memory that is counted before it is taken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// So many bytes, shared by whoever takes from it; taken bytes come back when their permit is dropped.
+///
+/// When somebody has to wait, everybody who holds bytes that a flush would free is told: [`Budget::pressure`] wakes
+/// those who sleep, [`Budget::is_short`] is for those who are just taking more on.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    bytes: Arc<Semaphore>,
+    size: usize,
+    waiting: AtomicUsize,
+    pressed: watch::Sender<()>,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub(crate) fn new(size: usize) -> Self {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        let bytes = Arc::new(Semaphore::new(size));
+        Self {
+            bytes,
+            size,
+            waiting: AtomicUsize::new(0),
+            pressed: watch::Sender::new(()),
+        }
+    }
+
+    /// Takes bytes if they are free.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.bytes)
+            .try_acquire_many_owned(self.permits(bytes))
+            .ok()
+    }
+
+    /// Takes bytes, waits until they are free. First come, first served.
+    pub(crate) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        if let Some(taken) = self.try_take(bytes) {
+            return taken;
+        }
+        let _waiter = Waiter::new(self);
+        let taken = Arc::clone(&self.bytes)
+            .acquire_many_owned(self.permits(bytes))
+            .await;
+        taken.expect("the semaphore is never closed")
+    }
+
+    /// Changes whenever somebody begins to wait.
+    pub(crate) fn pressure(&self) -> watch::Receiver<()> {
+        self.pressed.subscribe()
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn is_short(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Bytes that are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.size.saturating_sub(self.bytes.available_permits())
+    }
+
+    /// Nothing may want more than there is, or it would wait for ever.
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.size)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Counts one who waits, also when he gives up.
+struct Waiter<'a>(&'a Budget);
+
+impl<'a> Waiter<'a> {
+    fn new(budget: &'a Budget) -> Self {
+        budget.waiting.fetch_add(1, Ordering::SeqCst);
+        budget.pressed.send_replace(());
+        Self(budget)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The budgets that a block takes from: of its vdisk and of all, or that of all windows.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    _bytes: [Option<OwnedSemaphorePermit>; 2],
+    /// It was taken from what all windows share.
+    pub(crate) of_window: bool,
+}
+
+impl Permit {
+    /// What a block is read with.
+    pub(crate) fn unflushed(vdisk: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Self {
+        Self {
+            _bytes: [Some(vdisk), Some(all)],
+            of_window: false,
+        }
+    }
+
+    /// What a block waits in a window with.
+    pub(crate) fn window(bytes: OwnedSemaphorePermit) -> Self {
+        Self {
+            _bytes: [Some(bytes), None],
+            of_window: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_presses_until_served_or_gone() {
+        let budget = Budget::new(10);
+        let mut pressure = budget.pressure();
+        let first = budget.take(8).await;
+        assert!(!pressure.has_changed().unwrap() && budget.taken() == 8);
+        assert!(budget.try_take(3).is_none());
+
+        let mut second = Box::pin(budget.take(5));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is no room"),
+            _ = pressure.changed() => {}
+        }
+        assert!(budget.is_short());
+        drop(first);
+        let second = second.await;
+        assert!(!budget.is_short() && budget.taken() == 5);
+
+        let gave_up = tokio::time::timeout(std::time::Duration::ZERO, budget.take(6)).await;
+        assert!(gave_up.is_err() && !budget.is_short());
+        drop(second);
+        assert_eq!(budget.taken(), 0);
+        assert_eq!(
+            budget.take(1000).await.num_permits(),
+            10,
+            "more than everything is everything"
+        );
+    }
+}

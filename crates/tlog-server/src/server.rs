@@ -1,0 +1,130 @@
+//! Accepting connections, and stopping.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::connection;
+use crate::port::{LogStorage, SlaveSync};
+use crate::registry::Shared;
+use crate::settings::{ServerSettings, SettingsError};
+use crate::status::{RunReport, ServerStatus};
+
+/// A tlog server. Clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// A server that keeps what it receives in `storage`. Without `slave`, a client that asks to wait for the slave is
+    /// answered at once, with a warning in the log.
+    pub fn new(
+        settings: ServerSettings,
+        storage: Arc<dyn LogStorage>,
+        slave: Option<Arc<dyn SlaveSync>>,
+    ) -> Result<Self, SettingsError> {
+        settings.validate()?;
+        Ok(Self {
+            shared: Arc::new(Shared::new(settings, storage, slave)),
+        })
+    }
+
+    /// Serves until `shutdown` is cancelled, then
+    ///
+    /// 1. stops accepting and reading,
+    /// 2. makes everything durable that was ordered, and tells the clients,
+    /// 3. closes the logs and the connections, and
+    /// 4. answers when every task is gone, at the latest a moment after [`ServerSettings::shutdown_grace`].
+    ///
+    /// To be called once: a server that has stopped stays stopped.
+    pub async fn run(&self, listener: TcpListener, shutdown: CancellationToken) -> RunReport {
+        let shared = &self.shared;
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = shared.stop.cancelled() => {}
+            () = self.accept(&listener) => {}
+        }
+        drop(listener);
+        info!("stopping: making everything durable");
+        shared.stop.cancel();
+        shared.tasks.close();
+        if timeout(shared.settings.shutdown_grace, shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            error!(grace = ?shared.settings.shutdown_grace, "not everything could be made durable in time, giving up");
+            shared.kill.cancel();
+            shared.tasks.wait().await;
+        }
+        let report = RunReport {
+            vdisks: shared.take_reports(),
+        };
+        if report.all_durable() {
+            info!(vdisks = report.vdisks.len(), "stopped, everything is durable");
+        } else {
+            error!(vdisks = report.vdisks.len(), "stopped, not everything is durable");
+        }
+        report
+    }
+
+    /// Where everything stands, at any time.
+    pub fn status(&self) -> ServerStatus {
+        self.shared.status()
+    }
+
+    /// Accepts for ever.
+    async fn accept(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.serve(stream, peer),
+                Err(error) => {
+                    // Mostly too many open files: existing connections must get the time to end.
+                    warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        metrics::counter!("tlog_server_connections_total").increment(1);
+        let shared = Arc::clone(&self.shared);
+        let Some(counted) = Counted::new(&shared) else {
+            metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "too_many").increment(1);
+            warn!(%peer, max = shared.settings.max_connections, "too many connections, closing this one");
+            return;
+        };
+        debug!(%peer, "accepted");
+        self.shared.tasks.spawn(async move {
+            connection::serve(stream, peer, shared).await;
+            drop(counted);
+        });
+    }
+}
+
+/// One of the connections that may be open at the same time.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Option<Self> {
+        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("tlog_server_connections").increment(1.0);
+        let counted = Self(Arc::clone(shared));
+        (before < shared.settings.max_connections).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("tlog_server_connections").decrement(1.0);
+    }
+}

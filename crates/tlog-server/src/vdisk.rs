@@ -1,0 +1,671 @@
+//! The task that owns one vdisk.
+//!
+//! ```text
+//!  opening -> serving -> closing (append what is ordered, flush, close the log) -> gone
+//!                 \----> failed  (the log closed by itself: FlushFailed)        -> gone
+//! ```
+//!
+//! It awaits one event, hands it to the [`Session`], and carries out what that says. Nothing it awaits holds up the other
+//! events: appending, finding, the slave and closing are futures in slots.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tlog_proto::{Block, BlockStatus, HandshakeStatus, LogPosition, Response, Sequence, VdiskId};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::budget::{Budget, Permit};
+use crate::outbox::{Ended, Reason};
+use crate::port::{
+    BlockDigest, CloseReason, Closed, Durability, OpenError, OrderedBlock, SlaveSyncError, SlaveSyncOutcome,
+    VdiskLog,
+};
+use crate::registry::{Hello, Incoming, Registration, Verdict, lock};
+use crate::session::{Action, ConnectionId, Note, Refusal, Session, cost};
+use crate::status::VdiskReport;
+use crate::window::WindowLimits;
+
+type Slot<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+/// Opens a vdisk's log, serves connections until nobody needs it any more or it fails, and closes it.
+pub(crate) async fn run(mut registration: Registration) {
+    let shared = Arc::clone(&registration.shared);
+    let served = tokio::select! {
+        biased;
+        served = serve(&mut registration) => served,
+        () = shared.kill.cancelled() => {
+            let status = lock(&registration.status);
+            Some(VdiskReport {
+                vdisk: registration.id.clone(),
+                durable: status.durable,
+                ordered: status.ordered,
+                error: Some("the time for shutting down ran out".to_owned()),
+            })
+        }
+    };
+    if let Some(report) = served.filter(|_| shared.stop.is_cancelled()) {
+        match &report.error {
+            None => info!(vdisk = %report.vdisk, durable = ?report.durable, "closed, everything is durable"),
+            Some(error) => error!(
+                vdisk = %report.vdisk, durable = ?report.durable, ordered = ?report.ordered, error,
+                "closed, not everything is durable; clients send it again"
+            ),
+        }
+        shared.report(report);
+    }
+}
+
+/// None where the log could not be opened.
+async fn serve(registration: &mut Registration) -> Option<VdiskReport> {
+    let shared = Arc::clone(&registration.shared);
+    match shared.storage.open(&registration.id).await {
+        Ok(log) => Some(Vdisk::new(registration, log).run().await),
+        Err(error) => {
+            let status = match &error {
+                OpenError::UnknownVdisk(_) => HandshakeStatus::InvalidVdiskId,
+                OpenError::Failed(_) => HandshakeStatus::InternalServerError,
+            };
+            warn!(vdisk = %registration.id, %error, "cannot open the log");
+            if matches!(error, OpenError::Failed(_)) {
+                shared.set_last_error(&registration.status, error.to_string());
+            }
+            registration.hellos.close();
+            while let Ok(hello) = registration.hellos.try_recv() {
+                let _ = hello.verdict.send(Verdict::Refused {
+                    status,
+                    last_flushed: None,
+                });
+            }
+            None
+        }
+    }
+}
+
+struct Vdisk<'a> {
+    registration: &'a mut Registration,
+    id: VdiskId,
+    log: Arc<dyn VdiskLog>,
+    durability: watch::Receiver<Durability>,
+    session: Session<Permit>,
+    budget: Arc<Budget>,
+    pressure: [watch::Receiver<()>; 2],
+    /// Connections whose handshake has not been answered.
+    greeted: HashMap<ConnectionId, Hello>,
+    live: Option<Live>,
+    answers: Vec<Response>,
+    /// What the log is still to be told, in order.
+    steps: VecDeque<Step>,
+    /// Something was appended, or will be, after the last flush.
+    dirty: bool,
+    undurable: VecDeque<Undurable>,
+    unflushed_bytes: usize,
+    appending: Slot<Result<(), Closed>>,
+    finding: Slot<Result<Option<BlockDigest>, Closed>>,
+    closing: Closing,
+    idle_since: Option<Instant>,
+}
+
+/// The live connection.
+struct Live {
+    id: ConnectionId,
+    hello: Hello,
+    /// What has arrived and was not looked at yet.
+    arrived: VecDeque<Incoming>,
+    /// No more will arrive.
+    at_end: bool,
+    slave: Slot<Result<SlaveSyncOutcome, SlaveSyncError>>,
+    /// Commands that came while one was waiting.
+    more_slave_waits: usize,
+}
+
+impl Drop for Live {
+    /// However the task comes to forget a connection, that one ends. Where an end was given before, this one is nothing.
+    fn drop(&mut self) {
+        self.hello.outbox.end(Ended::Finished(Reason::LogClosed));
+    }
+}
+
+enum Step {
+    Append(OrderedBlock),
+    Flush,
+}
+
+/// A block on its way to being durable; holds its memory until then.
+struct Undurable {
+    position: LogPosition,
+    bytes: usize,
+    since: Instant,
+    _permit: Permit,
+}
+
+enum Closing {
+    No,
+    /// As soon as the log has been told everything.
+    Soon,
+    Now(Pin<Box<dyn Future<Output = Result<(), Closed>> + Send>>),
+}
+
+impl<'a> Vdisk<'a> {
+    fn new(registration: &'a mut Registration, log: Arc<dyn VdiskLog>) -> Self {
+        let settings = &registration.shared.settings;
+        let limits = WindowLimits {
+            span: settings.max_window_span,
+            bytes: settings.max_window_bytes,
+        };
+        let budget = Arc::new(Budget::new(settings.max_unflushed_bytes));
+        let pressure = [budget.pressure(), registration.shared.unflushed.pressure()];
+        let end = log.end();
+        info!(vdisk = %registration.id, generation = %end.generation, last = ?end.last, "log opened");
+        Self {
+            id: registration.id.clone(),
+            durability: log.durability(),
+            session: Session::new(end, limits),
+            log,
+            budget,
+            pressure,
+            registration,
+            greeted: HashMap::new(),
+            live: None,
+            answers: Vec::new(),
+            steps: VecDeque::new(),
+            dirty: false,
+            undurable: VecDeque::new(),
+            unflushed_bytes: 0,
+            appending: None,
+            finding: None,
+            closing: Closing::No,
+            idle_since: None,
+        }
+    }
+
+    async fn run(mut self) -> VdiskReport {
+        let shared = Arc::clone(&self.registration.shared);
+        let mut stopping = false;
+        // The log's durability cannot change any more.
+        let mut said_all = false;
+        loop {
+            self.settle();
+            self.close_when_done(stopping);
+            self.publish();
+            let serving = matches!(self.closing, Closing::No);
+            let idle_at = self.idle_since.map(|since| since + shared.settings.vdisk_idle);
+            let [own_pressure, common_pressure] = &mut self.pressure;
+            tokio::select! {
+                biased;
+                changed = self.durability.changed(), if !said_all => {
+                    said_all = changed.is_err();
+                    let Durability { durable, closed } = self.durability.borrow_and_update().clone();
+                    let asked = matches!(self.closing, Closing::Now(_));
+                    match closed {
+                        Some(reason) if !(asked && reason == CloseReason::Requested) => {
+                            return self.fail(reason).await;
+                        }
+                        None if said_all && !asked => {
+                            let gone = "it went away without saying why".to_owned();
+                            return self.fail(CloseReason::Failed(gone)).await;
+                        }
+                        _ => self.handle_durable(durable),
+                    }
+                }
+                appended = wait_for(&mut self.appending) => {
+                    if let Err(Closed(reason)) = appended {
+                        return self.fail(reason).await;
+                    }
+                }
+                closed = closed(&mut self.closing) => return self.closed(closed),
+                found = wait_for(&mut self.finding) => match found {
+                    Ok(found) => self.session.handle_found(found),
+                    Err(Closed(reason)) => return self.fail(reason).await,
+                },
+                () = shared.stop.cancelled(), if !stopping => stopping = true,
+                hello = self.registration.hellos.recv(), if serving && !stopping => {
+                    if let Some(hello) = hello {
+                        self.handle_hello(hello);
+                    }
+                }
+                // The budgets outlive this task, so these never fail.
+                _ = own_pressure.changed() => {}
+                _ = common_pressure.changed() => {}
+                event = from_live(&mut self.live, self.session.is_comparing()) => match event {
+                    LiveEvent::Slave(synced) => self.handle_slave(synced),
+                    LiveEvent::Arrived(batch) => self.handle_arrived(batch, stopping),
+                },
+                () = at(idle_at), if serving => {
+                    debug!(vdisk = %self.id, "idle, closing the log");
+                    self.closing = Closing::Soon;
+                }
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, hello: Hello) {
+        let greeting = hello.greeting;
+        debug!(vdisk = %self.id, peer = %hello.peer, ?greeting, next = ?self.session.ordered(), "handshake");
+        self.greeted.insert(greeting.connection, hello);
+        self.session.handle_greeting(greeting);
+    }
+
+    fn handle_arrived(&mut self, batch: Option<Vec<Incoming>>, stopping: bool) {
+        let Some(live) = &mut self.live else { return };
+        match batch {
+            Some(batch) => live.arrived.extend(batch),
+            None if stopping => live.at_end = true,
+            None => {
+                let id = live.id;
+                self.live = None;
+                self.finding = None;
+                self.session.handle_gone(id);
+            }
+        }
+    }
+
+    fn handle_durable(&mut self, durable: Option<LogPosition>) {
+        let Some(durable) = durable else { return };
+        let mut newest = None;
+        while let Some(front) = self.undurable.pop_front_if(|front| front.position <= durable) {
+            self.unflushed_bytes = self.unflushed_bytes.saturating_sub(front.bytes);
+            newest = Some(front.since);
+        }
+        if let Some(since) = newest {
+            metrics::histogram!("tlog_server_durable_seconds").record(since.elapsed().as_secs_f64());
+        }
+        self.session.handle_durable(durable);
+    }
+
+    fn handle_slave(&mut self, synced: Result<SlaveSyncOutcome, SlaveSyncError>) {
+        let Some(live) = &mut self.live else { return };
+        let (id, peer) = (&self.id, live.hello.peer);
+        match synced {
+            Ok(SlaveSyncOutcome::Synced) => {
+                info!(vdisk = %id, %peer, "the slave holds everything; its syncer has stopped")
+            }
+            Ok(SlaveSyncOutcome::NoSlave) => {
+                warn!(vdisk = %id, %peer, "asked to wait for a slave, and there is none")
+            }
+            Err(error) => {
+                // The protocol has no answer for this. A client that waits for ever would be worse off.
+                error!(vdisk = %id, %peer, %error, "closing the connection that waits for the slave");
+                let text = error.to_string();
+                live.hello.outbox.end(Ended::Finished(Reason::SlaveSyncFailed));
+                return self
+                    .registration
+                    .shared
+                    .set_last_error(&self.registration.status, text);
+            }
+        }
+        self.session.handle_slave_synced();
+        if let Some(more) = live.more_slave_waits.checked_sub(1) {
+            live.more_slave_waits = more;
+            self.session.handle_wait_slave_sync();
+        }
+    }
+
+    /// Looks at what has arrived, as far as it may, and carries out what is to be done.
+    fn settle(&mut self) {
+        self.act();
+        while !self.session.is_comparing()
+            && let Some(incoming) = self.live.as_mut().and_then(|live| live.arrived.pop_front())
+        {
+            match incoming {
+                Incoming::Block(block, permit) => self.handle_block(block, permit),
+                Incoming::ForceFlush(sequence) => self.session.handle_force_flush(sequence),
+                Incoming::WaitSlaveSync => self.session.handle_wait_slave_sync(),
+            }
+            self.act();
+        }
+        // Somebody waits for room, and what sits in a log that is not asked to flush gives none.
+        if self.dirty && (self.budget.is_short() || self.registration.shared.unflushed.is_short()) {
+            self.flush();
+        }
+        self.append();
+        if let Some(live) = &self.live {
+            live.hello.outbox.push_all(&self.answers);
+        }
+        self.answers.clear();
+    }
+
+    fn handle_block(&mut self, block: Block, permit: Permit) {
+        if !self.session.would_wait(block.sequence) {
+            return self.session.handle_block(block, permit);
+        }
+        // What waits must not hold what the block that it waits for needs.
+        match self.registration.shared.windows.try_take(cost(&block)) {
+            Some(bytes) => self.session.handle_block(block, Permit::window(bytes)),
+            None => self.session.handle_block_without_room(block.sequence),
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            match action {
+                Action::Answer(response) => self.answer(response),
+                Action::Append(block, permit) => self.ordered(block, permit),
+                Action::Flush => self.flush(),
+                Action::Accept {
+                    connection,
+                    last_flushed,
+                } => {
+                    if let Some(hello) = self.greeted.remove(&connection) {
+                        self.accept(hello, last_flushed);
+                    }
+                }
+                Action::Refuse {
+                    connection,
+                    why,
+                    last_flushed,
+                } => {
+                    if let Some(hello) = self.greeted.remove(&connection) {
+                        self.refuse(hello, why, last_flushed);
+                    }
+                }
+                Action::Replace(connection) => self.replace(connection),
+                Action::Find(position) => {
+                    let log = Arc::clone(&self.log);
+                    self.finding = Some(Box::pin(async move { log.find(position).await }));
+                }
+                Action::WaitSlave(position) => self.wait_for_slave(position),
+                Action::Note(note) => self.note(note),
+            }
+        }
+    }
+
+    fn answer(&mut self, response: Response) {
+        if response.status == BlockStatus::FlushOk {
+            metrics::counter!("tlog_server_blocks_flushed_total").increment(response.sequences.len() as u64);
+            if let Some(last) = self
+                .answers
+                .last_mut()
+                .filter(|last| last.status == BlockStatus::FlushOk)
+            {
+                return last.sequences.extend(response.sequences);
+            }
+        }
+        self.answers.push(response);
+    }
+
+    fn ordered(&mut self, block: OrderedBlock, permit: Permit) {
+        let bytes = cost(&block.block);
+        let permit = if permit.of_window {
+            self.leave_window(bytes).unwrap_or(permit)
+        } else {
+            permit
+        };
+        let position = block.position();
+        self.unflushed_bytes += bytes;
+        self.undurable.push_back(Undurable {
+            position,
+            bytes,
+            since: Instant::now(),
+            _permit: permit,
+        });
+        self.steps.push_back(Step::Append(block));
+        self.dirty = true;
+    }
+
+    /// A block that has waited takes from where the others do, if there is room; else it stays counted as waiting.
+    fn leave_window(&self, bytes: usize) -> Option<Permit> {
+        let own = self.budget.try_take(bytes)?;
+        Some(Permit::unflushed(
+            own,
+            self.registration.shared.unflushed.try_take(bytes)?,
+        ))
+    }
+
+    fn flush(&mut self) {
+        self.steps.push_back(Step::Flush);
+        self.dirty = false;
+        if self.appending.is_some() {
+            self.log.flush(); // an append that waits for room gets it sooner
+        }
+    }
+
+    fn append(&mut self) {
+        if self.appending.is_none() && !self.steps.is_empty() {
+            let (log, steps) = (Arc::clone(&self.log), std::mem::take(&mut self.steps));
+            self.appending = Some(Box::pin(async move {
+                for step in steps {
+                    match step {
+                        Step::Append(block) => log.append(block).await?,
+                        Step::Flush => log.flush(),
+                    }
+                }
+                Ok(())
+            }));
+        }
+    }
+
+    fn accept(&mut self, mut hello: Hello, last_flushed: Option<Sequence>) {
+        let id = hello.greeting.connection;
+        info!(vdisk = %self.id, peer = %hello.peer, first = %hello.greeting.first, ?last_flushed, "connected");
+        let (unused, _) = oneshot::channel();
+        let verdict = std::mem::replace(&mut hello.verdict, unused);
+        if verdict
+            .send(Verdict::Accepted {
+                last_flushed,
+                budget: Arc::clone(&self.budget),
+            })
+            .is_err()
+        {
+            return self.session.handle_gone(id);
+        }
+        self.live = Some(Live {
+            id,
+            hello,
+            arrived: VecDeque::new(),
+            at_end: false,
+            slave: None,
+            more_slave_waits: 0,
+        });
+    }
+
+    fn refuse(&mut self, hello: Hello, why: Refusal, last_flushed: Option<Sequence>) {
+        match why {
+            Refusal::Gap { first, next } => {
+                let counter = metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "gap");
+                counter.increment(1);
+                warn!(
+                    vdisk = %self.id, peer = %hello.peer, %first, %next,
+                    "refused: the client begins at {first}, and the log goes on at {next}"
+                );
+            }
+            Refusal::LogClosed => warn!(vdisk = %self.id, peer = %hello.peer, "refused: the log has closed"),
+        }
+        let status = HandshakeStatus::InternalServerError;
+        let _ = hello.verdict.send(Verdict::Refused { status, last_flushed });
+    }
+
+    fn replace(&mut self, connection: ConnectionId) {
+        self.finding = None;
+        if let Some(hello) = self.greeted.remove(&connection) {
+            let _ = hello.verdict.send(Verdict::Replaced);
+        }
+        if let Some(live) = self.live.take_if(|live| live.id == connection) {
+            info!(vdisk = %self.id, peer = %live.hello.peer, "closing this connection: another one has taken over");
+            live.hello.outbox.end(Ended::Aborted(Reason::Replaced));
+        }
+    }
+
+    fn wait_for_slave(&mut self, position: Option<LogPosition>) {
+        let Some(live) = &mut self.live else { return };
+        if live.slave.is_some() {
+            live.more_slave_waits += 1;
+            return;
+        }
+        let (slave, id) = (self.registration.shared.slave.clone(), self.id.clone());
+        live.slave = Some(Box::pin(async move {
+            match slave {
+                Some(slave) => slave.wait_and_stop(&id, position).await,
+                None => Ok(SlaveSyncOutcome::NoSlave),
+            }
+        }));
+    }
+
+    fn note(&mut self, note: Note) {
+        let peer = self.live.as_ref().map(|live| live.hello.peer);
+        match note {
+            Note::Duplicate => metrics::counter!("tlog_server_duplicate_blocks_total").increment(1),
+            Note::NewGeneration { position, before } => {
+                metrics::counter!("tlog_server_generations_total").increment(1);
+                info!(vdisk = %self.id, ?peer, %position, ?before, "a new generation begins");
+            }
+            Note::NotHeld { sequence, why } => {
+                let reason = why.name();
+                metrics::counter!("tlog_server_blocks_refused_total", "reason" => reason).increment(1);
+                warn!(vdisk = %self.id, ?peer, %sequence, reason, "block refused, the client is to send it again");
+            }
+        }
+    }
+
+    /// Begins to close where nothing more can come, and closes where the log has been told everything.
+    fn close_when_done(&mut self, stopping: bool) {
+        let nothing_comes = self
+            .live
+            .as_ref()
+            .is_none_or(|live| live.at_end && live.arrived.is_empty() && !self.session.is_comparing());
+        if stopping && nothing_comes && matches!(self.closing, Closing::No) {
+            self.closing = Closing::Soon;
+        }
+        if matches!(self.closing, Closing::Soon) && self.appending.is_none() && self.steps.is_empty() {
+            let log = Arc::clone(&self.log);
+            self.closing = Closing::Now(Box::pin(async move { log.close().await }));
+        }
+        let in_use = self.live.is_some() || !self.greeted.is_empty() || !self.undurable.is_empty();
+        self.idle_since = if in_use {
+            None
+        } else {
+            self.idle_since.or_else(|| Some(Instant::now()))
+        };
+    }
+
+    fn publish(&self) {
+        let shared = &self.registration.shared;
+        metrics::gauge!("tlog_server_unflushed_bytes").set(shared.unflushed.taken() as f64);
+        metrics::gauge!("tlog_server_window_bytes").set(shared.windows.taken() as f64);
+        let (window_blocks, window_bytes) = self.session.waiting();
+        let mut status = lock(&self.registration.status);
+        status.peer = self.live.as_ref().map(|live| live.hello.peer);
+        status.received = self.session.received();
+        status.ordered = self.session.ordered();
+        status.durable = self.session.durable();
+        status.unflushed_bytes = self.unflushed_bytes;
+        status.window_blocks = window_blocks;
+        status.window_bytes = window_bytes;
+    }
+
+    /// The log has closed because we asked.
+    fn closed(mut self, closed: Result<(), Closed>) -> VdiskReport {
+        let Durability { durable, .. } = self.durability.borrow().clone();
+        let error = match closed {
+            Ok(()) => {
+                self.handle_durable(durable);
+                None
+            }
+            Err(Closed(reason)) => Some(self.give_up(reason)),
+        };
+        self.settle();
+        self.publish();
+        if let Some(live) = &self.live {
+            let reason = if error.is_some() {
+                Reason::LogClosed
+            } else {
+                Reason::Shutdown
+            };
+            live.hello.outbox.end(Ended::Finished(reason));
+        }
+        self.report(error)
+    }
+
+    /// The log has closed by itself.
+    async fn fail(mut self, reason: CloseReason) -> VdiskReport {
+        let error = self.give_up(reason);
+        self.settle();
+        self.publish();
+        if let Some(live) = self.live.take() {
+            live.hello.outbox.end(Ended::Finished(Reason::LogClosed));
+        }
+        let _ = self.log.close().await; // answers at once; why it closed is known
+        self.report(Some(error))
+    }
+
+    fn give_up(&mut self, reason: CloseReason) -> String {
+        error!(vdisk = %self.id, %reason, durable = ?self.session.durable(), "the log has closed; clients come back");
+        metrics::counter!("tlog_server_logs_failed_total", "reason" => kind(&reason)).increment(1);
+        if let CloseReason::Failed(_) = reason {
+            // What became durable before that is durable. Once fenced, nothing is said any more.
+            let durable = self.durability.borrow().durable;
+            self.handle_durable(durable);
+        }
+        if let Some(live) = &mut self.live {
+            live.arrived.clear();
+        }
+        self.steps.clear();
+        self.appending = None;
+        self.session.handle_log_closed();
+        let text = Closed(reason).to_string();
+        self.registration
+            .shared
+            .set_last_error(&self.registration.status, text.clone());
+        text
+    }
+
+    fn report(&self, error: Option<String>) -> VdiskReport {
+        let (durable, ordered) = (self.session.durable(), self.session.ordered());
+        VdiskReport {
+            vdisk: self.id.clone(),
+            durable,
+            ordered,
+            error,
+        }
+    }
+}
+
+fn kind(reason: &CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Requested => "requested",
+        CloseReason::Fenced => "fenced",
+        CloseReason::Failed(_) => "failed",
+    }
+}
+
+/// Waits for what is in a slot and takes it out. Cancel safe.
+async fn wait_for<T>(slot: &mut Slot<T>) -> T {
+    let Some(future) = slot else {
+        return pending().await;
+    };
+    let output = future.await;
+    *slot = None;
+    output
+}
+
+async fn closed(closing: &mut Closing) -> Result<(), Closed> {
+    match closing {
+        Closing::Now(closed) => closed.await,
+        Closing::No | Closing::Soon => pending().await,
+    }
+}
+
+enum LiveEvent {
+    Slave(Result<SlaveSyncOutcome, SlaveSyncError>),
+    /// None where no more comes.
+    Arrived(Option<Vec<Incoming>>),
+}
+
+/// What happens next with the live connection. While a block is compared, what arrives waits. Cancel safe.
+async fn from_live(live: &mut Option<Live>, comparing: bool) -> LiveEvent {
+    let Some(live) = live else { return pending().await };
+    tokio::select! {
+        synced = wait_for(&mut live.slave) => LiveEvent::Slave(synced),
+        batch = live.hello.inbound.recv(), if !comparing && !live.at_end => LiveEvent::Arrived(batch),
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,15 @@
+//! The composition root: everything that `tlog-server` and `tlog` are made of and that only makes sense where all crates
+//! meet.
+//!
+//! - [`settings`]: defaults, file, environment, flags.
+//! - [`keys`]: the key file.
+//! - [`moment`]: moments as a person writes them.
+//! - [`logging`]: log lines.
+//!
+//! What it deliberately does not do: anything that one of the other crates could do. It names adapters, wires them
+//! together, and talks to people.
+
+pub mod keys;
+pub mod logging;
+pub mod moment;
+pub mod settings;
