@@ -80,7 +80,9 @@ pub enum ConnectError {
         server: Version,
     },
     /// The server does not know the vdisk.
-    #[error("the server does not know vdisk {vdisk}; add it to the server's config source, or check the name")]
+    #[error(
+        "the server does not know vdisk {vdisk}; add it to the server's config source, or check the name"
+    )]
     UnknownVdisk {
         /// The vdisk asked for.
         vdisk: VdiskId,

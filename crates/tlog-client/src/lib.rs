@@ -30,6 +30,7 @@
 
 mod client;
 mod connection;
+mod durable;
 mod error;
 mod event;
 mod handshake;
@@ -40,7 +41,8 @@ mod shared;
 mod state;
 mod stats;
 
-pub use client::{Client, Durable};
+pub use client::Client;
+pub use durable::Durable;
 pub use error::{
     AppendError, ConnectError, EndCause, Ending, FlushError, ResendError, SlaveSyncError, Unacknowledged,
 };

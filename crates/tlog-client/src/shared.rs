@@ -12,7 +12,9 @@ use tlog_proto::{Block, BlockHash, BlockIndex, Operation, Sequence, Timestamp};
 use tokio::sync::{Notify, Semaphore, broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{AppendError, BLOCK_OVERHEAD, EndCause, Ending, Event, Events, FlushError, Stats, Unacknowledged};
+use crate::{
+    AppendError, BLOCK_OVERHEAD, EndCause, Ending, Event, Events, FlushError, Stats, Unacknowledged,
+};
 
 pub(crate) struct Shared {
     intake: Mutex<Intake>,
@@ -56,7 +58,11 @@ pub(crate) struct Ended {
 
 /// Something handed over.
 pub(crate) enum Handed {
-    Block { block: Block, cost: usize, ticket: Ticket },
+    Block {
+        block: Block,
+        cost: usize,
+        ticket: Ticket,
+    },
     ForceFlush(Sequence),
     WaitSlaveSync(oneshot::Sender<()>),
 }
@@ -70,7 +76,13 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Result<(), Unacknowledged>>) {
         let (done, outcome) = oneshot::channel();
-        (Self { done, handed_over: Instant::now() }, outcome)
+        (
+            Self {
+                done,
+                handed_over: Instant::now(),
+            },
+            outcome,
+        )
     }
 }
 
@@ -113,14 +125,21 @@ impl Shared {
     pub(crate) fn new(first: Sequence, max_unflushed_bytes: usize) -> Self {
         let room_bytes = max_unflushed_bytes.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            intake: Mutex::new(Intake { next: first, ..Intake::default() }),
+            intake: Mutex::new(Intake {
+                next: first,
+                ..Intake::default()
+            }),
             wake: Notify::new(),
             room: Semaphore::new(room_bytes),
             room_bytes,
             command_slots: Semaphore::new(Self::COMMANDS),
             slave_sync_slots: Semaphore::new(Self::SLAVE_SYNCS),
             waiting_for_room: AtomicUsize::new(0),
-            progress: watch::Sender::new(Progress { first_unacknowledged: first, refused: None, ending: None }),
+            progress: watch::Sender::new(Progress {
+                first_unacknowledged: first,
+                refused: None,
+                ending: None,
+            }),
             events: broadcast::Sender::new(Events::CAPACITY),
             close: CancellationToken::new(),
         }
@@ -177,20 +196,41 @@ impl Intake {
             return Err(AppendError::NoSequenceLeft);
         }
         match own {
-            Some(given) if given != self.next => Err(AppendError::NotNext { given, expected: self.next }),
+            Some(given) if given != self.next => Err(AppendError::NotNext {
+                given,
+                expected: self.next,
+            }),
             _ => Ok(()),
         }
     }
 
     /// Numbers a block and queues it.
-    pub(crate) fn hand_over(&mut self, draft: Draft, cost: usize, ticket: Ticket) -> Result<Sequence, AppendError> {
+    pub(crate) fn hand_over(
+        &mut self,
+        draft: Draft,
+        cost: usize,
+        ticket: Ticket,
+    ) -> Result<Sequence, AppendError> {
         self.check(draft.own.map(|(sequence, _)| sequence))?;
-        let Draft { own, index, operation, hash, data } = draft;
+        let Draft {
+            own,
+            index,
+            operation,
+            hash,
+            data,
+        } = draft;
         let (sequence, timestamp) = own.unwrap_or_else(|| (self.next, now()));
         self.next = sequence.next();
         self.handed_blocks += 1;
         self.handed_bytes += data.len() as u64;
-        let block = Block { sequence, index, operation, timestamp, hash, data };
+        let block = Block {
+            sequence,
+            index,
+            operation,
+            timestamp,
+            hash,
+            data,
+        };
         self.queue.push(Handed::Block { block, cost, ticket });
         Ok(sequence)
     }
@@ -206,6 +246,8 @@ impl Drop for WaitsForRoom<'_> {
 }
 
 fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }

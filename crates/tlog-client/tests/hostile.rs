@@ -12,13 +12,22 @@ use tlog_proto::{BlockStatus, Limits, Response, Sequence};
 
 /// How the connection ends after the server sends these bytes in answer to a block, and perhaps closes.
 async fn ended_by(bytes: &[u8], and_closes: bool) -> Ending {
-    let limits = Limits { max_block_bytes: 64 << 10, ..Limits::default() };
-    let (client, mut peer) = connected(ClientOptions { limits, ..ClientOptions::default() }).await;
+    let limits = Limits {
+        max_block_bytes: 64 << 10,
+        ..Limits::default()
+    };
+    let (client, mut peer) = connected(ClientOptions {
+        limits,
+        ..ClientOptions::default()
+    })
+    .await;
     client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(1).await;
     peer.send_bytes(bytes).await;
-    let _open = if and_closes { None } else { Some(peer) };
-    let Err(FlushError::Ended(ending)) = client.durable_up_to(Sequence(1)).await else { panic!("it goes on") };
+    let _open = (!and_closes).then_some(peer);
+    let Err(FlushError::Ended(ending)) = client.durable_up_to(Sequence(1)).await else {
+        panic!("it goes on")
+    };
     assert_eq!(ending.unacknowledged().to_string(), "1");
     assert_eq!(client.unflushed().await.len(), 1);
     ending
@@ -33,7 +42,11 @@ fn protocol_error(ending: &Ending) -> &'static str {
 
 fn response(status: BlockStatus, sequences: impl IntoIterator<Item = u64>) -> BytesMut {
     let mut wire = BytesMut::new();
-    Response { status, sequences: sequences.into_iter().map(Sequence).collect() }.encode_into(&mut wire);
+    Response {
+        status,
+        sequences: sequences.into_iter().map(Sequence).collect(),
+    }
+    .encode_into(&mut wire);
     wire
 }
 
@@ -51,12 +64,24 @@ async fn malformed_oversized_and_cut_messages_end_the_connection() {
     let mut malformed = response(BlockStatus::FlushOk, [1]);
     malformed[12] = 0xff; // the root pointer
     assert_eq!(protocol_error(&ended_by(&malformed, false).await), "malformed");
-    assert_eq!(protocol_error(&ended_by(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], false).await), "too_large");
-    assert_eq!(protocol_error(&ended_by(&[0xff, 0xff, 0xff, 0xff], false).await), "too_many_segments");
+    assert_eq!(
+        protocol_error(&ended_by(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], false).await),
+        "too_large"
+    );
+    assert_eq!(
+        protocol_error(&ended_by(&[0xff, 0xff, 0xff, 0xff], false).await),
+        "too_many_segments"
+    );
     let whole = response(BlockStatus::FlushOk, [1]);
-    assert_eq!(protocol_error(&ended_by(&whole[..whole.len() - 1], true).await), "truncated");
+    assert_eq!(
+        protocol_error(&ended_by(&whole[..whole.len() - 1], true).await),
+        "truncated"
+    );
     // Within the limits and announced in full, but most of it never comes: no memory, no acknowledgement.
-    assert_eq!(protocol_error(&ended_by(&[0, 0, 0, 0, 0, 0x1f, 0, 0, 1], true).await), "truncated");
+    assert_eq!(
+        protocol_error(&ended_by(&[0, 0, 0, 0, 0, 0x1f, 0, 0, 1], true).await),
+        "truncated"
+    );
 }
 
 #[tokio::test]
@@ -88,16 +113,23 @@ async fn responses_about_nothing_we_sent_are_counted_and_change_nothing() {
     peer.ack_flush([1, 1]).await;
     handle.await.unwrap();
     let stats = client.stats();
-    assert_eq!((stats.unexpected_responses, stats.repeated_responses), (4 + 1 + 1 + 1 + 1 + 19_990, 1));
+    assert_eq!(
+        (stats.unexpected_responses, stats.repeated_responses),
+        (4 + 1 + 1 + 1 + 1 + 19_990, 1)
+    );
     assert_eq!(stats.durable_blocks, 1);
     assert_eq!(client.set(at(1), vec![1]).await.unwrap().sequence(), Sequence(2));
     peer.expect_block(2).await;
 }
 
 /// A client whose server reads nothing any more, with more handed over than sockets can hold.
-async fn never_read(write_timeout: Duration) -> (Client, Peer) {
+async fn never_read() -> (Client, Peer) {
     let max_unflushed_bytes = 32 << 20;
-    let options = ClientOptions { max_unflushed_bytes, write_timeout, ..ClientOptions::default() };
+    let options = ClientOptions {
+        max_unflushed_bytes,
+        write_timeout,
+        ..ClientOptions::default()
+    };
     let (client, peer) = connected(options).await;
     let data = Bytes::from(vec![1; 1 << 20]);
     while client.try_set(at(0), data.clone()).is_ok() {
@@ -109,28 +141,18 @@ async fn never_read(write_timeout: Duration) -> (Client, Peer) {
 
 #[tokio::test]
 async fn a_server_that_never_reads_costs_a_bounded_amount_and_is_given_up() {
-    let (client, _peer) = never_read(Duration::from_millis(100)).await;
-    let Err(FlushError::Ended(ending)) = client.flush().await else { panic!("durable?") };
+    let (client, _peer) = never_read().await;
+    tokio::time::pause(); // the hour passes as soon as nothing moves
+    let Err(FlushError::Ended(ending)) = client.flush().await else {
+        panic!("durable?")
+    };
     assert!(matches!(ending.cause(), EndCause::Stalled(_)), "{ending}");
     assert_eq!(client.unflushed().await.len(), 31);
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_read_but_talks_is_alive() {
-    let (client, mut peer) = never_read(Duration::from_millis(100)).await;
-    // Three times the timeout, in steps below it; the point is that time passes, not that something is waited for.
-    for _ in 0..15 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        peer.ack_received(1).await;
-    }
-    assert!(client.stats().sent_blocks > 0);
-    assert!(client.try_set(at(0), vec![1; 1 << 20]).is_err_and(|error| error.to_string().contains("not durable")));
-    client.close().await;
-}
-
-#[tokio::test]
 async fn closing_and_asking_work_at_once_while_the_server_reads_nothing() {
-    let (client, _peer) = never_read(Duration::from_secs(3600)).await;
+    let (client, _peer) = never_read().await;
     assert_eq!(client.unflushed().await.len(), 31);
     let waits = tokio::spawn({
         let client = client.clone();

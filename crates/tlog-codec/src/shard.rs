@@ -155,6 +155,11 @@ impl ShardHead {
         Ok(parsed)
     }
 
+    /// Bytes of the head part as it is stored.
+    pub fn stored_len(&self) -> usize {
+        PREFIX_LEN + self.common.len()
+    }
+
     /// Checks the payload that was stored with it. Needs no key.
     pub fn verify_payload(&self, payload: &[u8]) -> Result<(), PayloadError> {
         self.compare(payload, || blake2b_256(&[payload]))

@@ -53,12 +53,23 @@ struct Run {
 
 impl<P> Aggregator<P> {
     pub(crate) fn new(max_blocks: usize, max_bytes: usize, max_age: Duration) -> Self {
-        Self { max_blocks, max_bytes, max_age, queue: VecDeque::new(), run: Run::default(), flush: 0 }
+        Self {
+            max_blocks,
+            max_bytes,
+            max_age,
+            queue: VecDeque::new(),
+            run: Run::default(),
+            flush: 0,
+        }
     }
 
     /// The next block of the log.
     pub(crate) fn handle_block(&mut self, now: Instant, block: PositionedBlock, permit: P) {
-        self.queue.push_back(Waiting { block, permit, since: now });
+        self.queue.push_back(Waiting {
+            block,
+            permit,
+            since: now,
+        });
         self.extend_run();
     }
 
@@ -70,12 +81,16 @@ impl<P> Aggregator<P> {
     /// The next aggregation, if one is due.
     pub(crate) fn poll_batch(&mut self, now: Instant) -> Option<Batch<P>> {
         let front = self.queue.front()?;
-        let due = self.run.closed || self.flush > 0 || now.saturating_duration_since(front.since) >= self.max_age;
+        let due =
+            self.run.closed || self.flush > 0 || now.saturating_duration_since(front.since) >= self.max_age;
         if !due {
             return None;
         }
         let (generation, session) = (front.block.generation, front.block.session);
-        let (mut blocks, mut permits) = (Vec::with_capacity(self.run.blocks), Vec::with_capacity(self.run.blocks));
+        let (mut blocks, mut permits) = (
+            Vec::with_capacity(self.run.blocks),
+            Vec::with_capacity(self.run.blocks),
+        );
         for waiting in self.queue.drain(..self.run.blocks) {
             blocks.push(waiting.block.block);
             permits.push(waiting.permit);
@@ -83,7 +98,12 @@ impl<P> Aggregator<P> {
         self.flush = self.flush.saturating_sub(blocks.len());
         self.run = Run::default();
         self.extend_run();
-        Some(Batch { generation, session, blocks, permits })
+        Some(Batch {
+            generation,
+            session,
+            blocks,
+            permits,
+        })
     }
 
     /// When the oldest block will have waited long enough.
@@ -101,7 +121,9 @@ impl<P> Aggregator<P> {
 
     fn extend_run(&mut self) {
         while !self.run.closed {
-            let Some(next) = self.queue.get(self.run.blocks) else { break };
+            let Some(next) = self.queue.get(self.run.blocks) else {
+                break;
+            };
             let bytes = self.run.bytes + next.block.block.size();
             let same = |a: &PositionedBlock, b: &PositionedBlock| {
                 a.generation == b.generation
@@ -110,7 +132,10 @@ impl<P> Aggregator<P> {
             };
             let fits = self.run.blocks == 0
                 || (bytes <= self.max_bytes
-                    && self.queue.front().is_some_and(|front| same(&front.block, &next.block)));
+                    && self
+                        .queue
+                        .front()
+                        .is_some_and(|front| same(&front.block, &next.block)));
             if !fits {
                 self.run.closed = true;
                 break;
@@ -144,7 +169,11 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Block { new_generation: bool, new_session: bool, bytes: usize },
+        Block {
+            new_generation: bool,
+            new_session: bool,
+            bytes: usize,
+        },
         Flush,
         Wait(u64),
         Poll,

@@ -34,6 +34,6 @@ mod testing;
 pub use log::{AppendError, CloseReason, Durability, Log, LogEnd, PositionedBlock};
 pub use lookup::LookupError;
 pub use recovery::OpenError;
-pub use scrub::{ScrubError, ScrubProgress, ScrubReport, StoreScrub};
+pub use scrub::{ScrubError, ScrubProgress, ScrubReport, StoreScrub, scrub};
 pub use settings::{InvalidSettings, LogSettings};
 pub use status::{LaneState, LogStatus, StoreStatus};

@@ -36,20 +36,34 @@ impl Lookup {
         last: AggregationNumber,
         position: LogPosition,
     ) -> Result<Option<BlockEntry>, LookupError> {
-        if !self.last.as_ref().is_some_and(|(header, _)| covers(header, position)) {
+        if !self
+            .last
+            .as_ref()
+            .is_some_and(|(header, _)| covers(header, position))
+        {
             let survey = set.survey().await;
-            let Some(head) = first_where(set, &survey, last, |header| end_of(header) >= position).await? else {
+            let Some(head) = first_where(set, &survey, last, |header| end_of(header) >= position).await?
+            else {
                 return Ok(None);
             };
             if !covers(&head.header, position) {
                 return Ok(None);
             }
             let number = head.header.number;
-            let manifest = opener.manifest(&head).map_err(|source| LookupError::Open { number, source })?;
+            let manifest = opener
+                .manifest(&head)
+                .map_err(|source| LookupError::Open { number, source })?;
             self.last = Some((head.header, manifest));
         }
-        let entries = self.last.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default();
-        Ok(entries.iter().find(|entry| entry.sequence == position.sequence).copied())
+        let entries = self
+            .last
+            .as_ref()
+            .map(|(_, entries)| entries.as_slice())
+            .unwrap_or_default();
+        Ok(entries
+            .iter()
+            .find(|entry| entry.sequence == position.sequence)
+            .copied())
     }
 }
 
@@ -65,7 +79,10 @@ pub(crate) async fn first_of_generation(
 }
 
 fn end_of(header: &Header) -> LogPosition {
-    LogPosition { generation: header.generation, sequence: header.last_sequence }
+    LogPosition {
+        generation: header.generation,
+        sequence: header.last_sequence,
+    }
 }
 
 fn covers(header: &Header, position: LogPosition) -> bool {
@@ -95,8 +112,13 @@ async fn first_where(
     Ok(found)
 }
 
-async fn head_at(set: &StoreSet, survey: &Survey, number: AggregationNumber) -> Result<ShardHead, LookupError> {
+async fn head_at(
+    set: &StoreSet,
+    survey: &Survey,
+    number: AggregationNumber,
+) -> Result<ShardHead, LookupError> {
     let located = set.heads(survey, number..=number).await.into_iter().next();
     let best = located.and_then(|located| located.candidates.into_iter().next());
-    best.map(|candidate| candidate.head).ok_or(LookupError::Unreadable(number))
+    best.map(|candidate| candidate.head)
+        .ok_or(LookupError::Unreadable(number))
 }

@@ -107,14 +107,18 @@ pub(crate) struct Recovered {
 /// Opens the log of `set` for a new writer.
 pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
     for _ in 0..ATTEMPTS {
-        let Some((epoch, survey)) = promise(set).await? else { continue };
+        let Some((epoch, survey)) = promise(set).await? else {
+            continue;
+        };
         let committed = survey.committed();
         check_held(set, &survey)?;
         let (mut last_id, mut last) = committed_end(set, &survey).await?;
         let mut adopted = Vec::new();
         let mut number = committed.next();
         while number <= survey.head() {
-            let Some(next) = adopt(set, &survey, number, last_id).await? else { break };
+            let Some(next) = adopt(set, &survey, number, last_id).await? else {
+                break;
+            };
             (last_id, last) = (next.id, Some(next.header));
             adopted.push(next);
             number = number.next();
@@ -122,16 +126,31 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
         let start = StartRecord { epoch, number };
         let members = members_of(&survey, epoch);
         if let Some(started) = begin(set, &survey, start, &members).await? {
-            return Ok(Recovered { survey, members, start, started, committed, adopted, last_id, last });
+            return Ok(Recovered {
+                survey,
+                members,
+                start,
+                started,
+                committed,
+                adopted,
+                last_id,
+                last,
+            });
         }
     }
-    Err(OpenError::Contended { vdisk: set.vdisk().clone() })
+    Err(OpenError::Contended {
+        vdisk: set.vdisk().clone(),
+    })
 }
 
 /// Takes the next epoch and has it promised. None where another opening was faster.
 async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
     let before = set.survey().await;
-    let needed = opening_quorum(set);
+    let needed = if before.is_new() {
+        set.quorums().founding()
+    } else {
+        opening_quorum(set)
+    };
     before.require(needed)?;
     let epoch = before.highest_epoch().next();
     let standings: Vec<Standing> = before.views.iter().map(|view| view.standing).collect();
@@ -150,7 +169,9 @@ async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
         }
     });
     let promises = promises.await;
-    let overtaken = promises.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
+    let overtaken = promises
+        .iter()
+        .any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
     let survey = set.assess(promises);
     match survey.require(needed) {
         Ok(()) => Ok(Some((epoch, survey))),
@@ -179,7 +200,10 @@ fn check_held(set: &StoreSet, survey: &Survey) -> Result<(), OpenError> {
     let mut holders = 0i64;
     let mut from = 0u64;
     for (number, change) in changes {
-        let (first, last) = (from.max(range.start().0), number.saturating_sub(1).min(range.end().0));
+        let (first, last) = (
+            from.max(range.start().0),
+            number.saturating_sub(1).min(range.end().0),
+        );
         if first <= last && number > from && holders < needed as i64 {
             lost.insert_range(AggregationNumber(first)..=AggregationNumber(last));
         }
@@ -189,27 +213,50 @@ fn check_held(set: &StoreSet, survey: &Survey) -> Result<(), OpenError> {
     if lost.is_empty() {
         return Ok(());
     }
-    Err(OpenError::DataLost { vdisk: set.vdisk().clone(), numbers: Numbers(lost), needed })
+    Err(OpenError::DataLost {
+        vdisk: set.vdisk().clone(),
+        numbers: Numbers(lost),
+        needed,
+    })
 }
 
 /// Id and header of the highest committed aggregation.
-async fn committed_end(set: &StoreSet, survey: &Survey) -> Result<(AggregationId, Option<Header>), OpenError> {
+async fn committed_end(
+    set: &StoreSet,
+    survey: &Survey,
+) -> Result<(AggregationId, Option<Header>), OpenError> {
     let number = survey.committed();
     if number.0 == 0 {
         return Ok((AggregationId::BEFORE_FIRST, None));
     }
     let needed = set.quorums().data();
     let located = set.heads(survey, number..=number).await;
-    let proven = located
-        .first()
-        .and_then(|located| located.candidates.iter().find(|candidate| candidate.holders.len() >= needed));
-    match proven {
-        Some(candidate) => Ok((candidate.head.id, Some(candidate.head.header))),
-        None => {
-            let numbers = Numbers([number].into_iter().collect());
-            Err(OpenError::DataLost { vdisk: set.vdisk().clone(), numbers, needed })
-        }
+    let proven = located.first().and_then(|located| {
+        located
+            .candidates
+            .iter()
+            .find(|candidate| candidate.holders.len() >= needed)
+    });
+    if let Some(candidate) = proven {
+        return Ok((candidate.head.id, Some(candidate.head.header)));
     }
+    // A store that does not answer has not lost anything.
+    let conditions = located
+        .into_iter()
+        .next()
+        .map(|located| located.conditions)
+        .unwrap_or_default();
+    let counted: Vec<usize> = survey.counted().map(|(store, _)| store).collect();
+    let silent = |store: &usize| conditions.get(*store) == Some(&ShardCondition::Unreachable);
+    if counted.iter().any(silent) {
+        return Err(OpenError::UncertainEnd(set.unreadable(number, &[], &conditions)));
+    }
+    let numbers = Numbers([number].into_iter().collect());
+    Err(OpenError::DataLost {
+        vdisk: set.vdisk().clone(),
+        numbers,
+        needed,
+    })
 }
 
 /// The aggregation that goes on from `prev` under a number above all committed ones, if there is one to adopt.
@@ -221,17 +268,30 @@ async fn adopt(
 ) -> Result<Option<EncodedAggregation>, OpenError> {
     let (candidates, conditions) = set.all_shards(survey, number).await;
     let follows = |candidate: &&Candidate| candidate.head.header.prev == prev;
-    if let Some(candidate) = candidates.iter().filter(follows).find(|candidate| candidate.is_whole()) {
+    if let Some(candidate) = candidates
+        .iter()
+        .filter(follows)
+        .find(|candidate| candidate.is_whole())
+    {
         let rebuilt = candidate.rebuild();
         return match rebuilt {
             Ok(aggregation) => Ok(Some(aggregation)),
-            Err(_) => Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions))),
+            Err(_) => Err(OpenError::UncertainEnd(set.unreadable(
+                number,
+                &candidates,
+                &conditions,
+            ))),
         };
     }
     // Not readable. Was it acknowledged? Of the stores that were asked, W less those that were not asked would hold it.
     let asked = survey.counted_len();
     let not_asked = set.quorums().total() - asked;
-    let held = candidates.iter().filter(follows).map(Candidate::present).max().unwrap_or(0);
+    let held = candidates
+        .iter()
+        .filter(follows)
+        .map(Candidate::present)
+        .max()
+        .unwrap_or(0);
     let unknown = survey
         .counted()
         .filter(|(store, _)| {
@@ -242,15 +302,27 @@ async fn adopt(
         })
         .count();
     if unknown > 0 && held + unknown + not_asked >= set.quorums().write() {
-        return Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)));
+        return Err(OpenError::UncertainEnd(set.unreadable(
+            number,
+            &candidates,
+            &conditions,
+        )));
     }
     Ok(None)
 }
 
 /// The list of members that this opening writes down.
 fn members_of(survey: &Survey, epoch: Epoch) -> Members {
-    let identities = if survey.is_new() { survey.identities() } else { survey.members.identities.clone() };
-    Members { epoch, change: 0, identities }
+    let identities = if survey.is_new() {
+        survey.identities()
+    } else {
+        survey.members.identities.clone()
+    };
+    Members {
+        epoch,
+        change: 0,
+        identities,
+    }
 }
 
 /// Writes the start record. None where another opening was faster.
@@ -260,11 +332,21 @@ async fn begin(
     start: StartRecord,
     members: &Members,
 ) -> Result<Option<Vec<bool>>, OpenError> {
-    let counted: Vec<bool> = survey.views.iter().map(|view| view.standing == Standing::Member).collect();
+    let counted: Vec<bool> = survey
+        .views
+        .iter()
+        .map(|view| view.standing == Standing::Member)
+        .collect();
     let answers = set
         .on_all(|store, port| {
             let member = counted.get(store).copied().unwrap_or(false);
-            async move { if member { port.start(set.vdisk(), start, members).await.map(Some) } else { Ok(None) } }
+            async move {
+                if member {
+                    port.start(set.vdisk(), start, members).await.map(Some)
+                } else {
+                    Ok(None)
+                }
+            }
         })
         .await;
     let started: Vec<bool> = answers
@@ -277,10 +359,17 @@ async fn begin(
     if count >= needed {
         return Ok(Some(started));
     }
-    if answers.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced())) {
+    if answers
+        .iter()
+        .any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()))
+    {
         return Ok(None);
     }
-    let missing = answers.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+    let missing = answers
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| error.to_string())
+        .collect();
     Err(TooFewStores {
         vdisk: set.vdisk().clone(),
         counted: count,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tlog_proto::{AggregationNumber, Epoch};
 use tlog_quorum::{Candidate, StoreSet, Survey};
 use tlog_store::{
-    FillOutcome, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity,
+    FillOutcome, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind,
+    StoreIdentity,
 };
 
 use crate::metric;
@@ -23,13 +24,21 @@ pub(crate) struct Filled {
 
 /// Puts the shards of committed numbers onto a store that lacks them, reading at most `rate` bytes per second.
 pub(crate) async fn backfill(set: StoreSet, store: usize, numbers: NumberRanges, rate: u64) -> Filled {
-    let mut done = Filled { filled: NumberRanges::new(), error: None, unreadable: NumberRanges::new() };
+    let mut done = Filled {
+        filled: NumberRanges::new(),
+        error: None,
+        unreadable: NumberRanges::new(),
+    };
     let survey = set.survey().await;
     // Start records are on that many stores: with fewer in reach, what was ruled out might be taken for what counts.
     if survey.require(opening_quorum(&set)).is_err() {
         return done;
     }
-    for number in numbers.iter().flat_map(|range| range.start().0..=range.end().0).map(AggregationNumber) {
+    for number in numbers
+        .iter()
+        .flat_map(|range| range.start().0..=range.end().0)
+        .map(AggregationNumber)
+    {
         match fill_one(&set, &survey, store, number).await {
             Ok(Some(bytes)) => {
                 done.filled.insert(number);
@@ -56,18 +65,37 @@ async fn fill_one(
     number: AggregationNumber,
 ) -> Result<Option<u64>, StoreError> {
     let (candidates, _) = set.all_shards(survey, number).await;
-    let Some(candidate) = candidates.iter().find(|candidate| candidate.is_whole()) else { return Ok(None) };
-    let Some(shard) = rebuilt_shard(candidate, store) else { return Ok(None) };
-    let Some(port) = set.stores().get(store) else { return Ok(None) };
-    set.within_limit(port, port.fill(set.vdisk(), number, shard)).await?;
-    Ok(Some(candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum()))
+    let Some(candidate) = candidates.iter().find(|candidate| candidate.is_whole()) else {
+        return Ok(None);
+    };
+    let Some(shard) = rebuilt_shard(candidate, store) else {
+        return Ok(None);
+    };
+    let Some(port) = set.stores().get(store) else {
+        return Ok(None);
+    };
+    set.within_limit(port, port.fill(set.vdisk(), number, shard))
+        .await?;
+    Ok(Some(
+        candidate
+            .payloads
+            .iter()
+            .flatten()
+            .map(|payload| payload.len() as u64)
+            .sum(),
+    ))
 }
 
 /// The shard that `store` should hold.
 pub(crate) fn rebuilt_shard(candidate: &Candidate, store: usize) -> Option<Shard> {
     let aggregation = candidate.rebuild().ok()?;
     let shard = aggregation.shard(store, candidate.epoch)?;
-    Some(Shard { epoch: candidate.epoch, id: aggregation.id, head: shard.head, payload: shard.payload })
+    Some(Shard {
+        epoch: candidate.epoch,
+        id: aggregation.id,
+        head: shard.head,
+        payload: shard.payload,
+    })
 }
 
 /// Waits as long as reading so many bytes may take.
@@ -107,27 +135,57 @@ pub(crate) struct RefillOrder {
 /// Makes an empty store ready to be a member: start records, what is committed, every committed shard. It is not a member
 /// before the writer has told all others.
 pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> {
-    let RefillOrder { set, store, start, members, committed, rate } = order;
+    let RefillOrder {
+        set,
+        store,
+        start,
+        members,
+        committed,
+        rate,
+    } = order;
     let source = |why: &str| RefillError::Source(why.to_owned());
     let survey = set.survey().await;
-    survey.require(opening_quorum(&set)).map_err(|too_few| RefillError::Source(too_few.to_string()))?;
-    let port = set.stores().get(store).cloned().ok_or_else(|| source("no such store"))?;
-    let mut records: Vec<StartRecord> =
-        survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
+    survey
+        .require(opening_quorum(&set))
+        .map_err(|too_few| RefillError::Source(too_few.to_string()))?;
+    let port = set
+        .stores()
+        .get(store)
+        .cloned()
+        .ok_or_else(|| source("no such store"))?;
+    let mut records: Vec<StartRecord> = survey
+        .starts()
+        .into_iter()
+        .filter(|record| record.epoch < start.epoch)
+        .collect();
     records.push(start);
-    let identity = prepare(&set, &port, &records, &members).await.map_err(RefillError::Store)?;
+    let identity = prepare(&set, &port, &records, &members)
+        .await
+        .map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
-    set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
+    set.within_limit(&port, publish)
+        .await
+        .map_err(RefillError::Store)?;
     for number in (survey.first().0..=committed.0).map(AggregationNumber) {
-        match fill_one(&set, &survey, store, number).await.map_err(RefillError::Store)? {
+        match fill_one(&set, &survey, store, number)
+            .await
+            .map_err(RefillError::Store)?
+        {
             Some(bytes) => {
                 metric::filled(bytes);
                 pace(bytes, rate).await;
             }
-            None => return Err(RefillError::Source(format!("aggregation {number} cannot be rebuilt"))),
+            None => {
+                return Err(RefillError::Source(format!(
+                    "aggregation {number} cannot be rebuilt"
+                )));
+            }
         }
     }
-    Ok(Refilled { identity, up_to: committed })
+    Ok(Refilled {
+        identity,
+        up_to: committed,
+    })
 }
 
 /// Makes the log on an empty store and copies the start records, oldest first. Answers its identity.
@@ -142,17 +200,24 @@ async fn prepare(
     let mut identity = state.identity;
     if identity.is_none() {
         let first = records.first().map_or(Epoch(1), |record| record.epoch);
-        identity = set.within_limit(port, port.promise(set.vdisk(), first)).await?.identity;
+        identity = set
+            .within_limit(port, port.promise(set.vdisk(), first))
+            .await?
+            .identity;
         epoch = first;
     }
     // Records of epochs that the store has passed already were copied before, or it had them when it was a member.
     for record in records.iter().filter(|record| record.epoch >= epoch) {
-        set.within_limit(port, port.start(set.vdisk(), *record, members)).await?;
+        set.within_limit(port, port.start(set.vdisk(), *record, members))
+            .await?;
     }
     let newest = records.last().map_or(Epoch(0), |record| record.epoch);
     match identity {
         Some(identity) if epoch <= newest => Ok(identity),
-        Some(_) => Err(StoreError::new(port.address(), StoreErrorKind::Fenced { promised: epoch })),
+        Some(_) => Err(StoreError::new(
+            port.address(),
+            StoreErrorKind::Fenced { promised: epoch },
+        )),
         None => Err(StoreError::new(port.address(), StoreErrorKind::NoLog)),
     }
 }
@@ -174,19 +239,27 @@ pub(crate) async fn probe(
     members: Members,
     committed: AggregationNumber,
 ) -> Result<Probe, StoreError> {
-    let Some(port) = set.stores().get(store).cloned() else { return Ok(Probe::Blank) };
+    let Some(port) = set.stores().get(store).cloned() else {
+        return Ok(Probe::Blank);
+    };
     let state = set.within_limit(&port, port.status(set.vdisk())).await?;
     let expected = members.identities.get(store).copied().flatten();
     if state.identity.is_none() || state.identity != expected {
         return Ok(Probe::Blank);
     }
-    let identity = set.within_limit(&port, port.start(set.vdisk(), start, &members)).await?;
-    let same = set.within_limit(&port, port.publish(set.vdisk(), start.epoch, committed)).await?;
+    let identity = set
+        .within_limit(&port, port.start(set.vdisk(), start, &members))
+        .await?;
+    let same = set
+        .within_limit(&port, port.publish(set.vdisk(), start.epoch, committed))
+        .await?;
     if Some(identity) != expected || Some(same) != expected {
         return Ok(Probe::Blank);
     }
     let first = state.first.max(AggregationNumber(1));
-    Ok(Probe::Back { missed: state.held.missing_in(first..=committed) })
+    Ok(Probe::Back {
+        missed: state.held.missing_in(first..=committed),
+    })
 }
 
 /// Whether a fill changed the store.

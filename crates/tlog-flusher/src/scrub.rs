@@ -67,7 +67,7 @@ pub enum ScrubError {
 
 /// Scrubs everything that is committed, reading at most `rate` bytes per second. Safe beside a writer: what is committed never
 /// changes.
-pub(crate) async fn scrub(
+pub async fn scrub(
     set: &StoreSet,
     rate: u64,
     mut progress: impl FnMut(ScrubProgress),
@@ -88,7 +88,11 @@ pub(crate) async fn scrub(
             error: None,
         })
         .collect();
-    let mut report = ScrubReport { aggregations: total, stores, unreadable: NumberRanges::new() };
+    let mut report = ScrubReport {
+        aggregations: total,
+        stores,
+        unreadable: NumberRanges::new(),
+    };
     for (done, number) in (1..).zip((first.0..=committed.0).map(AggregationNumber)) {
         let (candidates, conditions) = set.all_shards(&survey, number).await;
         let whole = candidates.iter().find(|candidate| candidate.is_whole());
@@ -100,12 +104,25 @@ pub(crate) async fn scrub(
             mend(set, number, store, condition, whole, &mut report).await;
         }
         let refilled = report.stores.iter().map(|store| store.refilled.count()).sum();
-        progress(ScrubProgress { done, total, refilled });
-        let read: usize = candidates.iter().flat_map(|c| c.payloads.iter().flatten()).map(|p| p.len()).sum();
+        progress(ScrubProgress {
+            done,
+            total,
+            refilled,
+        });
+        let read: usize = candidates
+            .iter()
+            .flat_map(|c| c.payloads.iter().flatten())
+            .map(|p| p.len())
+            .sum();
         pace(read as u64, rate).await;
     }
-    let count = |of: fn(&StoreScrub) -> &NumberRanges| report.stores.iter().map(|store| of(store).count()).sum();
-    metric::scrubbed(count(|store| &store.missing), count(|store| &store.damaged), report.unreadable.count());
+    let count =
+        |of: fn(&StoreScrub) -> &NumberRanges| report.stores.iter().map(|store| of(store).count()).sum();
+    metric::scrubbed(
+        count(|store| &store.missing),
+        count(|store| &store.damaged),
+        report.unreadable.count(),
+    );
     Ok(report)
 }
 
@@ -118,7 +135,9 @@ async fn mend(
     whole: Option<&Candidate>,
     report: &mut ScrubReport,
 ) {
-    let Some(found) = report.stores.get_mut(store) else { return };
+    let Some(found) = report.stores.get_mut(store) else {
+        return;
+    };
     match condition {
         ShardCondition::Unreachable => return,
         ShardCondition::Held(id) if whole.is_none_or(|candidate| candidate.head.id == *id) => return,
@@ -127,11 +146,22 @@ async fn mend(
             found.missing.insert(number)
         }
     }
-    let (Some(candidate), Some(port)) = (whole, set.stores().get(store)) else { return };
-    let Some(shard) = rebuilt_shard(candidate, store) else { return };
-    match set.within_limit(port, port.fill(set.vdisk(), number, shard)).await {
+    let (Some(candidate), Some(port)) = (whole, set.stores().get(store)) else {
+        return;
+    };
+    let Some(shard) = rebuilt_shard(candidate, store) else {
+        return;
+    };
+    match set
+        .within_limit(port, port.fill(set.vdisk(), number, shard))
+        .await
+    {
         Ok(outcome) if stored(outcome) => found.refilled.insert(number),
-        Ok(_) => found.error = Some(format!("aggregation {number}: the store holds it to be whole, the reader does not")),
+        Ok(_) => {
+            found.error = Some(format!(
+                "aggregation {number}: the store holds it to be whole, the reader does not"
+            ))
+        }
         Err(error) => {
             tracing::warn!(vdisk = %set.vdisk(), %number, %error, "a shard could not be put back");
             found.error = Some(error.to_string());

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tlog_codec::{Keyring, MasterKey, Opener, Redundancy, VdiskKeys};
-use tlog_proto::{AggregationNumber, Block, BlockIndex, Generation, LogPosition, Sequence, SessionId, Timestamp, VdiskId};
+use tlog_proto::{
+    AggregationNumber, Block, BlockIndex, Generation, LogPosition, Sequence, SessionId, Timestamp, VdiskId,
+};
 use tlog_quorum::{Quorums, StoreSet};
 use tlog_store::{FaultControl, FaultyStore, MemoryStore, ShardStore};
 
@@ -28,8 +30,12 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(data: usize, parity: usize, write: Option<usize>) -> Self {
         let redundancy = Redundancy::new(data, parity).unwrap();
-        let quorums = write.map_or(Quorums::default_for(redundancy), |w| Quorums::new(redundancy, w).unwrap());
-        let memories = (0..quorums.total()).map(|i| Arc::new(MemoryStore::new(format!("memory:{i}")))).collect();
+        let quorums = write.map_or(Quorums::default_for(redundancy), |w| {
+            Quorums::new(redundancy, w).unwrap()
+        });
+        let memories = (0..quorums.total())
+            .map(|i| Arc::new(MemoryStore::new(format!("memory:{i}"))))
+            .collect();
         Self { memories, quorums }
     }
 
@@ -43,7 +49,10 @@ impl Cluster {
             controls.push(faulty.control());
             stores.push(Arc::new(faulty));
         }
-        (StoreSet::new(vdisk(), stores, self.quorums, Duration::from_secs(2)).unwrap(), controls)
+        (
+            StoreSet::new(vdisk(), stores, self.quorums, Duration::from_secs(2)).unwrap(),
+            controls,
+        )
     }
 
     pub(crate) async fn open(&self) -> (Log, Vec<FaultControl>) {
@@ -53,7 +62,11 @@ impl Cluster {
 }
 
 pub(crate) fn settings() -> LogSettings {
-    LogSettings { max_blocks: 5, commit_timeout: Duration::from_secs(20), ..LogSettings::default() }
+    LogSettings {
+        max_blocks: 5,
+        commit_timeout: Duration::from_secs(20),
+        ..LogSettings::default()
+    }
 }
 
 /// The block that a test writes under a sequence.
@@ -67,12 +80,20 @@ pub(crate) fn marked_block(generation: u64, sequence: u64, mark: u64) -> Positio
     PositionedBlock {
         generation: Generation(generation),
         session: SessionId(generation),
-        block: Block::set(Sequence(sequence), BlockIndex::new(sequence % 7).unwrap(), Timestamp(mark), data),
+        block: Block::set(
+            Sequence(sequence),
+            BlockIndex::new(sequence % 7).unwrap(),
+            Timestamp(mark),
+            data,
+        ),
     }
 }
 
 pub(crate) fn position(generation: u64, sequence: u64) -> LogPosition {
-    LogPosition { generation: Generation(generation), sequence: Sequence(sequence) }
+    LogPosition {
+        generation: Generation(generation),
+        sequence: Sequence(sequence),
+    }
 }
 
 /// Waits until a position is durable; an error if the log closes before.
@@ -88,13 +109,20 @@ pub(crate) async fn durable(log: &Log, at: LogPosition) -> Result<(), String> {
     }
 }
 
-/// Timestamps of all blocks of the log, in order, as a reader with every store in reach sees what is committed.
+/// Timestamps of all blocks of the log, in order, as a reader with every store in reach sees what is known as committed.
 pub(crate) async fn content(cluster: &Cluster) -> Vec<u64> {
+    let (set, _) = cluster.connect(0);
+    let committed = set.survey().await.committed();
+    content_up_to(cluster, committed).await
+}
+
+/// The same up to an aggregation of which the writer knows that it is committed; the stores may not know it yet.
+pub(crate) async fn content_up_to(cluster: &Cluster, last: AggregationNumber) -> Vec<u64> {
     let (set, _) = cluster.connect(0);
     let survey = set.survey().await;
     let opener = Opener::new(keys());
     let mut marks = Vec::new();
-    for number in (survey.first().0..=survey.committed().0).map(AggregationNumber) {
+    for number in (survey.first().0..=last.0).map(AggregationNumber) {
         let (candidates, conditions) = set.all_shards(&survey, number).await;
         let candidate = candidates
             .iter()

@@ -27,9 +27,7 @@ use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
 use crate::recovery::{Recovered, opening_quorum};
-use crate::repair::{
-    Filled, Probe, RefillError, RefillOrder, Refilled, backfill, probe, refill,
-};
+use crate::repair::{Filled, Probe, RefillError, RefillOrder, Refilled, backfill, probe, refill};
 use crate::settings::LogSettings;
 use crate::status::{LaneState, LogStatus, StoreStatus};
 
@@ -47,12 +45,33 @@ struct InFlight {
 
 /// What a store, or several, answered.
 enum Answer {
-    Appended { store: usize, number: AggregationNumber, result: Result<StoreIdentity, StoreError> },
-    Published { store: usize, result: Result<StoreIdentity, StoreError> },
-    Probed { store: usize, result: Result<Probe, StoreError> },
-    Backfilled { store: usize, filled: Filled },
-    Refilled { store: usize, result: Result<Refilled, RefillError> },
-    Entered { store: usize, refilled: Refilled, members: Members, results: Vec<Result<StoreIdentity, StoreError>> },
+    Appended {
+        store: usize,
+        number: AggregationNumber,
+        result: Result<StoreIdentity, StoreError>,
+    },
+    Published {
+        store: usize,
+        result: Result<StoreIdentity, StoreError>,
+    },
+    Probed {
+        store: usize,
+        result: Result<Probe, StoreError>,
+    },
+    Backfilled {
+        store: usize,
+        filled: Filled,
+    },
+    Refilled {
+        store: usize,
+        result: Result<Refilled, RefillError>,
+    },
+    Entered {
+        store: usize,
+        refilled: Refilled,
+        members: Members,
+        results: Vec<Result<StoreIdentity, StoreError>>,
+    },
 }
 
 /// Where the writer is in its life.
@@ -110,7 +129,9 @@ impl Writer {
                 let standing = match (view.standing, started) {
                     (Standing::Member, true) => LaneStanding::Active,
                     (Standing::Blank, _) => LaneStanding::Blank { retry_at: now },
-                    _ => LaneStanding::Away { retry_at: now + settings.retry_after },
+                    _ => LaneStanding::Away {
+                        retry_at: now + settings.retry_after,
+                    },
                 };
                 let mut lane = Lane::new(standing, now);
                 match &view.answer {
@@ -122,7 +143,7 @@ impl Writer {
             .collect();
         let mut writer = Self {
             aggregator: Aggregator::new(settings.max_blocks, settings.max_batch_bytes, settings.max_age),
-            tracker: CommitTracker::new(quorums.total(), quorums.write(), committed),
+            tracker: CommitTracker::new(quorums.total(), write_quorum(&set), committed),
             start: recovered.start,
             members: recovered.members,
             in_flight: VecDeque::new(),
@@ -169,7 +190,9 @@ impl Writer {
         };
         let vdisk = self.set.vdisk();
         match &reason {
-            CloseReason::Requested => tracing::info!(%vdisk, committed = %self.tracker.committed(), "log closed"),
+            CloseReason::Requested => {
+                tracing::info!(%vdisk, committed = %self.tracker.committed(), "log closed")
+            }
             reason => tracing::warn!(%vdisk, committed = %self.tracker.committed(), %reason, "log closed"),
         }
         metric::closed(vdisk, reason.kind());
@@ -194,7 +217,11 @@ impl Writer {
     fn handle_answer(&mut self, answer: Answer) {
         let now = Instant::now();
         match answer {
-            Answer::Appended { store, number, result } => self.handle_appended(now, store, number, result),
+            Answer::Appended {
+                store,
+                number,
+                result,
+            } => self.handle_appended(now, store, number, result),
             Answer::Published { store, result } => {
                 self.answered(store);
                 match result {
@@ -209,7 +236,12 @@ impl Writer {
             },
             Answer::Backfilled { store, filled } => self.handle_backfilled(now, store, filled),
             Answer::Refilled { store, result } => self.handle_refilled(now, store, result),
-            Answer::Entered { store, refilled, members, results } => {
+            Answer::Entered {
+                store,
+                refilled,
+                members,
+                results,
+            } => {
                 self.handle_entered(now, store, refilled, members, results);
             }
         }
@@ -264,19 +296,29 @@ impl Writer {
             }
             _ => {}
         }
-        let Some(lane) = self.lanes.get_mut(store) else { return };
+        let Some(lane) = self.lanes.get_mut(store) else {
+            return;
+        };
         // Of several answers that fail together, the first takes the store out.
         if !matches!(lane.standing, LaneStanding::Active | LaneStanding::Probing) {
             return;
         }
         tracing::warn!(vdisk = %self.set.vdisk(), %error, "a store is out; what it misses is filled in when it is back");
         metric::store_failure(self.set.vdisk(), &error.address);
-        lane.fail(now, error.to_string(), false, self.settings.retry_after, self.settings.retry_at_most);
+        lane.fail(
+            now,
+            error.to_string(),
+            false,
+            self.settings.retry_after,
+            self.settings.retry_at_most,
+        );
         self.show_stores();
     }
 
     fn handle_back(&mut self, _now: Instant, store: usize, missed: NumberRanges) {
-        let Some(lane) = self.lanes.get_mut(store) else { return };
+        let Some(lane) = self.lanes.get_mut(store) else {
+            return;
+        };
         if lane.standing != LaneStanding::Probing {
             return; // it turned out to be another store meanwhile
         }
@@ -293,7 +335,9 @@ impl Writer {
         if crate::exploration::is_broken(crate::exploration::Rule::Identity) {
             return;
         }
-        let Some(lane) = self.lanes.get_mut(store) else { return };
+        let Some(lane) = self.lanes.get_mut(store) else {
+            return;
+        };
         if !lane.is_member() {
             return;
         }
@@ -365,12 +409,20 @@ impl Writer {
                             port.start(set.vdisk(), start, members).await
                         } else {
                             let source = std::io::Error::other("not asked: it is out");
-                            Err(StoreError::new(port.address(), StoreErrorKind::Unavailable { source }))
+                            Err(StoreError::new(
+                                port.address(),
+                                StoreErrorKind::Unavailable { source },
+                            ))
                         }
                     }
                 })
                 .await;
-            Answer::Entered { store, refilled, members, results }
+            Answer::Entered {
+                store,
+                refilled,
+                members,
+                results,
+            }
         }));
     }
 
@@ -382,7 +434,10 @@ impl Writer {
         members: Members,
         results: Vec<Result<StoreIdentity, StoreError>>,
     ) {
-        if results.iter().any(|result| result.as_ref().is_err_and(StoreError::is_fenced)) {
+        if results
+            .iter()
+            .any(|result| result.as_ref().is_err_and(StoreError::is_fenced))
+        {
             self.closed = Some(CloseReason::Fenced);
             return;
         }
@@ -392,7 +447,9 @@ impl Writer {
             .iter()
             .zip(&self.members.identities)
             .enumerate()
-            .filter(|(i, (result, member))| *i != store && matches!((result, member), (Ok(is), Some(was)) if is == was))
+            .filter(|(i, (result, member))| {
+                *i != store && matches!((result, member), (Ok(is), Some(was)) if is == was)
+            })
             .count();
         if !itself || know < opening_quorum(&self.set) {
             let why = format!("only {know} stores could be told that it is filled");
@@ -401,7 +458,9 @@ impl Writer {
         // A list with a higher count may have reached some stores already; the next one must be above it.
         self.members = members;
         let committed = self.tracker.committed();
-        let Some(lane) = self.lanes.get_mut(store) else { return };
+        let Some(lane) = self.lanes.get_mut(store) else {
+            return;
+        };
         lane.activate();
         lane.missed = NumberRanges::new();
         lane.missed.insert_range(refilled.up_to.next()..=committed);
@@ -414,7 +473,13 @@ impl Writer {
         // The list that was not accepted everywhere may be on some stores: never reuse its count.
         self.members.change += 1;
         if let Some(lane) = self.lanes.get_mut(store) {
-            lane.fail(now, error, true, self.settings.retry_after, self.settings.retry_at_most);
+            lane.fail(
+                now,
+                error,
+                true,
+                self.settings.retry_after,
+                self.settings.retry_at_most,
+            );
         }
         self.show_stores();
     }
@@ -432,13 +497,26 @@ impl Writer {
     fn commit(&mut self, now: Instant) {
         // A fenced or failed log acknowledges nothing more.
         while self.closed.is_none() {
-            let Some(number) = self.tracker.poll_committed() else { break };
-            let Some(done) = self.in_flight.pop_front() else { break };
+            let Some(number) = self.tracker.poll_committed() else {
+                break;
+            };
+            let Some(done) = self.in_flight.pop_front() else {
+                break;
+            };
             let header = &done.aggregation.header;
-            let durable = LogPosition { generation: header.generation, sequence: header.last_sequence };
+            let durable = LogPosition {
+                generation: header.generation,
+                sequence: header.last_sequence,
+            };
             let took = now.saturating_duration_since(done.since);
             let stored = done.aggregation.stored_bytes() as u64;
-            metric::committed(self.set.vdisk(), header.block_count.into(), done.bytes, stored, took);
+            metric::committed(
+                self.set.vdisk(),
+                header.block_count.into(),
+                done.bytes,
+                stored,
+                took,
+            );
             tracing::debug!(vdisk = %self.set.vdisk(), %number, %durable, "committed");
             self.durability.send_modify(|state| state.durable = Some(durable));
             self.publish_at = Some(now + self.settings.publish_after);
@@ -448,7 +526,9 @@ impl Writer {
     /// Seals and sends what is due, as long as not too much is in flight.
     fn seal_due(&mut self, now: Instant) {
         while self.closed.is_none() && self.in_flight.len() < self.settings.in_flight {
-            let Some(batch) = self.aggregator.poll_batch(now) else { break };
+            let Some(batch) = self.aggregator.poll_batch(now) else {
+                break;
+            };
             if let Err(why) = self.seal(batch, now) {
                 self.closed = Some(CloseReason::Failed(why));
             }
@@ -456,7 +536,12 @@ impl Writer {
     }
 
     fn seal(&mut self, batch: Batch<OwnedSemaphorePermit>, now: Instant) -> Result<(), String> {
-        let Batch { generation, session, blocks, permits } = batch;
+        let Batch {
+            generation,
+            session,
+            blocks,
+            permits,
+        } = batch;
         let mut nonce = [0; 12];
         getrandom::fill(&mut nonce).map_err(|error| format!("no random numbers: {error}"))?;
         let request = SealRequest {
@@ -485,7 +570,12 @@ impl Writer {
         let number = self.tracker.handle_sent();
         self.last_id = aggregation.id;
         self.block_size = aggregation.header.block_size;
-        self.in_flight.push_back(InFlight { aggregation, since: now, bytes, _permits: permits });
+        self.in_flight.push_back(InFlight {
+            aggregation,
+            since: now,
+            bytes,
+            _permits: permits,
+        });
         for store in 0..self.lanes.len() {
             self.append(store, number);
         }
@@ -494,11 +584,16 @@ impl Writer {
     /// Sends one shard of what is in flight, unless the store is out or far behind.
     fn append(&mut self, store: usize, number: AggregationNumber) {
         let committed = self.tracker.committed();
-        let at = number.0.checked_sub(committed.0 + 1).and_then(|at| usize::try_from(at).ok());
+        let at = number
+            .0
+            .checked_sub(committed.0 + 1)
+            .and_then(|at| usize::try_from(at).ok());
         let in_flight = at.and_then(|at| self.in_flight.get(at));
-        let (Some(lane), Some(port), Some(in_flight)) =
-            (self.lanes.get_mut(store), self.set.stores().get(store).cloned(), in_flight)
-        else {
+        let (Some(lane), Some(port), Some(in_flight)) = (
+            self.lanes.get_mut(store),
+            self.set.stores().get(store).cloned(),
+            in_flight,
+        ) else {
             return;
         };
         // What a slow store has not answered keeps memory: past that bound it misses what comes, and is filled later.
@@ -507,14 +602,25 @@ impl Writer {
             return;
         }
         let epoch = self.start.epoch;
-        let Some(shard) = in_flight.aggregation.shard(store, epoch) else { return };
-        let shard = Shard { epoch, id: in_flight.aggregation.id, head: shard.head, payload: shard.payload };
+        let Some(shard) = in_flight.aggregation.shard(store, epoch) else {
+            return;
+        };
+        let shard = Shard {
+            epoch,
+            id: in_flight.aggregation.id,
+            head: shard.head,
+            payload: shard.payload,
+        };
         lane.outstanding += 1;
         let set = self.set.clone();
         self.calls.push(Box::pin(async move {
             let append = port.append(set.vdisk(), number, shard, committed);
             let result = set.within_limit(&port, append).await;
-            Answer::Appended { store, number, result }
+            Answer::Appended {
+                store,
+                number,
+                result,
+            }
         }));
     }
 
@@ -531,7 +637,9 @@ impl Writer {
     /// Asks stores that are away, fills blank ones, fills in what members miss.
     fn look_after_stores(&mut self, now: Instant) {
         for store in 0..self.lanes.len() {
-            let Some(lane) = self.lanes.get_mut(store) else { continue };
+            let Some(lane) = self.lanes.get_mut(store) else {
+                continue;
+            };
             match lane.standing {
                 LaneStanding::Away { retry_at } if retry_at <= now => {
                     lane.standing = LaneStanding::Probing;
@@ -542,7 +650,12 @@ impl Writer {
                         self.members.clone(),
                         self.tracker.committed(),
                     );
-                    self.calls.push(Box::pin(async move { Answer::Probed { store, result: call.await } }));
+                    self.calls.push(Box::pin(async move {
+                        Answer::Probed {
+                            store,
+                            result: call.await,
+                        }
+                    }));
                 }
                 LaneStanding::Blank { retry_at } if retry_at <= now => {
                     lane.standing = LaneStanding::Refilling;
@@ -554,7 +667,12 @@ impl Writer {
                         committed: self.tracker.committed(),
                         rate: self.settings.fill_bytes_per_second,
                     };
-                    self.calls.push(Box::pin(async move { Answer::Refilled { store, result: refill(order).await } }));
+                    self.calls.push(Box::pin(async move {
+                        Answer::Refilled {
+                            store,
+                            result: refill(order).await,
+                        }
+                    }));
                 }
                 _ => {}
             }
@@ -569,26 +687,42 @@ impl Writer {
         for (store, lane) in self.lanes.iter().enumerate() {
             // A shard that is still on its way is not missing.
             let range = lane.missed.iter().next();
-            let Some(range) = range.filter(|_| lane.is_active() && lane.outstanding == 0) else { continue };
-            let last = committed.0.min(range.end().0).min(range.start().0.saturating_add(BACKFILL_NUMBERS - 1));
+            let Some(range) = range.filter(|_| lane.is_active() && lane.outstanding == 0) else {
+                continue;
+            };
+            let last = committed
+                .0
+                .min(range.end().0)
+                .min(range.start().0.saturating_add(BACKFILL_NUMBERS - 1));
             if last < range.start().0 {
                 continue;
             }
             let mut numbers = NumberRanges::new();
             numbers.insert_range(*range.start()..=AggregationNumber(last));
-            let (set, rate, epoch) = (self.set.clone(), self.settings.fill_bytes_per_second, self.start.epoch);
+            let (set, rate, epoch) = (
+                self.set.clone(),
+                self.settings.fill_bytes_per_second,
+                self.start.epoch,
+            );
             self.backfilling = true;
             self.calls.push(Box::pin(async move {
                 // A store fills only what it knows as committed.
                 if let Some(port) = set.stores().get(store)
-                    && let Err(error) =
-                        set.within_limit(port, port.publish(set.vdisk(), epoch, committed)).await
+                    && let Err(error) = set
+                        .within_limit(port, port.publish(set.vdisk(), epoch, committed))
+                        .await
                 {
-                    let filled =
-                        Filled { filled: NumberRanges::new(), unreadable: NumberRanges::new(), error: Some(error) };
+                    let filled = Filled {
+                        filled: NumberRanges::new(),
+                        unreadable: NumberRanges::new(),
+                        error: Some(error),
+                    };
                     return Answer::Backfilled { store, filled };
                 }
-                Answer::Backfilled { store, filled: backfill(set, store, numbers, rate).await }
+                Answer::Backfilled {
+                    store,
+                    filled: backfill(set, store, numbers, rate).await,
+                }
             }));
             return;
         }
@@ -606,11 +740,15 @@ impl Writer {
         self.publish_at = None;
         let (committed, epoch) = (self.tracker.committed(), self.start.epoch);
         for (store, lane) in self.lanes.iter_mut().enumerate() {
-            let Some(port) = self.set.stores().get(store).cloned().filter(|_| lane.is_active()) else { continue };
+            let Some(port) = self.set.stores().get(store).cloned().filter(|_| lane.is_active()) else {
+                continue;
+            };
             lane.outstanding += 1;
             let set = self.set.clone();
             self.calls.push(Box::pin(async move {
-                let result = set.within_limit(&port, port.publish(set.vdisk(), epoch, committed)).await;
+                let result = set
+                    .within_limit(&port, port.publish(set.vdisk(), epoch, committed))
+                    .await;
                 Answer::Published { store, result }
             }));
         }
@@ -624,13 +762,21 @@ impl Writer {
         if let Some(oldest) = self.in_flight.front()
             && now.saturating_duration_since(oldest.since) >= self.settings.commit_timeout
         {
-            let errors: Vec<&str> = self.lanes.iter().filter_map(|lane| lane.error.as_deref()).collect();
+            let errors: Vec<&str> = self
+                .lanes
+                .iter()
+                .filter_map(|lane| lane.error.as_deref())
+                .collect();
             self.closed = Some(CloseReason::Failed(format!(
                 "aggregation {} is on {} stores and must be on {}: {}",
                 oldest.aggregation.header.number,
                 self.tracker.holders_of_next(),
                 self.set.quorums().write(),
-                if errors.is_empty() { "stores do not answer".to_owned() } else { errors.join("; ") },
+                if errors.is_empty() {
+                    "stores do not answer".to_owned()
+                } else {
+                    errors.join("; ")
+                },
             )));
             return;
         }
@@ -642,9 +788,14 @@ impl Writer {
     fn next_wake(&self) -> Option<Instant> {
         let may_send = self.in_flight.len() < self.settings.in_flight;
         let age = self.aggregator.deadline().filter(|_| may_send);
-        let timeout = self.in_flight.front().map(|oldest| oldest.since + self.settings.commit_timeout);
+        let timeout = self
+            .in_flight
+            .front()
+            .map(|oldest| oldest.since + self.settings.commit_timeout);
         let retry = self.lanes.iter().filter_map(Lane::retry_at).min();
-        let publish = self.publish_at.filter(|_| self.in_flight.is_empty() && self.aggregator.is_empty());
+        let publish = self
+            .publish_at
+            .filter(|_| self.in_flight.is_empty() && self.aggregator.is_empty());
         [age, timeout, retry, publish].into_iter().flatten().min()
     }
 
@@ -666,19 +817,26 @@ impl Writer {
 
     fn status(&self) -> LogStatus {
         let now = Instant::now();
-        let stores = self.lanes.iter().zip(self.set.stores()).map(|(lane, port)| StoreStatus {
-            address: port.address().to_owned(),
-            state: match lane.standing {
-                LaneStanding::Active => LaneState::Active,
-                LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
-                _ => LaneState::Filling,
-            },
-            out_for: lane.out_since.map(|since| now.saturating_duration_since(since)),
-            error: lane.error.clone(),
-            missing: lane.missed.count(),
-        });
+        let stores = self
+            .lanes
+            .iter()
+            .zip(self.set.stores())
+            .map(|(lane, port)| StoreStatus {
+                address: port.address().to_owned(),
+                state: match lane.standing {
+                    LaneStanding::Active => LaneState::Active,
+                    LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
+                    _ => LaneState::Filling,
+                },
+                out_for: lane.out_since.map(|since| now.saturating_duration_since(since)),
+                error: lane.error.clone(),
+                missing: lane.missed.count(),
+            });
         let stores: Vec<StoreStatus> = stores.collect();
-        let complete = stores.iter().filter(|s| s.state == LaneState::Active && s.missing == 0).count();
+        let complete = stores
+            .iter()
+            .filter(|s| s.state == LaneState::Active && s.missing == 0)
+            .count();
         LogStatus {
             vdisk: self.set.vdisk().clone(),
             epoch: self.start.epoch,
@@ -694,8 +852,17 @@ impl Writer {
     }
 }
 
+fn write_quorum(set: &StoreSet) -> usize {
+    #[cfg(test)]
+    return crate::exploration::broken_write_quorum(set.quorums());
+    #[cfg(not(test))]
+    set.quorums().write()
+}
+
 fn wall_clock() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }
 

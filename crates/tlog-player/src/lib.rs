@@ -1,1 +1,39 @@
-//! tlog-player
+//! Reads a vdisk's log back: its history, the disk at any moment, and whether all of it is still there.
+//!
+//! ```text
+//! LogReader::open(stores)            which aggregations the log has, and whether its end is certain   no key
+//!   .history()            -> History what was written when, aggregation by aggregation                no key
+//!   .disk_state(moment)   -> DiskState which write of each block counts at a moment, without its data
+//!   .restore(state)       -> RestoreTarget  the data, each block once                 restore_to_file: a sparse file
+//!   .verify(depth)        -> VerifyReport   chain, shards, what may still be lost     no key unless deep
+//! ```
+//!
+//! A reader promises nothing to any store and changes nothing: it works beside a running writer, and sees the log as it was
+//! when the reader was opened. Everything it says is proven by the chain of ids (`docs/restore.md` explains moments, uncertain
+//! ends and verdicts). What cannot be read is a named error; never is anything answered that was not written.
+//!
+//! It does not repair (that is the writer's scrub), does not write to stores, and knows no keys but those it is given for one
+//! call. Format 2 only: above [`History`] and the reading of one aggregation's blocks nothing depends on the format, so that
+//! is where a reader of format 1 will meet the rest.
+
+mod disk_state;
+mod extent;
+mod file;
+mod history;
+mod in_flight;
+mod metric;
+mod moment;
+mod reader;
+mod resolve;
+mod restore;
+mod verify;
+mod walk;
+
+pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
+pub use extent::{Extent, UncertainEnd};
+pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
+pub use history::{AggregationInfo, History, HistoryError};
+pub use moment::{Moment, MomentError, MomentReached};
+pub use reader::{LogReader, OpenError};
+pub use restore::{MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget};
+pub use verify::{ContentFault, Depth, StoreReport, Verdict, VerifyError, VerifyProgress, VerifyReport};

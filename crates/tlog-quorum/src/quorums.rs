@@ -25,7 +25,9 @@ pub enum InvalidQuorum {
         total: usize,
     },
     /// Without parity every store is needed.
-    #[error("without parity shards every store must hold its shard: the write quorum must be {total}, it is {write}")]
+    #[error(
+        "without parity shards every store must hold its shard: the write quorum must be {total}, it is {write}"
+    )]
     NoParity {
         /// W asked for.
         write: usize,
@@ -37,7 +39,10 @@ pub enum InvalidQuorum {
 impl Quorums {
     /// W = k + ceil(m / 2): as many losses are survived from the first moment as can be without waiting for the slowest.
     pub fn default_for(redundancy: Redundancy) -> Self {
-        Self { redundancy, write: redundancy.data() + redundancy.parity().div_ceil(2) }
+        Self {
+            redundancy,
+            write: redundancy.data() + redundancy.parity().div_ceil(2),
+        }
     }
 
     /// A write quorum of the operator's choice.
@@ -79,6 +84,13 @@ impl Quorums {
         (self.total() - self.write + self.data()).max(self.total() / 2 + 1)
     }
 
+    /// So many stores must answer before a log of which none of them knows is begun. Up to W - k stores may have come back empty
+    /// at once; one more has to say that it knows nothing, or the rest of an existing log is merely out of reach. Above
+    /// [`Quorums::opening`] only where parity outweighs data, as with 1 + 3 and W = 4.
+    pub fn founding(&self) -> usize {
+        self.opening().max(self.losses_at_acknowledgement() + 1)
+    }
+
     /// So many stores must answer before a reader knows the highest committed number that any writer told a client of.
     pub fn reading(&self) -> usize {
         self.total() - self.write + 1
@@ -107,11 +119,19 @@ mod tests {
             for parity in 0..8 {
                 let redundancy = Redundancy::new(data, parity).unwrap();
                 for write in 0..=data + parity + 1 {
-                    let Ok(q) = Quorums::new(redundancy, write) else { continue };
+                    let Ok(q) = Quorums::new(redundancy, write) else {
+                        continue;
+                    };
                     assert!(q.opening() <= q.total() && q.reading() <= q.total());
                     assert!(2 * q.opening() > q.total());
-                    assert!(q.total() - q.opening() < q.write(), "an older writer reaches W among the others");
-                    assert!(q.write() + q.opening() >= q.total() + data, "a committed aggregation is out of reach");
+                    assert!(
+                        q.total() - q.opening() < q.write(),
+                        "an older writer reaches W among the others"
+                    );
+                    assert!(
+                        q.write() + q.opening() >= q.total() + data,
+                        "a committed aggregation is out of reach"
+                    );
                 }
                 assert_eq!(
                     Quorums::new(redundancy, Quorums::default_for(redundancy).write()).is_ok(),

@@ -372,3 +372,144 @@ impl ShardStore for FaultyStore {
         self.call(Operation::Vdisks, |_| self.inner.vdisks()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tlog_proto::AggregationId;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::MemoryStore;
+
+    fn disk() -> VdiskId {
+        VdiskId::new("disk").unwrap()
+    }
+
+    fn shard() -> Shard {
+        let (head, payload) = (Bytes::from_static(b"head"), Bytes::from_static(b"payload"));
+        Shard { epoch: Epoch(1), id: AggregationId([3; 32]), head, payload }
+    }
+
+    async fn store() -> (Arc<FaultyStore>, FaultControl) {
+        let inner = Arc::new(MemoryStore::new("memory:"));
+        let wiped = Arc::clone(&inner);
+        let store = FaultyStore::with_wipe(inner, 7, move || wiped.wipe());
+        store.promise(&disk(), Epoch(1)).await.unwrap();
+        let control = store.control();
+        (Arc::new(store), control)
+    }
+
+    async fn append(store: &FaultyStore, number: u64) -> Result<StoreIdentity, StoreErrorKind> {
+        store
+            .append(&disk(), AggregationNumber(number), shard(), AggregationNumber(0))
+            .await
+            .map_err(|error| error.kind)
+    }
+
+    async fn head(store: &FaultyStore) -> u64 {
+        store.status(&disk()).await.unwrap().head().0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn down_read_only_and_full_do_nothing_and_say_so() {
+        let (store, control) = store().await;
+        control.set_down(true);
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::Unavailable { .. })));
+        assert!(store.status(&disk()).await.is_err());
+        control.heal();
+        control.set_read_only(true);
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::ReadOnly)));
+        assert_eq!(head(&store).await, 0);
+        control.heal();
+        control.set_full(true);
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::Full { .. })));
+        store.prune(&disk(), Epoch(1), AggregationNumber(1)).await.unwrap();
+        control.heal();
+        append(&store, 1).await.unwrap();
+        assert_eq!(head(&store).await, 1);
+        assert_eq!(control.calls(Operation::Append), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_answer_and_a_torn_append_have_happened() {
+        let (store, control) = store().await;
+        control.lose_answers(1);
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::Unavailable { .. })));
+        assert_eq!(head(&store).await, 1);
+        control.tear_appends(1);
+        assert!(matches!(append(&store, 2).await, Err(StoreErrorKind::Unavailable { .. })));
+        match store.shard(&disk(), AggregationNumber(2)).await.unwrap() {
+            ShardSlot::Held(found) => assert_eq!((found.id, &found.payload[..]), (shard().id, &b"pay"[..])),
+            other => panic!("{other:?}"),
+        }
+        append(&store, 2).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_carried_out_when_released_unless_it_was_given_up() {
+        let (store, control) = store().await;
+        control.hang();
+        let waiting = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { append(&store, 1).await }
+        });
+        let given_up = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { append(&store, 2).await }
+        });
+        control.called(Operation::Append, 2).await;
+        given_up.abort();
+        assert!(given_up.await.unwrap_err().is_cancelled());
+        assert!(!waiting.is_finished());
+        control.release();
+        waiting.await.unwrap().unwrap();
+        assert_eq!(head(&store).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delays_pass_in_virtual_time() {
+        let (store, control) = store().await;
+        control.set_delay(Duration::from_secs(30));
+        let begun = Instant::now();
+        append(&store, 1).await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wiped_store_has_another_identity() {
+        let (store, control) = store().await;
+        let before = store.status(&disk()).await.unwrap().identity;
+        control.wipe();
+        assert_eq!(store.status(&disk()).await.unwrap().identity, None);
+        assert_ne!(store.promise(&disk(), Epoch(2)).await.unwrap().identity, before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_seed_fails_in_the_same_way() {
+        let run = async |seed| {
+            let store = FaultyStore::new(Arc::new(MemoryStore::new("memory:")), seed);
+            store.promise(&disk(), Epoch(1)).await.unwrap();
+            store.control().set_random(RandomFaults {
+                delay: 0.3,
+                longest_delay: Duration::from_secs(5),
+                unavailable: 0.2,
+                torn_append: 0.1,
+                lost_answer: 0.2,
+            });
+            let begun = Instant::now();
+            let mut said = Vec::new();
+            for number in 1..200 {
+                said.push((append(&store, number).await.is_ok(), begun.elapsed()));
+            }
+            store.control().heal();
+            said.push((true, Duration::from_secs(head(&store).await)));
+            said
+        };
+        let first = run(5).await;
+        assert_eq!(first, run(5).await);
+        assert_ne!(first, run(6).await);
+        let failed = first.iter().filter(|(ok, _)| !ok).count();
+        assert!((50..130).contains(&failed), "{failed}");
+    }
+}

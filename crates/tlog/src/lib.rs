@@ -5,11 +5,18 @@
 //! - [`keys`]: the key file.
 //! - [`moment`]: moments as a person writes them.
 //! - [`logging`]: log lines.
+//! - [`stores`], [`storage`]: from addresses to the server's port.
+//! - [`service`], [`admin`]: what `tlog-server` runs, and what it tells of itself.
 //!
 //! What it deliberately does not do: anything that one of the other crates could do. It names adapters, wires them
 //! together, and talks to people.
 
+pub mod admin;
+pub mod admin_client;
 pub mod keys;
 pub mod logging;
 pub mod moment;
+pub mod service;
 pub mod settings;
+pub mod storage;
+pub mod stores;

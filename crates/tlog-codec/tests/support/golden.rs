@@ -109,7 +109,8 @@ impl Golden {
             sealed_at: Timestamp(number(field("sealed-at"))),
             block_size: number(field("block-size")),
             nonce: bytes(field("nonce")),
-            redundancy: Redundancy::new(number(field("data-shards")), number(field("parity-shards"))).unwrap(),
+            redundancy: Redundancy::new(number(field("data-shards")), number(field("parity-shards")))
+                .unwrap(),
             epoch: Epoch(number(field("epoch"))),
             prev: AggregationId(bytes(field("prev"))),
             id: AggregationId(bytes(field("id"))),
@@ -131,4 +132,18 @@ impl Golden {
         let shards = shards.collect();
         (golden, shards)
     }
+}
+
+/// The folders of all golden aggregations, in the order of their numbers.
+pub fn all() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder()).unwrap();
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|path| path.is_dir());
+    folders.sort();
+    assert!(
+        !folders.is_empty(),
+        "no golden aggregations in {}",
+        folder().display()
+    );
+    folders
 }

@@ -91,7 +91,12 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
             return Ok(found);
         }
         let next = walk.next_header(at.saturating_add(ALIGN))?;
-        let acknowledged = if tail { walk.was_acknowledged(at, at)? } else { garbage || next.is_some() };
+        let acknowledged = match at {
+            // A segment gets its name when its first record is durable.
+            0 => true,
+            _ if tail => walk.was_acknowledged(at, at)?,
+            _ => garbage || next.is_some(),
+        };
         let next = next.filter(|_| acknowledged);
         if acknowledged {
             found.rotten += 1;
@@ -99,6 +104,11 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
         }
         let Some((offset, header)) = next else {
             found.torn = garbage && !acknowledged;
+            if acknowledged {
+                // Nothing behind it can be told apart; nothing is written over it.
+                let end = u32::try_from(walk.length / u64::from(ALIGN) * u64::from(ALIGN)).unwrap_or(u32::MAX);
+                found.cursor.offset = at.max(end);
+            }
             return Ok(found);
         };
         if header.previous_number > AggregationNumber(0) {

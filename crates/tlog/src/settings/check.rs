@@ -229,8 +229,11 @@ fn storage(merged: &Merged, redundancy: &RedundancySettings) -> Result<Storage, 
 fn same(one: &StoreAddress, other: &StoreAddress) -> bool {
     match (one, other) {
         (StoreAddress::Directory(one), StoreAddress::Directory(other)) => {
-            let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-            one.components().eq(other.components()) || real(one) == real(other)
+            let real = |path: &PathBuf| {
+                let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                path.canonicalize().unwrap_or_else(|_| absolute())
+            };
+            real(one).components().eq(real(other).components())
         }
         _ => one == other,
     }

@@ -8,11 +8,15 @@ use super::table::{DEFAULT_FILE, Group, Kind, Preset, SETTINGS, Setting};
 
 /// A settings file in which everything is commented out and stands at its default.
 pub fn default_file() -> String {
-    let mut out = format!(
-        "# Settings of tlog-server and tlog. Put it beside where they are started, as {DEFAULT_FILE}, or name it with -c FILE.\n\
-         # Everything is at its default: take the # away from what you change. A setting can also be an environment\n\
-         # variable (flush-size: TLOG_FLUSH_SIZE), which wins over this file, or a flag (--flush-size), which wins over both.\n"
+    let introduction = format!(
+        "Settings of tlog-server and tlog. Put this file, as {DEFAULT_FILE}, where they are started, or name it with -c FILE. \
+         Everything is at its default: take the # away from what you change. A setting can also be an environment variable \
+         (flush-size: TLOG_FLUSH_SIZE), which wins over this file, or a flag (--flush-size), which wins over both."
     );
+    let mut out = String::new();
+    for line in wrapped(&introduction, 76) {
+        write_line(&mut out, &format!("# {line}"));
+    }
     for group in Group::ALL {
         write_line(&mut out, &format!("\n# {} {}", group.title(), "-".repeat(76 - group.title().len())));
         for setting in of_group(group) {

@@ -83,7 +83,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     check(load("flush-sise = 3", &[], &[]), "flush-sise", Some("flush-size"));
     check(load("flush_size = 3", &[], &[]), "flush_size", Some("flush-size"));
     check(load("FlushSize = 3", &[], &[]), "FlushSize", Some("flush-size"));
-    check(load("[flush]\nsize = 3", &[], &[]), "flush", Some("flush-size"));
+    check(load("[flush]\nsize = 3", &[], &[]), "flush", Some("flush-time"));
     check(load("parity = 3", &[], &[]), "parity", Some("parity-shards"));
     check(load("xyzzy = 3", &[], &[]), "xyzzy", None);
     check(load("key-file-file = 3", &[], &[]), "key-file-file", Some("key-file"));

@@ -1,0 +1,30 @@
+//! The metrics of this crate, by name.
+
+use metrics::counter;
+
+/// An aggregation's blocks were read, from so many payload bytes.
+pub(crate) fn aggregation_read(bytes: u64) {
+    counter!("tlog_player_aggregations_read_total").increment(1);
+    counter!("tlog_player_payload_bytes_read_total").increment(bytes);
+}
+
+/// An aggregation was read from other shards than the first k: one of these was missing, damaged or out of reach.
+pub(crate) fn aggregation_made_up() {
+    counter!("tlog_player_aggregations_made_up_total").increment(1);
+}
+
+/// An aggregation could not be read and the stores were asked again.
+pub(crate) fn read_repeated() {
+    counter!("tlog_player_reads_repeated_total").increment(1);
+}
+
+/// Something in the middle of a log is not there any more.
+pub(crate) fn data_lost(numbers: u64) {
+    counter!("tlog_player_aggregations_lost_total").increment(numbers);
+}
+
+/// Blocks were written to a target of a restore.
+pub(crate) fn restored(blocks: u64, bytes: u64) {
+    counter!("tlog_player_restored_blocks_total").increment(blocks);
+    counter!("tlog_player_restored_bytes_total").increment(bytes);
+}

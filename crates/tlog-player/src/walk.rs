@@ -1,0 +1,140 @@
+//! Walking the heads of a log, in either direction, a bounded number of bytes at a time.
+
+use tlog_codec::ChainBreak;
+use tlog_proto::{AggregationId, AggregationNumber};
+use tlog_quorum::{HeadCandidate, Located};
+use tlog_store::NumberRanges;
+
+use crate::history::HistoryError;
+use crate::reader::LogReader;
+use crate::resolve::{Resolution, Resolved, resolve};
+
+/// Bytes of heads, from all stores together, that one step of a walk aims at.
+const STEP_BYTES: u64 = 8 << 20;
+/// Numbers that the first step asks for, when nothing is known yet of how large their heads are.
+const FIRST_STEP: u64 = 16;
+/// Most numbers in one step.
+const LONGEST_STEP: u64 = 1024;
+
+/// How many numbers the next step asks for. Heads are as large as manifests are long, so that is learned on the way.
+#[derive(Clone, Copy, Debug)]
+struct Step(u64);
+
+impl Step {
+    fn learn(&mut self, located: &[Located]) {
+        let bytes = |c: &HeadCandidate| (c.holders.len() * c.head.stored_len()) as u64;
+        let total: u64 = located.iter().flat_map(|l| &l.candidates).map(bytes).sum();
+        let each = (total / located.len().max(1) as u64).max(1);
+        self.0 = (STEP_BYTES / each).clamp(1, self.0.saturating_mul(4).min(LONGEST_STEP));
+    }
+}
+
+/// From old to new. Never fails: what is lost or does not fit is marked.
+pub(crate) struct Forward {
+    reader: LogReader,
+    /// The next number to answer.
+    next: AggregationNumber,
+    /// The last number to answer.
+    to: AggregationNumber,
+    /// Id of what is before `next`, where it is known.
+    before: Option<AggregationId>,
+    /// Asked for, but what follows has yet to decide between candidates.
+    undecided: Vec<Located>,
+    step: Step,
+}
+
+impl Forward {
+    /// Answers the numbers `from` to `to`, which must be within the extent.
+    pub(crate) fn new(reader: LogReader, from: AggregationNumber, to: AggregationNumber) -> Self {
+        let before = (from.0 == 1).then_some(AggregationId::BEFORE_FIRST);
+        Self { reader, next: from, to, before, undecided: Vec::new(), step: Step(FIRST_STEP) }
+    }
+
+    /// The next few numbers; nothing after the last.
+    pub(crate) async fn next(&mut self) -> Vec<Resolved> {
+        let end = self.reader.extent().last;
+        if self.next > self.to {
+            return Vec::new();
+        }
+        loop {
+            let from = self.undecided.last().map_or(self.next, |located| located.number.next());
+            // What decides may lie above what is to be answered.
+            let limit = if self.undecided.is_empty() { self.to } else { end };
+            let to = AggregationNumber(from.0.saturating_add(self.step.0 - 1)).min(limit);
+            let located = self.reader.stores().heads(self.reader.survey(), from..=to).await;
+            self.step.learn(&located);
+            self.undecided.extend(located);
+            let last_id = if to >= end { self.reader.last_id() } else { None };
+            let Resolution { mut run, ambiguous } = resolve(self.before, &self.undecided, last_id);
+            if ambiguous && to < end {
+                continue;
+            }
+            self.undecided.clear();
+            self.before = run.last().and_then(|r| r.chosen.as_ref()).map(|c| c.head.id);
+            self.next = to.next();
+            run.retain(|resolved| resolved.number <= self.to);
+            return run;
+        }
+    }
+}
+
+/// From new to old. Each step is proven by the one before: an aggregation names the one that it follows.
+pub(crate) struct Backward {
+    reader: LogReader,
+    /// The highest number that was not answered yet.
+    next: AggregationNumber,
+    /// Its id; none where it is lost.
+    expected: Option<AggregationId>,
+    step: Step,
+}
+
+impl Backward {
+    /// From the end of the log.
+    pub(crate) fn new(reader: LogReader) -> Self {
+        let (next, expected) = (reader.extent().last, reader.last_id());
+        Self { reader, next, expected, step: Step(FIRST_STEP) }
+    }
+
+    /// The next few, newest first; nothing after the first of the log.
+    pub(crate) async fn next(&mut self) -> Result<Vec<HeadCandidate>, HistoryError> {
+        let first = self.reader.extent().first;
+        if self.next < first {
+            return Ok(Vec::new());
+        }
+        let from = AggregationNumber(self.next.0.saturating_sub(self.step.0 - 1)).max(first);
+        let located = self.reader.stores().heads(self.reader.survey(), from..=self.next).await;
+        self.step.learn(&located);
+        let mut links = Vec::with_capacity(located.len());
+        for at in located.iter().rev() {
+            let link = at.candidates.iter().find(|c| Some(c.head.id) == self.expected);
+            let Some(link) = link else {
+                let gone = located.iter().filter(|l| l.candidates.is_empty() || l.number == at.number);
+                // From low to high as they are reported, with what was found under the lowest.
+                let conditions = gone.clone().next().map_or(&at.conditions, |l| &l.conditions);
+                let numbers: NumberRanges = gone.map(|l| l.number).collect();
+                return Err(self.reader.lost(numbers, conditions).await);
+            };
+            self.expected = Some(link.head.header.prev);
+            links.push(link.clone());
+        }
+        self.next = from.previous().unwrap_or_default();
+        if from.0 == 1 {
+            self.check_beginning(&links)?;
+        }
+        Ok(links)
+    }
+
+    fn check_beginning(&self, links: &[HeadCandidate]) -> Result<(), HistoryError> {
+        match links.last().map(|link| link.head.header.prev) {
+            Some(found) if found != AggregationId::BEFORE_FIRST => Err(HistoryError::ChainBroken {
+                vdisk: self.reader.vdisk().clone(),
+                source: ChainBreak::Prev {
+                    number: AggregationNumber(1),
+                    expected: AggregationId::BEFORE_FIRST,
+                    found,
+                },
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Stopping.
+
+use std::time::Duration;
+
+use tlog_proto::{Generation, LogPosition, Sequence};
+use tlog_server::{CloseReason, ServerSettings};
+use tokio::net::TcpStream;
+
+use crate::support::*;
+
+fn at(sequence: u64) -> Option<LogPosition> {
+    Some(LogPosition {
+        generation: Generation(1),
+        sequence: Sequence(sequence),
+    })
+}
+
+#[tokio::test]
+async fn a_shutdown_makes_everything_durable_tells_the_clients_and_says_so() {
+    let server = Running::start().await;
+    let (logs, addr) = (server.logs.clone(), server.addr);
+    let mut one = Client::connect(addr, "one", 7, 1).await;
+    let mut two = Client::connect(addr, "two", 8, 5).await;
+    one.sends_blocks([1, 2, 4]).await;
+    one.hears_recv_ok([1, 2, 4]).await;
+    two.sends_blocks([5]).await;
+    two.hears_recv_ok([5]).await;
+    server.shutdown.cancel();
+    one.hears_flush_ok([1, 2]).await;
+    one.sees_the_end().await;
+    two.hears_flush_ok([5]).await;
+    two.sees_the_end().await;
+    drop((one, two));
+    let report = soon(server.task).await.unwrap();
+    assert!(report.all_durable());
+    let left: Vec<_> = report
+        .vdisks
+        .iter()
+        .map(|v| (v.vdisk.as_str(), v.durable, v.ordered))
+        .collect();
+    assert_eq!(left, [("one", at(2), at(2)), ("two", at(5), at(5))]);
+    assert_eq!(
+        (
+            *logs.disk("one").closed.borrow(),
+            *logs.disk("two").closed.borrow()
+        ),
+        (1, 1)
+    );
+    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens");
+    assert!(server.server.status().vdisks.is_empty());
+}
+
+#[tokio::test]
+async fn a_shutdown_that_cannot_make_everything_durable_in_time_says_that() {
+    let settings = ServerSettings {
+        shutdown_grace: Duration::from_millis(50),
+        ..ServerSettings::default()
+    };
+    let server = Running::with(settings).await;
+    server.logs.disk("vd").hold();
+    let mut client = Client::connect(server.addr, "vd", 7, 1).await;
+    client.sends_blocks([1, 2]).await;
+    client.hears_recv_ok([1, 2]).await;
+    server.shutdown.cancel();
+    let report = soon(server.task).await.unwrap();
+    assert!(!report.all_durable());
+    assert_eq!(
+        (report.vdisks[0].durable, report.vdisks[0].ordered),
+        (None, at(2))
+    );
+    client.sees_the_end().await;
+}
+
+#[tokio::test]
+async fn a_log_that_fails_during_shutdown_is_reported_and_told() {
+    let server = Running::start().await;
+    let disk = server.logs.disk("vd");
+    disk.hold();
+    let mut client = Client::connect(server.addr, "vd", 7, 1).await;
+    client.sends_blocks([1]).await;
+    client.hears_recv_ok([1]).await;
+    server.shutdown.cancel();
+    soon(disk.flushes.subscribe().wait_for(|&flushes| flushes > 0))
+        .await
+        .unwrap();
+    disk.fail(CloseReason::Failed("no store answers".to_owned()));
+    client.hears_just(tlog_proto::BlockStatus::FlushFailed).await;
+    drop(client);
+    let report = soon(server.task).await.unwrap();
+    assert!(
+        report.vdisks[0]
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("no store answers")
+    );
+}
+
+#[tokio::test]
+async fn connections_that_never_said_hello_do_not_hold_up_a_shutdown() {
+    let server = Running::start().await;
+    let _silent = Client::dial(server.addr).await;
+    server.until(|status| status.connections == 1).await;
+    assert!(server.stop().await.all_durable());
+}

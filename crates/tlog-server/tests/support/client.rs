@@ -1,0 +1,189 @@
+//! A client that does as it is told.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use tlog_proto::{
+    Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, HandshakeRequest, HandshakeResponse,
+    HandshakeStatus, Limits, Response, Sequence, SessionId, Timestamp, VdiskId, Version,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::soon;
+
+/// A handshake of a client of today.
+pub fn handshake(vdisk: &str, session: u64, first: u64) -> HandshakeRequest {
+    HandshakeRequest {
+        version: Version::CURRENT,
+        vdisk_id: VdiskId::new(vdisk).unwrap(),
+        first_sequence: Sequence(first),
+        reset_first_sequence: false,
+        session: SessionId(session),
+    }
+}
+
+/// A block of so many bytes, which tell its sequence.
+pub fn block_of(sequence: u64, bytes: usize) -> Block {
+    let data = Bytes::from(vec![sequence as u8; bytes]);
+    Block::set(
+        Sequence(sequence),
+        BlockIndex::new(sequence).unwrap(),
+        Timestamp(sequence),
+        data,
+    )
+}
+
+pub fn block(sequence: u64) -> Block {
+    block_of(sequence, 64)
+}
+
+pub struct Client {
+    reader: FrameReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+}
+
+impl Client {
+    /// Connects and says nothing.
+    pub async fn dial(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (read, writer) = stream.into_split();
+        Self {
+            reader: FrameReader::new(read, Limits::default()),
+            writer,
+        }
+    }
+
+    /// Connects and is accepted.
+    pub async fn connect(addr: SocketAddr, vdisk: &str, session: u64, first: u64) -> Self {
+        let (client, response) = Self::greet(addr, handshake(vdisk, session, first)).await;
+        assert_eq!(response.status, HandshakeStatus::Ok);
+        client
+    }
+
+    /// Connects and hears how the handshake went.
+    pub async fn greet(addr: SocketAddr, request: HandshakeRequest) -> (Self, HandshakeResponse) {
+        let mut client = Self::dial(addr).await;
+        client.say_hello(request).await;
+        let response = client.hears_handshake().await;
+        (client, response)
+    }
+
+    pub async fn say_hello(&mut self, request: HandshakeRequest) {
+        let mut bytes = BytesMut::new();
+        request.encode_into(&mut bytes);
+        self.sends_bytes(&bytes).await;
+    }
+
+    pub async fn hears_handshake(&mut self) -> HandshakeResponse {
+        soon(self.reader.handshake_response())
+            .await
+            .unwrap()
+            .expect("a handshake response")
+    }
+
+    pub async fn sends_bytes(&mut self, bytes: &[u8]) {
+        soon(self.writer.write_all(bytes)).await.unwrap();
+    }
+
+    pub async fn sends(&mut self, messages: impl IntoIterator<Item = impl Into<ClientMessage>>) {
+        let mut bytes = BytesMut::new();
+        messages
+            .into_iter()
+            .for_each(|message| message.into().encode_into(&mut bytes));
+        self.sends_bytes(&bytes).await;
+    }
+
+    pub async fn sends_blocks(&mut self, sequences: impl IntoIterator<Item = u64>) {
+        self.sends(sequences.into_iter().map(block)).await;
+    }
+
+    pub async fn asks_to_flush(&mut self, sequence: u64) {
+        self.sends([ClientMessage::ForceFlushAtSeq(Sequence(sequence))])
+            .await;
+    }
+
+    /// Sends as much as the server takes; answers when it takes no more for a while, with how many blocks that were.
+    pub async fn sends_until_stuck(&mut self, blocks: impl Iterator<Item = Block>) -> usize {
+        let mut sent = 0;
+        for block in blocks {
+            let mut bytes = BytesMut::new();
+            block.encode_into(&mut bytes);
+            let written = tokio::time::timeout(
+                std::time::Duration::from_millis(200),
+                self.writer.write_all(&bytes),
+            );
+            match written.await {
+                Ok(Ok(())) => sent += 1,
+                Ok(Err(_)) | Err(_) => return sent,
+            }
+        }
+        panic!("{sent} blocks and it is still taking more");
+    }
+
+    /// The next response.
+    pub async fn hears(&mut self) -> (BlockStatus, Vec<u64>) {
+        let Response { status, sequences } = soon(self.reader.response()).await.unwrap().expect("a response");
+        (status, sequences.into_iter().map(|sequence| sequence.0).collect())
+    }
+
+    pub async fn hears_recv_ok(&mut self, sequences: impl IntoIterator<Item = u64>) {
+        for sequence in sequences {
+            assert_eq!(self.hears().await, (BlockStatus::RecvOk, vec![sequence]));
+        }
+    }
+
+    pub async fn hears_recv_failed(&mut self, sequence: u64) {
+        assert_eq!(self.hears().await, (BlockStatus::RecvFailed, vec![sequence]));
+    }
+
+    pub async fn hears_flush_ok(&mut self, sequences: impl IntoIterator<Item = u64>) {
+        assert_eq!(
+            self.hears().await,
+            (BlockStatus::FlushOk, sequences.into_iter().collect::<Vec<_>>())
+        );
+    }
+
+    pub async fn hears_just(&mut self, status: BlockStatus) {
+        assert_eq!(self.hears().await, (status, vec![]));
+    }
+
+    /// Hears until every one of these sequences was flushed.
+    pub async fn hears_flushed(&mut self, sequences: impl IntoIterator<Item = u64>) {
+        let mut missing: std::collections::BTreeSet<u64> = sequences.into_iter().collect();
+        while !missing.is_empty() {
+            let (status, sequences) = self.hears().await;
+            if status == BlockStatus::FlushOk {
+                sequences.iter().for_each(|sequence| _ = missing.remove(sequence));
+            }
+        }
+    }
+
+    /// The server closes, without a further word.
+    pub async fn sees_the_end(&mut self) {
+        match soon(self.reader.response()).await {
+            Ok(None) | Err(tlog_proto::FrameError::Io(_) | tlog_proto::FrameError::Truncated) => {}
+            other => panic!("{other:?} instead of the end"),
+        }
+    }
+
+    /// Everything works for this one: one block goes in and is flushed.
+    pub async fn works(&mut self, sequence: u64) {
+        self.sends_blocks([sequence]).await;
+        self.hears_recv_ok([sequence]).await;
+        self.asks_to_flush(sequence).await;
+        self.hears_just(BlockStatus::ForceFlushReceived).await;
+        self.hears_flush_ok([sequence]).await;
+    }
+
+    /// The connection itself.
+    pub fn into_raw_parts(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        (self.reader.into_inner(), self.writer)
+    }
+
+    pub async fn into_raw(self) -> TcpStream {
+        self.reader.into_inner().reunite(self.writer).unwrap()
+    }
+}

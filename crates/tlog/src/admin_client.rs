@@ -1,0 +1,144 @@
+//! Asking the admin endpoint of a running server.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Most bytes of an answer that are read.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The server is not there.
+    #[error("the admin endpoint {address} cannot be reached: {source}")]
+    Connect {
+        /// Where it should be.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The connection broke, or the answer is no HTTP.
+    #[error("the admin endpoint {address} did not answer: {source}")]
+    Http {
+        /// Where it is.
+        address: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It refused.
+    #[error("the server at {address} answers {status}: {body}")]
+    Refused {
+        /// Where it is.
+        address: String,
+        /// The status of HTTP.
+        status: StatusCode,
+        /// What it said.
+        body: String,
+    },
+}
+
+/// Sends a request without a body and answers the body of the answer. Waits as long as the server takes.
+pub async fn ask(address: &str, method: Method, path: &str) -> Result<String, AdminError> {
+    let connect = async {
+        let timed_out = || std::io::Error::new(std::io::ErrorKind::TimedOut, "nobody answers");
+        tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| timed_out())?
+    };
+    let stream =
+        connect.await.map_err(|source| AdminError::Connect { address: address.to_owned(), source })?;
+    let http = |source: Box<dyn std::error::Error + Send + Sync>| AdminError::Http { address: address.to_owned(), source };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| http(error.into()))?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(hyper::header::HOST, address)
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| http(error.into()))?;
+    let answer = sender.send_request(request).await.map_err(|error| http(error.into()))?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(http)?;
+    connection.abort();
+    let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+    match status.is_success() {
+        true => Ok(body),
+        false => Err(AdminError::Refused { address: address.to_owned(), status, body: body.trim().to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::admin::{Operations, serve};
+    use async_trait::async_trait;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use serde_json::{Value, json};
+    use tlog_proto::VdiskId;
+
+    struct Scripted(AtomicBool);
+
+    #[async_trait]
+    impl Operations for Scripted {
+        fn is_ready(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        async fn status(&self) -> Value {
+            json!({ "vdisks": [] })
+        }
+
+        async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String> {
+            match vdisk.as_str() {
+                "vda" => Ok(json!({ "aggregations": 3 })),
+                other => Err(format!("no log of {other}")),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_request_of_the_endpoint_is_answered() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || metrics::counter!("tlog_test_total").increment(3));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let operations = Arc::new(Scripted(AtomicBool::new(false)));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        let server = tokio::spawn(serve(listener, Arc::clone(&operations) as _, recorder.handle(), stopped));
+
+        let get = async |path: &str| ask(&address, Method::GET, path).await;
+        let post = async |path: &str| ask(&address, Method::POST, path).await;
+        assert_eq!(get("/healthz").await.unwrap(), "ok\n");
+        let refused = |answer: Result<String, AdminError>| match answer.unwrap_err() {
+            AdminError::Refused { status, body, .. } => (status.as_u16(), body),
+            other => panic!("{other}"),
+        };
+        assert_eq!(refused(get("/readyz").await).0, 503);
+        operations.0.store(true, Ordering::Relaxed);
+        assert_eq!(get("/readyz").await.unwrap(), "ready\n");
+        assert!(get("/metrics").await.unwrap().contains("tlog_test_total 3"));
+        assert_eq!(get("/status").await.unwrap(), r#"{"vdisks":[]}"#);
+        assert_eq!(post("/vdisks/vda/scrub").await.unwrap(), r#"{"aggregations":3}"#);
+        assert_eq!(refused(post("/vdisks/vdb/scrub").await), (500, r#"{"error":"no log of vdb"}"#.to_owned()));
+        assert_eq!(refused(post("/vdisks/..%2f/scrub").await).0, 400);
+        assert_eq!(refused(get("/vdisks/vda/scrub").await).0, 405);
+        assert_eq!(refused(get("/nothing").await).0, 404);
+
+        drop(stop);
+        server.await.unwrap().unwrap();
+        assert!(matches!(get("/healthz").await, Err(AdminError::Connect { .. })));
+    }
+}

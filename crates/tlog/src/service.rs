@@ -1,0 +1,310 @@
+//! What `tlog-server` runs: settings to stores to log writers to the server, and the admin endpoint beside it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde_json::{Value, json};
+use tlog_flusher::{LogStatus, ScrubReport};
+use tlog_proto::{Limits, LogPosition, VdiskId};
+use tlog_server::{RunReport, Server, ServerSettings, VdiskStatus};
+use tlog_store::NumberRanges;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Operations};
+use crate::keys;
+use crate::settings::{LimitSettings, ListenAddress, Settings};
+use crate::storage::FlusherStorage;
+use crate::stores::Stores;
+
+/// A server that listens already, and serves once it is run.
+pub struct Service {
+    server: Server,
+    listener: TcpListener,
+    address: SocketAddr,
+    admin: Option<(TcpListener, SocketAddr, PrometheusHandle)>,
+    operations: Arc<ServerOperations>,
+    _stores: Stores,
+}
+
+impl Service {
+    /// Opens the stores, reads or makes the key, and begins to listen. After this, clients can connect; they are answered once
+    /// [`Service::run`] is called.
+    pub async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        for warning in settings.warnings() {
+            tracing::warn!("{warning}");
+        }
+        // First of all: it refuses where another server runs, before anything is changed.
+        let admin = match &settings.admin_listen {
+            Some(address) => {
+                let listener = bind(address).await?;
+                let bound = listener.local_addr()?;
+                Some((listener, bound, install_metrics()?))
+            }
+            None => None,
+        };
+        let listener = bind(&settings.listen).await?;
+        let address = listener.local_addr()?;
+        let keys = keys::load_or_make(settings)?;
+        for warning in keys.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let note = lock_note(address, admin.as_ref().map(|(_, address, _)| *address));
+        let stores = Stores::for_writing(settings, &note)?;
+        let storage = Arc::new(FlusherStorage::new(settings, stores.all.clone(), Arc::new(keys.keyring))?);
+        let server = Server::new(server_settings(&settings.limits), Arc::clone(&storage) as _, None)?;
+        let operations = Arc::new(ServerOperations {
+            server_id: settings.server_id.clone(),
+            started: Instant::now(),
+            ready: AtomicBool::new(false),
+            server: server.clone(),
+            storage,
+            redundancy: settings.redundancy.to_string(),
+            scrub_rate: settings.repair_rate,
+        });
+        tracing::info!(
+            %address,
+            server_id = settings.server_id,
+            version = env!("CARGO_PKG_VERSION"),
+            redundancy = %settings.redundancy,
+            stores = ?stores.all.iter().map(|store| store.address()).collect::<Vec<_>>(),
+            key = %keys.path.display(),
+            "serving"
+        );
+        Ok(Self { server, listener, address, admin, operations, _stores: stores })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin endpoint is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|(_, address, _)| *address)
+    }
+
+    /// Serves until `shutdown` is cancelled, makes everything durable, and answers how that went.
+    pub async fn run(self, shutdown: CancellationToken) -> RunReport {
+        let Self { server, listener, admin, operations, .. } = self;
+        // The endpoint outlives the server's shutdown, so that it can be watched.
+        let stop_admin = CancellationToken::new();
+        let endpoint = admin.map(|(listener, _, handle)| {
+            let (operations, stop) = (Arc::clone(&operations) as _, stop_admin.clone().cancelled_owned());
+            let upkeep = handle.clone();
+            let serving = tokio::spawn(admin::serve(listener, operations, handle, stop));
+            let upkeep = tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    upkeep.run_upkeep();
+                }
+            });
+            (serving, upkeep)
+        });
+        operations.ready.store(true, Ordering::Relaxed);
+        let unready = {
+            let (operations, shutdown) = (Arc::clone(&operations), shutdown.clone());
+            async move {
+                shutdown.cancelled().await;
+                operations.ready.store(false, Ordering::Relaxed);
+            }
+        };
+        let (report, ()) = tokio::join!(server.run(listener, shutdown.clone()), unready);
+        stop_admin.cancel();
+        if let Some((serving, upkeep)) = endpoint {
+            upkeep.abort();
+            // A scrub may be running; nobody waits for it.
+            let _gone = tokio::time::timeout(Duration::from_secs(1), serving).await;
+        }
+        report
+    }
+}
+
+async fn bind(address: &ListenAddress) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address.pair())
+        .await
+        .with_context(|| format!("cannot listen on {address}; if another tlog-server runs there, stop it or choose another port"))
+}
+
+/// What other processes find beside the lock of a directory store.
+fn lock_note(address: SocketAddr, admin: Option<SocketAddr>) -> String {
+    match admin {
+        Some(admin) => format!("tlog-server on {address}, {ADMIN_MARK}{}", reachable(admin)),
+        None => format!("tlog-server on {address}"),
+    }
+}
+
+const ADMIN_MARK: &str = "admin http://";
+
+/// The admin endpoint that a lock note names.
+pub fn admin_in_note(note: &str) -> Option<&str> {
+    note.split_once(ADMIN_MARK).map(|(_, address)| address.trim())
+}
+
+/// Where a process on the same machine reaches what listens on this address.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn server_settings(limits: &LimitSettings) -> ServerSettings {
+    ServerSettings {
+        max_connections: limits.max_connections,
+        handshake_timeout: limits.handshake_timeout,
+        open_timeout: limits.open_timeout,
+        message_timeout: limits.message_timeout,
+        idle_timeout: limits.idle_timeout,
+        keepalive: limits.keepalive,
+        write_timeout: limits.write_timeout,
+        limits: Limits { max_block_bytes: limits.max_block_bytes, ..Limits::default() },
+        max_window_bytes: limits.max_window_bytes_per_vdisk,
+        max_total_window_bytes: limits.max_window_bytes,
+        max_unflushed_bytes: limits.max_unflushed_bytes_per_vdisk,
+        max_total_unflushed_bytes: limits.max_unflushed_bytes,
+        vdisk_idle: limits.vdisk_idle_timeout,
+        shutdown_grace: limits.shutdown_timeout,
+        ..ServerSettings::default()
+    }
+}
+
+/// Begins to count. Once in a process.
+fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    const SECONDS: [f64; 14] =
+        [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS);
+    let recorder = builder.context("the buckets of the metrics")?.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).ok().context("metrics are being recorded already")?;
+    metrics::gauge!("tlog_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let now = jiff::Timestamp::now();
+    metrics::gauge!("tlog_start_time_seconds").set(now.as_millisecond() as f64 / 1000.0);
+    Ok(handle)
+}
+
+struct ServerOperations {
+    server_id: String,
+    started: Instant,
+    ready: AtomicBool,
+    server: Server,
+    storage: Arc<FlusherStorage>,
+    redundancy: String,
+    scrub_rate: u64,
+}
+
+#[async_trait]
+impl Operations for ServerOperations {
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    async fn status(&self) -> Value {
+        let status = self.server.status();
+        let logs = self.storage.logs().await;
+        let vdisks: Vec<Value> = status
+            .vdisks
+            .iter()
+            .map(|vdisk| show_vdisk(vdisk, logs.iter().find(|log| log.vdisk == vdisk.vdisk)))
+            .collect();
+        json!({
+            "server_id": self.server_id,
+            "version": env!("CARGO_PKG_VERSION"),
+            "ready": self.is_ready(),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "redundancy": self.redundancy,
+            "stores": self.storage.stores().iter().map(|store| store.address()).collect::<Vec<_>>(),
+            "connections": status.connections,
+            "unflushed_bytes": status.unflushed_bytes,
+            "window_bytes": status.window_bytes,
+            "vdisks": vdisks,
+        })
+    }
+
+    async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String> {
+        let report = self.storage.scrub(vdisk, self.scrub_rate).await?;
+        tracing::info!(%vdisk, aggregations = report.aggregations, whole = report.is_whole(), "scrub done");
+        Ok(show_scrub(vdisk, &report))
+    }
+}
+
+fn show_vdisk(vdisk: &VdiskStatus, log: Option<&LogStatus>) -> Value {
+    json!({
+        "vdisk": vdisk.vdisk.as_str(),
+        "open": vdisk.open,
+        "peer": vdisk.peer.map(|peer| peer.to_string()),
+        "received": vdisk.received.map(|sequence| sequence.0),
+        "ordered": vdisk.ordered.map(show_position),
+        "durable": vdisk.durable.map(show_position),
+        "unflushed_bytes": vdisk.unflushed_bytes,
+        "window_blocks": vdisk.window_blocks,
+        "window_bytes": vdisk.window_bytes,
+        "last_error": vdisk.last_error,
+        "log": log.map(show_log),
+    })
+}
+
+fn show_position(position: LogPosition) -> Value {
+    json!({ "generation": position.generation.0, "sequence": position.sequence.0 })
+}
+
+fn show_log(log: &LogStatus) -> Value {
+    let stores: Vec<Value> = log
+        .stores
+        .iter()
+        .map(|store| {
+            json!({
+                "address": store.address,
+                "state": store.state.name(),
+                "out_for_seconds": store.out_for.map(|out_for| out_for.as_secs_f64()),
+                "error": store.error,
+                "missing": store.missing,
+            })
+        })
+        .collect();
+    json!({
+        "epoch": log.epoch.0,
+        "committed": log.committed.0,
+        "in_flight": log.in_flight,
+        "waiting_blocks": log.waiting_blocks,
+        "losses_survived": log.losses_survived,
+        "stores": stores,
+    })
+}
+
+/// A scrub's report as JSON.
+pub fn show_scrub(vdisk: &VdiskId, report: &ScrubReport) -> Value {
+    let ranges = |ranges: &NumberRanges| -> Vec<Value> {
+        ranges.iter().map(|range| json!([range.start().0, range.end().0])).collect()
+    };
+    let stores: Vec<Value> = report
+        .stores
+        .iter()
+        .map(|store| {
+            json!({
+                "address": store.address,
+                "counted": store.counted,
+                "missing": ranges(&store.missing),
+                "damaged": ranges(&store.damaged),
+                "refilled": ranges(&store.refilled),
+                "refilled_shards": store.refilled.count(),
+                "error": store.error,
+            })
+        })
+        .collect();
+    json!({
+        "vdisk": vdisk.as_str(),
+        "aggregations": report.aggregations,
+        "whole": report.is_whole(),
+        "unreadable": ranges(&report.unreadable),
+        "stores": stores,
+    })
+}
