@@ -16,11 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     client.delete(BlockIndex::default()).await?;
     client.flush().await?;
-    println!(
-        "durable: sequences {} to before {}",
-        client.first_sequence(),
-        client.next_sequence()
-    );
+    println!("durable: sequences {} to before {}", client.first_sequence(), client.next_sequence());
     client.close().await;
     Ok(())
 }

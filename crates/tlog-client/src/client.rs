@@ -16,8 +16,8 @@ use crate::connection::{Connection, Names, Request};
 use crate::handshake::{self, Greeted};
 use crate::shared::{Draft, Handed, Shared, Ticket};
 use crate::{
-    AppendError, ClientOptions, ConnectError, EndCause, Ending, Events, FlushError, ResendError,
-    SlaveSyncError, Stats, Unacknowledged,
+    AppendError, ClientOptions, ConnectError, Durable, Ending, Events, FlushError, ResendError,
+    SlaveSyncError, Stats,
 };
 
 /// A connection to a tlog server, for the log of one vdisk.
@@ -74,10 +74,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Client, ConnectError> {
         let addr = addr.to_string();
-        let options = ClientOptions {
-            reset_first_sequence: false,
-            ..options
-        };
+        let options = ClientOptions { reset_first_sequence: false, ..options };
         let question = HandshakeRequest {
             version: Version::CURRENT,
             vdisk_id: vdisk.clone(),
@@ -114,29 +111,16 @@ impl Client {
             reset_first_sequence: options.reset_first_sequence,
             session,
         };
-        let Greeted {
-            reader,
-            writer,
-            response,
-        } = handshake::greet(addr, &request, options).await?;
+        let Greeted { reader, writer, response } = handshake::greet(addr, &request, options).await?;
         handshake::accepted(&request, &response)?;
         let peer_version = response.version;
         tracing::debug!(%vdisk, peer = addr, %peer_version, %first_sequence, %session, "connected");
 
         let shared = Arc::new(Shared::new(first_sequence, options.max_unflushed_bytes));
         let (requests, questions) = mpsc::channel(16);
-        let names = Names {
-            vdisk: vdisk.clone(),
-            peer: addr.to_owned(),
-        };
-        let connection = Connection::new(
-            shared.clone(),
-            questions,
-            reader,
-            writer,
-            options.write_timeout,
-            names,
-        );
+        let names = Names { vdisk: vdisk.clone(), peer: addr.to_owned() };
+        let connection =
+            Connection::new(shared.clone(), questions, reader, writer, options.write_timeout, names);
         tokio::spawn(connection.run());
         let inner = Inner {
             shared,
@@ -147,9 +131,7 @@ impl Client {
             session,
             last_flushed: response.last_flushed,
         };
-        Ok(Client {
-            inner: Arc::new(inner),
-        })
+        Ok(Client { inner: Arc::new(inner) })
     }
 
     /// Hands over a write of `data` to block `index`, with the next sequence and the current time. It is on its way when this
@@ -210,9 +192,7 @@ impl Client {
     /// was not handed over yet is waited for; what lies before this client's first sequence is not.
     pub async fn durable_up_to(&self, sequence: Sequence) -> Result<(), FlushError> {
         let mut progress = self.shared().progress.subscribe();
-        let found = progress
-            .wait_for(|progress| progress.answer(sequence).is_some())
-            .await;
+        let found = progress.wait_for(|progress| progress.answer(sequence).is_some()).await;
         found
             .ok()
             .and_then(|progress| progress.answer(sequence))
@@ -223,11 +203,7 @@ impl Client {
     /// returns as soon as it is queued behind what was handed over before, and waits only while a thousand commands are.
     pub async fn force_flush_at(&self, sequence: Sequence) -> Result<(), Ending> {
         let shared = self.shared();
-        let slot = shared
-            .command_slots
-            .acquire()
-            .await
-            .map_err(|_| shared.ending())?;
+        let slot = shared.command_slots.acquire().await.map_err(|_| shared.ending())?;
         self.queue(Handed::ForceFlush(sequence))?;
         slot.forget();
         Ok(())
@@ -240,16 +216,8 @@ impl Client {
     pub async fn wait_nbd_slave_sync(&self, timeout_after: Duration) -> Result<(), SlaveSyncError> {
         let shared = self.shared();
         let synced = async {
-            let unanswered = shared
-                .slave_sync_slots
-                .acquire()
-                .await
-                .map_err(|_| shared.ending())?;
-            let slot = shared
-                .command_slots
-                .acquire()
-                .await
-                .map_err(|_| shared.ending())?;
+            let unanswered = shared.slave_sync_slots.acquire().await.map_err(|_| shared.ending())?;
+            let slot = shared.command_slots.acquire().await.map_err(|_| shared.ending())?;
             let (done, synced) = oneshot::channel();
             self.queue(Handed::WaitSlaveSync(done))?;
             unanswered.forget();
@@ -258,9 +226,7 @@ impl Client {
         };
         match timeout(timeout_after, synced).await {
             Ok(answer) => answer,
-            Err(_) => Err(SlaveSyncError::TimedOut {
-                timeout: timeout_after,
-            }),
+            Err(_) => Err(SlaveSyncError::TimedOut { timeout: timeout_after }),
         }
     }
 
@@ -273,15 +239,7 @@ impl Client {
     pub async fn resend(&self, sequence: Sequence) -> Result<Durable, ResendError> {
         let (ticket, outcome) = Ticket::new();
         let (reply, answer) = oneshot::channel();
-        let _ = self
-            .inner
-            .requests
-            .send(Request::Resend {
-                sequence,
-                ticket,
-                reply,
-            })
-            .await;
+        let _ = self.inner.requests.send(Request::Resend { sequence, ticket, reply }).await;
         match answer.await {
             Ok(true) => Ok(Durable { sequence, outcome }),
             Ok(false) => Err(ResendError::NotRefused { sequence }),
@@ -299,13 +257,9 @@ impl Client {
         let _ = self.inner.requests.send(Request::Unflushed { reply }).await;
         match answer.await {
             Ok(blocks) => blocks,
-            Err(_) => self
-                .shared()
-                .intake()
-                .ended
-                .as_ref()
-                .map(|ended| ended.unflushed.clone())
-                .unwrap_or_default(),
+            Err(_) => {
+                self.shared().intake().ended.as_ref().map(|ended| ended.unflushed.clone()).unwrap_or_default()
+            }
         }
     }
 
@@ -313,10 +267,7 @@ impl Client {
     pub fn events(&self) -> Events {
         // Under the lock, so that the end is either seen here or comes as an event.
         let intake = self.shared().intake();
-        Events::new(
-            self.shared().events.subscribe(),
-            intake.ended.as_ref().map(|ended| ended.ending.clone()),
-        )
+        Events::new(self.shared().events.subscribe(), intake.ended.as_ref().map(|ended| ended.ending.clone()))
     }
 
     /// Numbers of this connection so far.
@@ -356,10 +307,7 @@ impl Client {
         self.shared().close.cancel();
         let mut progress = self.shared().progress.subscribe();
         let found = progress.wait_for(|progress| progress.ending.is_some()).await;
-        found
-            .ok()
-            .and_then(|progress| progress.ending.clone())
-            .unwrap_or_else(|| self.shared().ending())
+        found.ok().and_then(|progress| progress.ending.clone()).unwrap_or_else(|| self.shared().ending())
     }
 
     /// Takes no more blocks, flushes what was handed over, and closes, also where the flush fails. `Ok` says that everything
@@ -378,11 +326,7 @@ impl Client {
     fn check_size(&self, bytes: usize) -> Result<(), AppendError> {
         // A list on the wire has 29 bits for its length.
         let max = self.inner.max_block_bytes.min((1 << 29) - 1);
-        if bytes > max {
-            Err(AppendError::TooLarge { bytes, max })
-        } else {
-            Ok(())
-        }
+        if bytes > max { Err(AppendError::TooLarge { bytes, max }) } else { Ok(()) }
     }
 
     fn draft_set(&self, index: BlockIndex, data: Bytes) -> Result<Draft, AppendError> {
@@ -390,33 +334,15 @@ impl Client {
         if data.is_empty() {
             return Err(BlockFault::SetWithoutData.into());
         }
-        Ok(Draft {
-            own: None,
-            index,
-            operation: Operation::Set,
-            hash: BlockHash::of(&data),
-            data,
-        })
+        Ok(Draft { own: None, index, operation: Operation::Set, hash: BlockHash::of(&data), data })
     }
 
     fn draft_block(&self, block: Block) -> Result<Draft, AppendError> {
         self.check_size(block.size())?;
         self.shared().intake().check(Some(block.sequence))?;
-        let Block {
-            sequence,
-            index,
-            operation,
-            timestamp,
-            hash,
-            data,
-        } = UnverifiedBlock::from(block).verify()?;
-        Ok(Draft {
-            own: Some((sequence, timestamp)),
-            index,
-            operation,
-            hash,
-            data,
-        })
+        let Block { sequence, index, operation, timestamp, hash, data } =
+            UnverifiedBlock::from(block).verify()?;
+        Ok(Draft { own: Some((sequence, timestamp)), index, operation, hash, data })
     }
 
     async fn append(&self, draft: Draft) -> Result<Durable, AppendError> {
@@ -490,11 +416,5 @@ impl Drop for Inner {
 
 fn draft_delete(index: BlockIndex) -> Draft {
     let data = Bytes::new();
-    Draft {
-        own: None,
-        index,
-        operation: Operation::Delete,
-        hash: BlockHash::of(&data),
-        data,
-    }
+    Draft { own: None, index, operation: Operation::Delete, hash: BlockHash::of(&data), data }
 }

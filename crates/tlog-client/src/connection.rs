@@ -31,14 +31,8 @@ const RESPONSES_AT_ONCE: usize = 256;
 
 /// A question to the task.
 pub(crate) enum Request {
-    Resend {
-        sequence: Sequence,
-        ticket: Ticket,
-        reply: oneshot::Sender<bool>,
-    },
-    Unflushed {
-        reply: oneshot::Sender<Vec<Block>>,
-    },
+    Resend { sequence: Sequence, ticket: Ticket, reply: oneshot::Sender<bool> },
+    Unflushed { reply: oneshot::Sender<Vec<Block>> },
 }
 
 /// Between whom and for what the connection is.
@@ -194,11 +188,7 @@ impl<R, W> Connection<R, W> {
         self.take_in();
         let Some(state) = &mut self.state else { return };
         match request {
-            Request::Resend {
-                sequence,
-                ticket,
-                reply,
-            } => {
+            Request::Resend { sequence, ticket, reply } => {
                 let resent = state.resend(sequence, ticket).is_ok();
                 self.publish(); // who hears of it may flush at once, and must not find the block still refused
                 let _ = reply.send(resent);
@@ -343,23 +333,15 @@ impl<R, W> Drop for Connection<R, W> {
         let Some(state) = self.state.take() else { return };
         let remains = state.end();
         let ending = Ending::new(cause, remains.unacknowledged);
-        intake.ended = Some(Ended {
-            ending: ending.clone(),
-            unflushed: remains.blocks,
-        });
+        intake.ended = Some(Ended { ending: ending.clone(), unflushed: remains.blocks });
         drop(intake);
 
-        shared
-            .progress
-            .send_modify(|progress| progress.ending = Some(ending.clone()));
+        shared.progress.send_modify(|progress| progress.ending = Some(ending.clone()));
         shared.room.close();
         shared.command_slots.close();
         shared.slave_sync_slots.close();
         for (sequence, ticket) in remains.tickets {
-            let _ = ticket.done.send(Err(Unacknowledged::Ended {
-                sequence,
-                ending: ending.clone(),
-            }));
+            let _ = ticket.done.send(Err(Unacknowledged::Ended { sequence, ending: ending.clone() }));
         }
         self.metrics.ended(ending.cause());
         let (vdisk, peer) = (self.names.vdisk.as_str(), self.names.peer.as_str());

@@ -41,11 +41,7 @@ impl Events {
     pub const CAPACITY: usize = 1024;
 
     pub(crate) fn new(receiver: broadcast::Receiver<Event>, ended_before: Option<Ending>) -> Self {
-        Self {
-            receiver,
-            ended_before,
-            over: false,
-        }
+        Self { receiver, ended_before, over: false }
     }
 
     /// Waits for the next event. None after [`Event::Disconnected`]. Cancel safe.

@@ -22,10 +22,7 @@ pub(crate) async fn greet(
     request: &HandshakeRequest,
     options: &ClientOptions,
 ) -> Result<Greeted, ConnectError> {
-    let unreachable = |source| ConnectError::Unreachable {
-        addr: addr.to_owned(),
-        source,
-    };
+    let unreachable = |source| ConnectError::Unreachable { addr: addr.to_owned(), source };
     let stream = match timeout(options.connect_timeout, TcpStream::connect(addr)).await {
         Ok(stream) => stream.map_err(unreachable)?,
         Err(_) => {
@@ -46,18 +43,11 @@ pub(crate) async fn greet(
     };
     let addr = addr.to_owned();
     match timeout(options.handshake_timeout, answer).await {
-        Ok(Ok(Some(response))) => Ok(Greeted {
-            reader,
-            writer,
-            response,
-        }),
+        Ok(Ok(Some(response))) => Ok(Greeted { reader, writer, response }),
         Ok(Ok(None)) => Err(ConnectError::ClosedInHandshake { addr }),
         Ok(Err(FrameError::Io(source))) => Err(ConnectError::BrokenInHandshake { addr, source }),
         Ok(Err(source)) => Err(ConnectError::NotTlog { addr, source }),
-        Err(_) => Err(ConnectError::HandshakeTimeout {
-            addr,
-            timeout: options.handshake_timeout,
-        }),
+        Err(_) => Err(ConnectError::HandshakeTimeout { addr, timeout: options.handshake_timeout }),
     }
 }
 
@@ -75,16 +65,11 @@ pub(crate) fn accepted(request: &HandshakeRequest, response: &HandshakeResponse)
         (HandshakeStatus::InternalServerError, Some(last_flushed))
             if first_sequence > last_flushed.next() =>
         {
-            Err(ConnectError::Gap {
-                vdisk: vdisk(),
-                first_sequence,
-                last_flushed,
-            })
+            Err(ConnectError::Gap { vdisk: vdisk(), first_sequence, last_flushed })
         }
-        (HandshakeStatus::InternalServerError, _) => Err(ConnectError::ServerFailed {
-            vdisk: vdisk(),
-            first_sequence,
-        }),
+        (HandshakeStatus::InternalServerError, _) => {
+            Err(ConnectError::ServerFailed { vdisk: vdisk(), first_sequence })
+        }
     }
 }
 

@@ -59,19 +59,13 @@ impl Metrics {
         }
         self.sent_blocks.increment(stats.sent_blocks - before.sent_blocks);
         self.sent_bytes.increment(stats.sent_bytes - before.sent_bytes);
-        self.resent_blocks
-            .increment(stats.resent_blocks - before.resent_blocks);
-        self.durable_blocks
-            .increment(stats.durable_blocks - before.durable_blocks);
-        self.durable_bytes
-            .increment(stats.durable_bytes - before.durable_bytes);
-        self.refused_blocks
-            .increment(stats.refused_blocks - before.refused_blocks);
-        self.unexpected_responses
-            .increment(stats.unexpected_responses - before.unexpected_responses);
+        self.resent_blocks.increment(stats.resent_blocks - before.resent_blocks);
+        self.durable_blocks.increment(stats.durable_blocks - before.durable_blocks);
+        self.durable_bytes.increment(stats.durable_bytes - before.durable_bytes);
+        self.refused_blocks.increment(stats.refused_blocks - before.refused_blocks);
+        self.unexpected_responses.increment(stats.unexpected_responses - before.unexpected_responses);
         // Steps, not values: several clients of one vdisk share the gauge.
-        self.unflushed_bytes
-            .increment(stats.unflushed_bytes as f64 - before.unflushed_bytes as f64);
+        self.unflushed_bytes.increment(stats.unflushed_bytes as f64 - before.unflushed_bytes as f64);
         true
     }
 
@@ -82,8 +76,7 @@ impl Metrics {
 
     /// The connection has ended.
     pub(crate) fn ended(&self, cause: &EndCause) {
-        self.unflushed_bytes
-            .decrement(self.published.unflushed_bytes as f64);
+        self.unflushed_bytes.decrement(self.published.unflushed_bytes as f64);
         counter!("tlog_client_connections_ended_total", "vdisk" => self.vdisk.clone(), "cause" => cause.kind())
             .increment(1);
     }

@@ -28,10 +28,7 @@ impl SequenceSet {
 
     /// How many sequences there are.
     pub fn len(&self) -> u64 {
-        self.0
-            .iter()
-            .map(|(first, last)| (last.0 - first.0).saturating_add(1))
-            .fold(0, u64::saturating_add)
+        self.0.iter().map(|(first, last)| (last.0 - first.0).saturating_add(1)).fold(0, u64::saturating_add)
     }
 
     /// Whether there is none.
@@ -42,10 +39,7 @@ impl SequenceSet {
     /// Whether `sequence` is one of them.
     pub fn contains(&self, sequence: Sequence) -> bool {
         let after = self.0.partition_point(|(first, _)| *first <= sequence);
-        after
-            .checked_sub(1)
-            .and_then(|at| self.0.get(at))
-            .is_some_and(|(_, last)| sequence <= *last)
+        after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|(_, last)| sequence <= *last)
     }
 
     /// The lowest one.
@@ -128,10 +122,7 @@ mod tests {
 
     #[test]
     fn the_highest_sequence_is_no_exception_and_long_sets_print_short() {
-        let set: SequenceSet = [u64::MAX, u64::MAX - 1, u64::MAX]
-            .map(Sequence)
-            .into_iter()
-            .collect();
+        let set: SequenceSet = [u64::MAX, u64::MAX - 1, u64::MAX].map(Sequence).into_iter().collect();
         assert_eq!(set.len(), 2);
         assert!(set.contains(Sequence(u64::MAX)));
         let gaps: SequenceSet = (0..10).map(|i| Sequence(i * 2)).collect();

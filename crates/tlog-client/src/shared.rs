@@ -58,11 +58,7 @@ pub(crate) struct Ended {
 
 /// Something handed over.
 pub(crate) enum Handed {
-    Block {
-        block: Block,
-        cost: usize,
-        ticket: Ticket,
-    },
+    Block { block: Block, cost: usize, ticket: Ticket },
     ForceFlush(Sequence),
     WaitSlaveSync(oneshot::Sender<()>),
 }
@@ -76,13 +72,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Result<(), Unacknowledged>>) {
         let (done, outcome) = oneshot::channel();
-        (
-            Self {
-                done,
-                handed_over: Instant::now(),
-            },
-            outcome,
-        )
+        (Self { done, handed_over: Instant::now() }, outcome)
     }
 }
 
@@ -125,10 +115,7 @@ impl Shared {
     pub(crate) fn new(first: Sequence, max_unflushed_bytes: usize) -> Self {
         let room_bytes = max_unflushed_bytes.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            intake: Mutex::new(Intake {
-                next: first,
-                ..Intake::default()
-            }),
+            intake: Mutex::new(Intake { next: first, ..Intake::default() }),
             wake: Notify::new(),
             room: Semaphore::new(room_bytes),
             room_bytes,
@@ -196,10 +183,7 @@ impl Intake {
             return Err(AppendError::NoSequenceLeft);
         }
         match own {
-            Some(given) if given != self.next => Err(AppendError::NotNext {
-                given,
-                expected: self.next,
-            }),
+            Some(given) if given != self.next => Err(AppendError::NotNext { given, expected: self.next }),
             _ => Ok(()),
         }
     }
@@ -212,25 +196,12 @@ impl Intake {
         ticket: Ticket,
     ) -> Result<Sequence, AppendError> {
         self.check(draft.own.map(|(sequence, _)| sequence))?;
-        let Draft {
-            own,
-            index,
-            operation,
-            hash,
-            data,
-        } = draft;
+        let Draft { own, index, operation, hash, data } = draft;
         let (sequence, timestamp) = own.unwrap_or_else(|| (self.next, now()));
         self.next = sequence.next();
         self.handed_blocks += 1;
         self.handed_bytes += data.len() as u64;
-        let block = Block {
-            sequence,
-            index,
-            operation,
-            timestamp,
-            hash,
-            data,
-        };
+        let block = Block { sequence, index, operation, timestamp, hash, data };
         self.queue.push(Handed::Block { block, cost, ticket });
         Ok(sequence)
     }
@@ -246,8 +217,6 @@ impl Drop for WaitsForRoom<'_> {
 }
 
 fn now() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }

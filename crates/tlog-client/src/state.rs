@@ -97,10 +97,7 @@ pub(crate) enum Action<T> {
     /// The server holds this block.
     Received(Sequence),
     /// These blocks are durable; here are their tickets.
-    Durable {
-        sequences: Vec<Sequence>,
-        tickets: Vec<T>,
-    },
+    Durable { sequences: Vec<Sequence>, tickets: Vec<T> },
     /// This block was refused.
     Refused { sequence: Sequence, ticket: Option<T> },
     /// The oldest unanswered wait for the slave is over.
@@ -159,19 +156,12 @@ impl<T> State<T> {
 
     /// Every block that is not durable, in order. Data is shared, not copied.
     pub(crate) fn unflushed(&self) -> Vec<Block> {
-        self.entries
-            .iter()
-            .filter_map(|entry| entry.block.clone())
-            .collect()
+        self.entries.iter().filter_map(|entry| entry.block.clone()).collect()
     }
 
     /// Takes the next block. `cost` comes back through [`State::take_released`] when it is durable.
     pub(crate) fn push(&mut self, block: Block, cost: usize, ticket: T) {
-        debug_assert_eq!(
-            block.sequence,
-            self.next(),
-            "whoever numbers blocks leaves no gaps"
-        );
+        debug_assert_eq!(block.sequence, self.next(), "whoever numbers blocks leaves no gaps");
         self.stats.unflushed_blocks += 1;
         self.stats.unflushed_bytes += block.data.len() as u64;
         self.entries.push_back(Entry {
@@ -213,19 +203,12 @@ impl<T> State<T> {
     /// What to write next. What it gives counts as sent.
     pub(crate) fn poll_send(&mut self) -> Option<Send<'_>> {
         while let Some(sequence) = self.resends.pop_front() {
-            if self
-                .entry(sequence)
-                .is_some_and(|entry| entry.phase == Phase::Waiting)
-            {
+            if self.entry(sequence).is_some_and(|entry| entry.phase == Phase::Waiting) {
                 self.stats.resent_blocks += 1;
                 return self.give_out(sequence);
             }
         }
-        if self
-            .commands
-            .front()
-            .is_some_and(|(before, _)| *before <= self.next_to_send)
-        {
+        if self.commands.front().is_some_and(|(before, _)| *before <= self.next_to_send) {
             let (_, command) = self.commands.pop_front()?;
             match command {
                 Command::ForceFlush(_) | Command::MakeRoom(_) => self.flushes_unanswered += 1,
@@ -296,11 +279,7 @@ impl<T> State<T> {
             }
             tickets.extend(entry.ticket.map(|ticket| (sequence, ticket)));
         }
-        Remains {
-            tickets,
-            unacknowledged: unacknowledged.into_iter().collect(),
-            blocks,
-        }
+        Remains { tickets, unacknowledged: unacknowledged.into_iter().collect(), blocks }
     }
 
     fn handle_flush_ok(&mut self, mut sequences: Vec<Sequence>, actions: &mut Vec<Action<T>>) {
@@ -341,10 +320,7 @@ impl<T> State<T> {
             self.stats.unexpected_responses += 1;
             return None;
         }
-        if !self
-            .entry(sequence)
-            .is_some_and(|entry| from.contains(&entry.phase))
-        {
+        if !self.entry(sequence).is_some_and(|entry| from.contains(&entry.phase)) {
             self.stats.repeated_responses += 1;
             return None;
         }

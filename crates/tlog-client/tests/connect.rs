@@ -11,49 +11,33 @@ use tlog_proto::{FrameError, HandshakeResponse, HandshakeStatus, Limits, Sequenc
 use tokio::io::AsyncWriteExt;
 
 fn starting_at(sequence: u64) -> ClientOptions {
-    ClientOptions {
-        first_sequence: Sequence(sequence),
-        ..ClientOptions::default()
-    }
+    ClientOptions { first_sequence: Sequence(sequence), ..ClientOptions::default() }
 }
 
 /// The error of a connect at sequence 20 that is answered so.
 async fn answered(status: HandshakeStatus, last_flushed: Option<u64>) -> ConnectError {
     let server = ScriptedServer::start().await;
     let connect = Client::connect(server.addr(), vdisk(), starting_at(20));
-    tokio::join!(connect, server.refuse_handshake(status, last_flushed))
-        .0
-        .unwrap_err()
+    tokio::join!(connect, server.refuse_handshake(status, last_flushed)).0.unwrap_err()
 }
 
 /// The error of a connect to a server that sends these bytes and keeps the connection.
 async fn answered_with_bytes(bytes: &[u8]) -> ConnectError {
     let server = ScriptedServer::start().await;
-    let options = ClientOptions {
-        limits: Limits {
-            max_block_bytes: 1000,
-            ..Limits::default()
-        },
-        ..starting_at(1)
-    };
+    let options =
+        ClientOptions { limits: Limits { max_block_bytes: 1000, ..Limits::default() }, ..starting_at(1) };
     let script = async {
         let mut peer = server.accept_request().await;
         peer.send_bytes(bytes).await;
         peer
     };
-    tokio::join!(Client::connect(server.addr(), vdisk(), options), script)
-        .0
-        .unwrap_err()
+    tokio::join!(Client::connect(server.addr(), vdisk(), options), script).0.unwrap_err()
 }
 
 #[tokio::test]
 async fn the_handshake_says_who_wants_what() {
     let server = ScriptedServer::start().await;
-    let options = ClientOptions {
-        reset_first_sequence: true,
-        session: Some(SessionId(7)),
-        ..starting_at(3)
-    };
+    let options = ClientOptions { reset_first_sequence: true, session: Some(SessionId(7)), ..starting_at(3) };
     let connect = Client::connect(server.addr(), vdisk(), options);
     let (client, peer) = tokio::join!(connect, server.accept_handshake());
     let client = client.unwrap();
@@ -62,10 +46,7 @@ async fn the_handshake_says_who_wants_what() {
     assert_eq!(peer.request.first_sequence, Sequence(3));
     assert!(peer.request.reset_first_sequence);
     assert_eq!(peer.request.session, SessionId(7));
-    assert_eq!(
-        (client.first_sequence(), client.next_sequence()),
-        (Sequence(3), Sequence(3))
-    );
+    assert_eq!((client.first_sequence(), client.next_sequence()), (Sequence(3), Sequence(3)));
     assert_eq!(client.session(), SessionId(7));
 }
 
@@ -92,22 +73,10 @@ async fn every_refusal_is_its_own_error() {
     let error = answered(Status::InvalidVersion, None).await;
     assert!(matches!(error, ConnectError::ClientTooOld { .. }), "{error}");
     let error = answered(Status::InvalidVdiskId, None).await;
-    assert!(
-        matches!(&error, ConnectError::UnknownVdisk { vdisk: it } if *it == vdisk()),
-        "{error}"
-    );
+    assert!(matches!(&error, ConnectError::UnknownVdisk { vdisk: it } if *it == vdisk()), "{error}");
     assert!(!error.is_retryable());
     let error = answered(Status::InternalServerError, None).await;
-    assert!(
-        matches!(
-            error,
-            ConnectError::ServerFailed {
-                first_sequence: Sequence(20),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ConnectError::ServerFailed { first_sequence: Sequence(20), .. }), "{error}");
     assert!(error.is_retryable());
 }
 
@@ -145,22 +114,14 @@ async fn answers_that_are_not_of_a_tlog_server_are_refused_with_what_is_wrong_wi
         ConnectError::NotTlog { source, .. } => source.kind(),
         other => panic!("{other}"),
     };
-    assert_eq!(
-        kind(answered_with_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n").await),
-        "too_many_segments"
-    );
-    assert_eq!(
-        kind(answered_with_bytes(&[0, 0, 0, 0, 0xff, 0xff, 0, 0]).await),
-        "too_large"
-    );
+    assert_eq!(kind(answered_with_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n").await), "too_many_segments");
+    assert_eq!(kind(answered_with_bytes(&[0, 0, 0, 0, 0xff, 0xff, 0, 0]).await), "too_large");
     assert_eq!(
         kind(answered_with_bytes(&[0, 0, 0, 0, 1, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9]).await),
         "malformed"
     );
     // One word of data, version 1.1.0-alpha, status 99.
-    let unknown_status = [
-        0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 1, 1, 99, 0, 0, 0,
-    ];
+    let unknown_status = [0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 1, 1, 99, 0, 0, 0];
     let error = answered_with_bytes(&unknown_status).await;
     assert!(error.to_string().contains("unknown status 99"), "{error}");
 }
@@ -178,30 +139,16 @@ async fn a_server_that_closes_in_the_handshake_is_told_from_one_that_breaks_off_
         peer.send_bytes(&[0, 0, 0, 0]).await;
     };
     let (client, ()) = tokio::join!(Client::connect(server.addr(), vdisk(), starting_at(1)), script);
-    assert!(matches!(
-        client,
-        Err(ConnectError::NotTlog {
-            source: FrameError::Truncated,
-            ..
-        })
-    ));
+    assert!(matches!(client, Err(ConnectError::NotTlog { source: FrameError::Truncated, .. })));
 }
 
 #[tokio::test]
 async fn a_server_that_never_answers_the_handshake_is_given_up() {
     let server = ScriptedServer::start().await;
-    let options = ClientOptions {
-        handshake_timeout: SHORT,
-        ..starting_at(1)
-    };
-    let (client, _peer) = tokio::join!(
-        Client::connect(server.addr(), vdisk(), options),
-        server.accept_request()
-    );
-    assert!(matches!(
-        client,
-        Err(ConnectError::HandshakeTimeout { timeout: SHORT, .. })
-    ));
+    let options = ClientOptions { handshake_timeout: SHORT, ..starting_at(1) };
+    let (client, _peer) =
+        tokio::join!(Client::connect(server.addr(), vdisk(), options), server.accept_request());
+    assert!(matches!(client, Err(ConnectError::HandshakeTimeout { timeout: SHORT, .. })));
 }
 
 #[tokio::test]
@@ -211,9 +158,7 @@ async fn where_nothing_listens_the_error_names_the_address() {
     assert!(matches!(error, ConnectError::Unreachable { .. }));
     assert!(error.to_string().contains(&addr.to_string()), "{error}");
     assert!(error.is_retryable());
-    let error = Client::connect("no port here", vdisk(), starting_at(1))
-        .await
-        .unwrap_err();
+    let error = Client::connect("no port here", vdisk(), starting_at(1)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. }));
 }
 
@@ -221,9 +166,7 @@ async fn where_nothing_listens_the_error_names_the_address() {
 async fn continuing_a_log_starts_after_its_last_durable_sequence() {
     let server = ScriptedServer::start().await;
     let script = async {
-        let question = server
-            .refuse_handshake(HandshakeStatus::InternalServerError, Some(41))
-            .await;
+        let question = server.refuse_handshake(HandshakeStatus::InternalServerError, Some(41)).await;
         (question, server.accept_handshake().await)
     };
     let connect = Client::connect_continuing(server.addr(), vdisk(), starting_at(1));
@@ -245,14 +188,8 @@ async fn continuing_an_empty_log_sends_nothing_on_the_connection_that_asked() {
         assert!(!question.request.reset_first_sequence);
         server.accept_handshake().await
     };
-    let options = ClientOptions {
-        reset_first_sequence: true,
-        ..starting_at(17)
-    };
-    let (client, peer) = tokio::join!(
-        Client::connect_continuing(server.addr(), vdisk(), options),
-        script
-    );
+    let options = ClientOptions { reset_first_sequence: true, ..starting_at(17) };
+    let (client, peer) = tokio::join!(Client::connect_continuing(server.addr(), vdisk(), options), script);
     assert_eq!(client.unwrap().next_sequence(), Sequence(17));
     assert_eq!(peer.request.first_sequence, Sequence(17));
     assert!(!peer.request.reset_first_sequence);
@@ -276,17 +213,10 @@ async fn a_response_that_comes_with_the_handshake_is_not_lost() {
         let mut peer = server.accept_request().await;
         let mut wire = bytes::BytesMut::new();
         let ok = HandshakeStatus::Ok;
-        HandshakeResponse {
-            version: Version::CURRENT,
-            status: ok,
-            last_flushed: Some(Sequence(4)),
-        }
-        .encode_into(&mut wire);
-        tlog_proto::Response {
-            status: tlog_proto::BlockStatus::FlushFailed,
-            sequences: vec![],
-        }
-        .encode_into(&mut wire);
+        HandshakeResponse { version: Version::CURRENT, status: ok, last_flushed: Some(Sequence(4)) }
+            .encode_into(&mut wire);
+        tlog_proto::Response { status: tlog_proto::BlockStatus::FlushFailed, sequences: vec![] }
+            .encode_into(&mut wire);
         peer.send_bytes(&wire).await;
         peer
     };
@@ -303,12 +233,8 @@ async fn a_handshake_that_arrives_byte_by_byte_is_read() {
         let mut stream = server.accept().await;
         stream.set_nodelay(true).unwrap();
         let mut wire = bytes::BytesMut::new();
-        HandshakeResponse {
-            version: Version::CURRENT,
-            status: HandshakeStatus::Ok,
-            last_flushed: None,
-        }
-        .encode_into(&mut wire);
+        HandshakeResponse { version: Version::CURRENT, status: HandshakeStatus::Ok, last_flushed: None }
+            .encode_into(&mut wire);
         for byte in wire {
             stream.write_all(&[byte]).await.unwrap();
             tokio::task::yield_now().await;

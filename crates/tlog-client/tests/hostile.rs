@@ -12,15 +12,8 @@ use tlog_proto::{BlockStatus, Limits, Response, Sequence};
 
 /// How the connection ends after the server sends these bytes in answer to a block, and perhaps closes.
 async fn ended_by(bytes: &[u8], and_closes: bool) -> Ending {
-    let limits = Limits {
-        max_block_bytes: 64 << 10,
-        ..Limits::default()
-    };
-    let (client, mut peer) = connected(ClientOptions {
-        limits,
-        ..ClientOptions::default()
-    })
-    .await;
+    let limits = Limits { max_block_bytes: 64 << 10, ..Limits::default() };
+    let (client, mut peer) = connected(ClientOptions { limits, ..ClientOptions::default() }).await;
     client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(1).await;
     peer.send_bytes(bytes).await;
@@ -42,11 +35,7 @@ fn protocol_error(ending: &Ending) -> &'static str {
 
 fn response(status: BlockStatus, sequences: impl IntoIterator<Item = u64>) -> BytesMut {
     let mut wire = BytesMut::new();
-    Response {
-        status,
-        sequences: sequences.into_iter().map(Sequence).collect(),
-    }
-    .encode_into(&mut wire);
+    Response { status, sequences: sequences.into_iter().map(Sequence).collect() }.encode_into(&mut wire);
     wire
 }
 
@@ -64,24 +53,12 @@ async fn malformed_oversized_and_cut_messages_end_the_connection() {
     let mut malformed = response(BlockStatus::FlushOk, [1]);
     malformed[12] = 0xff; // the root pointer
     assert_eq!(protocol_error(&ended_by(&malformed, false).await), "malformed");
-    assert_eq!(
-        protocol_error(&ended_by(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], false).await),
-        "too_large"
-    );
-    assert_eq!(
-        protocol_error(&ended_by(&[0xff, 0xff, 0xff, 0xff], false).await),
-        "too_many_segments"
-    );
+    assert_eq!(protocol_error(&ended_by(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], false).await), "too_large");
+    assert_eq!(protocol_error(&ended_by(&[0xff, 0xff, 0xff, 0xff], false).await), "too_many_segments");
     let whole = response(BlockStatus::FlushOk, [1]);
-    assert_eq!(
-        protocol_error(&ended_by(&whole[..whole.len() - 1], true).await),
-        "truncated"
-    );
+    assert_eq!(protocol_error(&ended_by(&whole[..whole.len() - 1], true).await), "truncated");
     // Within the limits and announced in full, but most of it never comes: no memory, no acknowledgement.
-    assert_eq!(
-        protocol_error(&ended_by(&[0, 0, 0, 0, 0, 0x1f, 0, 0, 1], true).await),
-        "truncated"
-    );
+    assert_eq!(protocol_error(&ended_by(&[0, 0, 0, 0, 0, 0x1f, 0, 0, 1], true).await), "truncated");
 }
 
 #[tokio::test]
@@ -113,10 +90,7 @@ async fn responses_about_nothing_we_sent_are_counted_and_change_nothing() {
     peer.ack_flush([1, 1]).await;
     handle.await.unwrap();
     let stats = client.stats();
-    assert_eq!(
-        (stats.unexpected_responses, stats.repeated_responses),
-        (4 + 1 + 1 + 1 + 1 + 19_990, 1)
-    );
+    assert_eq!((stats.unexpected_responses, stats.repeated_responses), (4 + 1 + 1 + 1 + 1 + 19_990, 1));
     assert_eq!(stats.durable_blocks, 1);
     assert_eq!(client.set(at(1), vec![1]).await.unwrap().sequence(), Sequence(2));
     peer.expect_block(2).await;
@@ -125,11 +99,8 @@ async fn responses_about_nothing_we_sent_are_counted_and_change_nothing() {
 /// A client whose server reads nothing any more, with more handed over than sockets can hold.
 async fn never_read() -> (Client, Peer) {
     let max_unflushed_bytes = 32 << 20;
-    let options = ClientOptions {
-        max_unflushed_bytes,
-        write_timeout,
-        ..ClientOptions::default()
-    };
+    let write_timeout = Duration::from_secs(3600);
+    let options = ClientOptions { max_unflushed_bytes, write_timeout, ..ClientOptions::default() };
     let (client, peer) = connected(options).await;
     let data = Bytes::from(vec![1; 1 << 20]);
     while client.try_set(at(0), data.clone()).is_ok() {
@@ -143,9 +114,7 @@ async fn never_read() -> (Client, Peer) {
 async fn a_server_that_never_reads_costs_a_bounded_amount_and_is_given_up() {
     let (client, _peer) = never_read().await;
     tokio::time::pause(); // the hour passes as soon as nothing moves
-    let Err(FlushError::Ended(ending)) = client.flush().await else {
-        panic!("durable?")
-    };
+    let Err(FlushError::Ended(ending)) = client.flush().await else { panic!("durable?") };
     assert!(matches!(ending.cause(), EndCause::Stalled(_)), "{ending}");
     assert_eq!(client.unflushed().await.len(), 31);
 }

@@ -19,10 +19,7 @@ fn defaults() -> ClientOptions {
 
 /// Room for so many blocks of one byte.
 fn room_for(blocks: usize) -> ClientOptions {
-    ClientOptions {
-        max_unflushed_bytes: blocks * (1 + BLOCK_OVERHEAD),
-        ..defaults()
-    }
+    ClientOptions { max_unflushed_bytes: blocks * (1 + BLOCK_OVERHEAD), ..defaults() }
 }
 
 async fn set(client: &Client, index: u64) -> Durable {
@@ -52,19 +49,10 @@ async fn a_handle_resolves_with_flush_ok_and_not_with_recv_ok() {
     assert_eq!((first.sequence(), second.sequence()), (Sequence(1), Sequence(2)));
 
     let block = peer.expect_block(1).await;
-    assert_eq!(
-        (block.index, block.operation, &block.data[..]),
-        (at(0), Operation::Set, &[0][..])
-    );
-    assert!(
-        block.timestamp > Timestamp(1_600_000_000_000_000_000),
-        "nanoseconds since 1970"
-    );
+    assert_eq!((block.index, block.operation, &block.data[..]), (at(0), Operation::Set, &[0][..]));
+    assert!(block.timestamp > Timestamp(1_600_000_000_000_000_000), "nanoseconds since 1970");
     let block = peer.expect_block(2).await;
-    assert_eq!(
-        (block.index, block.operation, block.size()),
-        (at(9), Operation::Delete, 0)
-    );
+    assert_eq!((block.index, block.operation, block.size()), (at(9), Operation::Delete, 0));
 
     peer.ack_received(1).await;
     assert!(matches!(events.next().await, Some(Event::Received(Sequence(1)))));
@@ -73,18 +61,8 @@ async fn a_handle_resolves_with_flush_ok_and_not_with_recv_ok() {
     first.await.unwrap();
     second.await.unwrap();
     let stats = client.stats();
-    assert_eq!(
-        (stats.sent_blocks, stats.received_blocks, stats.durable_blocks),
-        (2, 1, 2)
-    );
-    assert_eq!(
-        (
-            stats.unflushed_blocks,
-            stats.unflushed_bytes,
-            stats.unexpected_responses
-        ),
-        (0, 0, 0)
-    );
+    assert_eq!((stats.sent_blocks, stats.received_blocks, stats.durable_blocks), (2, 1, 2));
+    assert_eq!((stats.unflushed_blocks, stats.unflushed_bytes, stats.unexpected_responses), (0, 0, 0));
     assert!(client.unflushed().await.is_empty());
 }
 
@@ -96,17 +74,9 @@ async fn acknowledgements_in_any_order_reach_the_right_handles() {
     peer.ack_flush([4, 2]).await;
     handles.remove(3).await.unwrap();
     handles.remove(1).await.unwrap();
-    let left: Vec<_> = client
-        .unflushed()
-        .await
-        .iter()
-        .map(|block| block.sequence.0)
-        .collect();
+    let left: Vec<_> = client.unflushed().await.iter().map(|block| block.sequence.0).collect();
     assert_eq!(left, [1, 3]);
-    assert!(
-        is_pending(client.durable_up_to(Sequence(2))),
-        "2 is durable, 1 is not"
-    );
+    assert!(is_pending(client.durable_up_to(Sequence(2))), "2 is durable, 1 is not");
     peer.ack_flush([1]).await;
     client.durable_up_to(Sequence(2)).await.unwrap();
     assert!(is_pending(client.durable_up_to(Sequence(3))));
@@ -177,10 +147,7 @@ async fn a_block_larger_than_the_bound_is_taken_when_nothing_else_is_held() {
     let (client, mut peer) = connected(room_for(1)).await;
     let large = Bytes::from(vec![1; 100_000]);
     client.set(at(0), large.clone()).await.unwrap();
-    assert!(matches!(
-        client.try_set(at(1), large.clone()),
-        Err(AppendError::Full)
-    ));
+    assert!(matches!(client.try_set(at(1), large.clone()), Err(AppendError::Full)));
     assert_eq!(peer.expect_block(1).await.data, large);
     peer.ack_flush([1]).await;
     client.durable_up_to(Sequence(1)).await.unwrap();
@@ -189,61 +156,20 @@ async fn a_block_larger_than_the_bound_is_taken_when_nothing_else_is_held() {
 
 #[tokio::test]
 async fn blocks_that_cannot_be_sent_are_refused_before_anything_is() {
-    let limits = Limits {
-        max_block_bytes: 10,
-        ..Limits::default()
-    };
+    let limits = Limits { max_block_bytes: 10, ..Limits::default() };
     let (client, mut peer) = connected(ClientOptions { limits, ..defaults() }).await;
     let error = client.set(at(0), vec![1; 11]).await.unwrap_err();
-    assert!(
-        matches!(error, AppendError::TooLarge { bytes: 11, max: 10 }),
-        "{error}"
-    );
+    assert!(matches!(error, AppendError::TooLarge { bytes: 11, max: 10 }), "{error}");
     let error = client.set(at(0), Bytes::new()).await.unwrap_err();
-    assert!(
-        matches!(error, AppendError::Fault(BlockFault::SetWithoutData)),
-        "{error}"
-    );
+    assert!(matches!(error, AppendError::Fault(BlockFault::SetWithoutData)), "{error}");
 
     let good = Block::set(Sequence(1), at(0), Timestamp(5), Bytes::from_static(b"abc"));
-    let error = client
-        .send(Block {
-            sequence: Sequence(2),
-            ..good.clone()
-        })
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            AppendError::NotNext {
-                given: Sequence(2),
-                expected: Sequence(1)
-            }
-        ),
-        "{error}"
-    );
-    let error = client
-        .send(Block {
-            hash: BlockHash([0; 32]),
-            ..good.clone()
-        })
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, AppendError::Fault(BlockFault::WrongHash { .. })),
-        "{error}"
-    );
-    let error = client
-        .try_send(Block {
-            operation: Operation::Delete,
-            ..good.clone()
-        })
-        .unwrap_err();
-    assert!(
-        matches!(error, AppendError::Fault(BlockFault::DeleteWithData(3))),
-        "{error}"
-    );
+    let error = client.send(Block { sequence: Sequence(2), ..good.clone() }).await.unwrap_err();
+    assert!(matches!(error, AppendError::NotNext { given: Sequence(2), expected: Sequence(1) }), "{error}");
+    let error = client.send(Block { hash: BlockHash([0; 32]), ..good.clone() }).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fault(BlockFault::WrongHash { .. })), "{error}");
+    let error = client.try_send(Block { operation: Operation::Delete, ..good.clone() }).unwrap_err();
+    assert!(matches!(error, AppendError::Fault(BlockFault::DeleteWithData(3))), "{error}");
 
     client.send(good.clone()).await.unwrap();
     assert_eq!(peer.expect_block(1).await, good);
@@ -252,17 +178,11 @@ async fn blocks_that_cannot_be_sent_are_refused_before_anything_is() {
 
 #[tokio::test]
 async fn the_last_sequence_of_all_is_never_given_out() {
-    let (client, mut peer) = connected(ClientOptions {
-        first_sequence: Sequence(u64::MAX - 1),
-        ..defaults()
-    })
-    .await;
+    let (client, mut peer) =
+        connected(ClientOptions { first_sequence: Sequence(u64::MAX - 1), ..defaults() }).await;
     set(&client, 0).await;
     peer.expect_block(u64::MAX - 1).await;
-    assert!(matches!(
-        client.set(at(0), vec![1]).await,
-        Err(AppendError::NoSequenceLeft)
-    ));
+    assert!(matches!(client.set(at(0), vec![1]).await, Err(AppendError::NoSequenceLeft)));
     peer.ack_flush([u64::MAX - 1]).await;
     client.flush().await.unwrap();
 }
@@ -280,33 +200,19 @@ async fn when_the_server_goes_away_every_handle_fails_and_the_blocks_come_back()
     for (handle, sequence) in handles.into_iter().zip([2, 4, 5]) {
         let error = handle.await.unwrap_err();
         assert_eq!(error.sequence(), Sequence(sequence));
-        let Unacknowledged::Ended { ending, .. } = error else {
-            panic!("{error}")
-        };
+        let Unacknowledged::Ended { ending, .. } = error else { panic!("{error}") };
         assert!(matches!(ending.cause(), EndCause::ServerClosed), "{ending}");
         assert_eq!(ending.unacknowledged().to_string(), "2, 4-5");
     }
     let error = client.flush().await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the server closed the connection; not acknowledged: 2, 4-5"
-    );
-    assert!(matches!(
-        client.set(at(0), vec![1]).await,
-        Err(AppendError::Ended(_))
-    ));
-    assert!(matches!(
-        client.resend(Sequence(2)).await,
-        Err(ResendError::Ended(_))
-    ));
+    assert_eq!(error.to_string(), "the server closed the connection; not acknowledged: 2, 4-5");
+    assert!(matches!(client.set(at(0), vec![1]).await, Err(AppendError::Ended(_))));
+    assert!(matches!(client.resend(Sequence(2)).await, Err(ResendError::Ended(_))));
     assert!(client.force_flush_at(Sequence(2)).await.is_err());
     client.durable_up_to(Sequence(1)).await.unwrap();
 
     let blocks = client.unflushed().await;
-    assert_eq!(
-        blocks.iter().map(|block| block.sequence.0).collect::<Vec<_>>(),
-        [2, 4, 5]
-    );
+    assert_eq!(blocks.iter().map(|block| block.sequence.0).collect::<Vec<_>>(), [2, 4, 5]);
     assert_eq!(blocks[1].data[..], [3]);
     assert_eq!(client.stats().unflushed_blocks, 3);
     assert!(matches!(events.next().await, Some(Event::Durable(set)) if set.to_string() == "1, 3"));
@@ -365,9 +271,7 @@ async fn a_failed_flush_fails_everything_that_is_not_durable() {
         peer.fail_flush().await;
     };
     let (flushed, ()) = tokio::join!(client.flush(), script);
-    let Err(FlushError::Ended(ending)) = flushed else {
-        panic!("{flushed:?}")
-    };
+    let Err(FlushError::Ended(ending)) = flushed else { panic!("{flushed:?}") };
     assert!(matches!(ending.cause(), EndCause::FlushFailed), "{ending}");
     assert!(handle.await.is_err());
     assert!(matches!(events.next().await, Some(Event::FlushFailed)));
@@ -385,26 +289,13 @@ async fn a_refused_block_fails_alone_and_becomes_durable_when_it_is_resent() {
     peer.expect_blocks(1..=2).await;
     peer.refuse(1).await;
     peer.ack_received(2).await;
-    assert!(matches!(
-        refused.await,
-        Err(Unacknowledged::Refused {
-            sequence: Sequence(1)
-        })
-    ));
+    assert!(matches!(refused.await, Err(Unacknowledged::Refused { sequence: Sequence(1) })));
     assert!(matches!(events.next().await, Some(Event::Failed(Sequence(1)))));
-    assert!(matches!(
-        client.flush().await,
-        Err(FlushError::Refused {
-            sequence: Sequence(1)
-        })
-    ));
+    assert!(matches!(client.flush().await, Err(FlushError::Refused { sequence: Sequence(1) })));
     assert!(is_pending(&mut after));
     assert_eq!(client.unflushed().await.len(), 2);
 
-    assert!(matches!(
-        client.resend(Sequence(2)).await,
-        Err(ResendError::NotRefused { .. })
-    ));
+    assert!(matches!(client.resend(Sequence(2)).await, Err(ResendError::NotRefused { .. })));
     let again = client.resend(Sequence(1)).await.unwrap();
     let script = async {
         peer.expect_block(1).await;
@@ -415,10 +306,7 @@ async fn a_refused_block_fails_alone_and_becomes_durable_when_it_is_resent() {
     flushed.unwrap();
     again.await.unwrap();
     after.await.unwrap();
-    assert_eq!(
-        (client.stats().refused_blocks, client.stats().resent_blocks),
-        (1, 1)
-    );
+    assert_eq!((client.stats().refused_blocks, client.stats().resent_blocks), (1, 1));
 }
 
 #[tokio::test]
@@ -430,22 +318,14 @@ async fn an_append_does_not_wait_for_room_that_only_a_resend_can_bring() {
         peer.refuse(1).await;
     };
     let (second, ()) = tokio::join!(client.set(at(1), vec![1]), script);
-    assert!(matches!(
-        second,
-        Err(AppendError::Refused {
-            sequence: Sequence(1)
-        })
-    ));
+    assert!(matches!(second, Err(AppendError::Refused { sequence: Sequence(1) })));
 }
 
 #[tokio::test]
 async fn the_slave_sync_is_waited_for_in_the_order_of_the_commands() {
     let (client, mut peer) = connected(defaults()).await;
     let given_up = client.wait_nbd_slave_sync(SHORT).await;
-    assert!(matches!(
-        given_up,
-        Err(SlaveSyncError::TimedOut { timeout: SHORT })
-    ));
+    assert!(matches!(given_up, Err(SlaveSyncError::TimedOut { timeout: SHORT })));
     peer.expect_wait_slave_sync().await;
     let long = Duration::from_secs(60);
     let mut second = Box::pin(client.wait_nbd_slave_sync(long));
@@ -488,10 +368,7 @@ async fn close_after_flush_takes_no_more_blocks_and_closes_when_all_is_durable()
     let script = async {
         peer.expect_blocks(1..=2).await;
         peer.expect_force_flush(2).await;
-        assert!(matches!(
-            client.set(at(0), vec![1]).await,
-            Err(AppendError::Closing)
-        ));
+        assert!(matches!(client.set(at(0), vec![1]).await, Err(AppendError::Closing)));
         peer.ack_flush([1, 2]).await;
         peer.expect_close().await;
     };
@@ -535,13 +412,9 @@ async fn a_reader_of_events_that_lags_is_told_how_many_it_missed() {
     }
     peer.ack_flush(1..=2000).await;
     client.flush().await.unwrap();
-    let Some(Event::Missed(missed)) = events.next().await else {
-        panic!("nothing missed")
-    };
+    let Some(Event::Missed(missed)) = events.next().await else { panic!("nothing missed") };
     assert_eq!(missed, 2001 - 1024);
-    let Some(Event::Received(next)) = events.next().await else {
-        panic!("no event")
-    };
+    let Some(Event::Received(next)) = events.next().await else { panic!("no event") };
     assert_eq!(next, Sequence(missed + 1));
 }
 
@@ -591,23 +464,38 @@ async fn clones_in_many_tasks_share_one_order_without_gaps() {
 
 #[test]
 fn a_runtime_that_goes_away_leaves_no_one_waiting_and_no_block_behind() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (client, handle, _peer) = runtime.block_on(async {
         let (client, peer) = connected(defaults()).await;
         let handle = set(&client, 0).await;
         (client, handle, peer)
     });
     drop(runtime);
-    let other = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     other.block_on(async {
         assert!(handle.await.is_err());
         assert!(matches!(client.close().await.cause(), EndCause::RuntimeGone));
         assert_eq!(client.unflushed().await.len(), 1);
     });
+}
+
+#[tokio::test]
+async fn a_client_and_what_it_answers_can_move_between_threads() {
+    fn movable<T: Send>(value: T) -> T {
+        value
+    }
+    fn shareable<T: Send + Sync + Clone + 'static>(_: &T) {}
+    let (client, mut peer) = connected(defaults()).await;
+    shareable(&client);
+    drop((
+        movable(client.flush()),
+        movable(client.close()),
+        movable(client.unflushed()),
+        movable(client.close_after_flush()),
+    ));
+    drop(movable(client.events().next()));
+    let handle = movable(client.delete(at(0))).await.unwrap();
+    peer.expect_block(1).await;
+    peer.ack_flush([1]).await;
+    movable(handle).await.unwrap();
 }

@@ -174,7 +174,8 @@ fn one_block_one_long_block_and_ten_thousand_blocks_work() {
     let four_plus_two = Redundancy::new(4, 2).unwrap();
     check(request(&[set(0, vec![1])]), four_plus_two, &[0, 1]);
     check(request(&[delete(u64::MAX)]), four_plus_two, &[3, 5]);
-    check(request(&[set(1, noise(5, 20 << 20))]), four_plus_two, &[0, 3]);
+    check(request(&[set(1, noise(5, 1 << 20))]), four_plus_two, &[0, 3]);
+    check(request(&[set(1, vec![0; 2 << 20])]), four_plus_two, &[0, 3]);
     let many: Vec<Block> = (1..=10_000)
         .map(|i| {
             if i % 7 == 0 {

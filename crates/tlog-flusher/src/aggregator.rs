@@ -53,23 +53,12 @@ struct Run {
 
 impl<P> Aggregator<P> {
     pub(crate) fn new(max_blocks: usize, max_bytes: usize, max_age: Duration) -> Self {
-        Self {
-            max_blocks,
-            max_bytes,
-            max_age,
-            queue: VecDeque::new(),
-            run: Run::default(),
-            flush: 0,
-        }
+        Self { max_blocks, max_bytes, max_age, queue: VecDeque::new(), run: Run::default(), flush: 0 }
     }
 
     /// The next block of the log.
     pub(crate) fn handle_block(&mut self, now: Instant, block: PositionedBlock, permit: P) {
-        self.queue.push_back(Waiting {
-            block,
-            permit,
-            since: now,
-        });
+        self.queue.push_back(Waiting { block, permit, since: now });
         self.extend_run();
     }
 
@@ -87,10 +76,8 @@ impl<P> Aggregator<P> {
             return None;
         }
         let (generation, session) = (front.block.generation, front.block.session);
-        let (mut blocks, mut permits) = (
-            Vec::with_capacity(self.run.blocks),
-            Vec::with_capacity(self.run.blocks),
-        );
+        let (mut blocks, mut permits) =
+            (Vec::with_capacity(self.run.blocks), Vec::with_capacity(self.run.blocks));
         for waiting in self.queue.drain(..self.run.blocks) {
             blocks.push(waiting.block.block);
             permits.push(waiting.permit);
@@ -98,12 +85,7 @@ impl<P> Aggregator<P> {
         self.flush = self.flush.saturating_sub(blocks.len());
         self.run = Run::default();
         self.extend_run();
-        Some(Batch {
-            generation,
-            session,
-            blocks,
-            permits,
-        })
+        Some(Batch { generation, session, blocks, permits })
     }
 
     /// When the oldest block will have waited long enough.
@@ -132,10 +114,7 @@ impl<P> Aggregator<P> {
             };
             let fits = self.run.blocks == 0
                 || (bytes <= self.max_bytes
-                    && self
-                        .queue
-                        .front()
-                        .is_some_and(|front| same(&front.block, &next.block)));
+                    && self.queue.front().is_some_and(|front| same(&front.block, &next.block)));
             if !fits {
                 self.run.closed = true;
                 break;
@@ -169,11 +148,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Block {
-            new_generation: bool,
-            new_session: bool,
-            bytes: usize,
-        },
+        Block { new_generation: bool, new_session: bool, bytes: usize },
         Flush,
         Wait(u64),
         Poll,

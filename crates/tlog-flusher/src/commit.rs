@@ -21,12 +21,7 @@ pub(crate) struct CommitTracker {
 impl CommitTracker {
     /// Everything up to `committed` is; `write` of `stores` stores must hold what follows.
     pub(crate) fn new(stores: usize, write: usize, committed: AggregationNumber) -> Self {
-        Self {
-            write,
-            stores,
-            committed,
-            in_flight: VecDeque::new(),
-        }
+        Self { write, stores, committed, in_flight: VecDeque::new() }
     }
 
     pub(crate) fn committed(&self) -> AggregationNumber {
@@ -41,10 +36,7 @@ impl CommitTracker {
 
     /// A member holds an aggregation. Answers for what is committed already change nothing.
     pub(crate) fn handle_stored(&mut self, store: usize, number: AggregationNumber) {
-        if let Some(held) = self
-            .holders_mut(number)
-            .and_then(|holders| holders.get_mut(store))
-        {
+        if let Some(held) = self.holders_mut(number).and_then(|holders| holders.get_mut(store)) {
             *held = true;
         }
     }
@@ -62,17 +54,12 @@ impl CommitTracker {
     pub(crate) fn is_held(&self, store: usize, number: AggregationNumber) -> bool {
         let at = number.0.checked_sub(self.committed.0 + 1);
         let holders = at.and_then(|at| self.in_flight.get(usize::try_from(at).ok()?));
-        holders
-            .and_then(|holders| holders.get(store))
-            .copied()
-            .unwrap_or(false)
+        holders.and_then(|holders| holders.get(store)).copied().unwrap_or(false)
     }
 
     /// How many stores hold the first aggregation that is not committed.
     pub(crate) fn holders_of_next(&self) -> usize {
-        self.in_flight
-            .front()
-            .map_or(0, |holders| holders.iter().filter(|held| **held).count())
+        self.in_flight.front().map_or(0, |holders| holders.iter().filter(|held| **held).count())
     }
 
     /// The next aggregation that is committed now.

@@ -57,11 +57,7 @@ pub(crate) fn broken_opening_quorum(quorums: Quorums) -> Option<usize> {
 }
 
 pub(crate) fn broken_write_quorum(quorums: Quorums) -> usize {
-    if is_broken(Rule::WriteQuorum) {
-        quorums.data()
-    } else {
-        quorums.write()
-    }
+    if is_broken(Rule::WriteQuorum) { quorums.data() } else { quorums.write() }
 }
 
 /// A store as a writer sees it that does not know one of the rules.
@@ -86,21 +82,13 @@ impl Unruly {
     }
 
     fn identity(&self, identity: StoreIdentity) -> StoreIdentity {
-        if is_broken(Rule::Identity) {
-            *self.first.lock().unwrap().get_or_insert(identity)
-        } else {
-            identity
-        }
+        if is_broken(Rule::Identity) { *self.first.lock().unwrap().get_or_insert(identity) } else { identity }
     }
 
     /// Where identities are not told apart, an empty store is written to as if nothing had happened.
     async fn revive(&self, vdisk: &VdiskId, epoch: Epoch) {
         if is_broken(Rule::Identity)
-            && self
-                .inner
-                .status(vdisk)
-                .await
-                .is_ok_and(|state| state.identity.is_none())
+            && self.inner.status(vdisk).await.is_ok_and(|state| state.identity.is_none())
         {
             let _ = self.inner.promise(vdisk, epoch).await;
         }
@@ -114,10 +102,7 @@ impl ShardStore for Unruly {
     }
 
     async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
-        self.inner
-            .promise(vdisk, epoch)
-            .await
-            .map(|state| self.state(state))
+        self.inner.promise(vdisk, epoch).await.map(|state| self.state(state))
     }
 
     async fn start(
@@ -129,16 +114,10 @@ impl ShardStore for Unruly {
         self.revive(vdisk, record.epoch).await;
         if is_broken(Rule::StartRecords) {
             // Members are kept, nothing is dropped and nothing recorded: a start far above everything.
-            let nowhere = StartRecord {
-                epoch: record.epoch,
-                number: AggregationNumber(u64::MAX),
-            };
+            let nowhere = StartRecord { epoch: record.epoch, number: AggregationNumber(u64::MAX) };
             return self.inner.start(vdisk, nowhere, members).await;
         }
-        self.inner
-            .start(vdisk, record, members)
-            .await
-            .map(|identity| self.identity(identity))
+        self.inner.start(vdisk, record, members).await.map(|identity| self.identity(identity))
     }
 
     async fn append(
@@ -149,10 +128,7 @@ impl ShardStore for Unruly {
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
         self.revive(vdisk, shard.epoch).await;
-        self.inner
-            .append(vdisk, number, shard, committed)
-            .await
-            .map(|identity| self.identity(identity))
+        self.inner.append(vdisk, number, shard, committed).await.map(|identity| self.identity(identity))
     }
 
     async fn publish(
@@ -162,10 +138,7 @@ impl ShardStore for Unruly {
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
         self.revive(vdisk, epoch).await;
-        self.inner
-            .publish(vdisk, epoch, committed)
-            .await
-            .map(|identity| self.identity(identity))
+        self.inner.publish(vdisk, epoch, committed).await.map(|identity| self.identity(identity))
     }
 
     async fn fill(
@@ -263,10 +236,7 @@ impl World {
         let mut controls = Vec::new();
         let mut stores: Vec<Arc<dyn ShardStore>> = Vec::new();
         for (memory, first) in self.cluster.memories.iter().zip(&self.first_identities) {
-            let unruly = Unruly {
-                inner: memory.clone(),
-                first: first.clone(),
-            };
+            let unruly = Unruly { inner: memory.clone(), first: first.clone() };
             let faulty = FaultyStore::new(Arc::new(unruly), self.rng.random());
             faulty.control().set_random(RandomFaults {
                 delay: 0.5,
@@ -298,11 +268,7 @@ impl World {
         self.set_reach(&controls);
         let opening = Log::open(set, keys(), log_settings());
         // Some openings stop half-way.
-        let patience = if self.rng.random_bool(0.25) {
-            self.rng.random_range(1..80)
-        } else {
-            60_000
-        };
+        let patience = if self.rng.random_bool(0.25) { self.rng.random_range(1..80) } else { 60_000 };
         let opened = tokio::time::timeout(Duration::from_millis(patience), opening).await;
         self.note_durable();
         let log = match opened {
@@ -325,10 +291,7 @@ impl World {
         let content = content_up_to(&self.cluster, status.committed).await;
         if std::env::var_os("TLOG_EXPLORE_SEED").is_some() {
             let (set, _) = self.cluster.connect(0);
-            eprintln!(
-                "{:?} opened: {status:?} content {content:?}",
-                self.cluster.quorums
-            );
+            eprintln!("{:?} opened: {status:?} content {content:?}", self.cluster.quorums);
             for view in set.survey().await.views {
                 let Ok(s) = view.answer else { continue };
                 eprintln!(
@@ -336,10 +299,7 @@ impl World {
                     view.address,
                     view.standing,
                     s.epoch,
-                    s.starts
-                        .iter()
-                        .map(|r| (r.epoch.0, r.number.0))
-                        .collect::<Vec<_>>(),
+                    s.starts.iter().map(|r| (r.epoch.0, r.number.0)).collect::<Vec<_>>(),
                     s.members.version(),
                     s.committed,
                     s.held
@@ -369,19 +329,10 @@ impl World {
         let held: BTreeSet<u64> = content.iter().copied().collect();
         assert_eq!(held.len(), content.len(), "a block is there twice");
         let lost: Vec<_> = self.acknowledged.difference(&held).collect();
-        assert!(
-            lost.is_empty(),
-            "acknowledged blocks lost: {lost:?} of {content:?}"
-        );
+        assert!(lost.is_empty(), "acknowledged blocks lost: {lost:?} of {content:?}");
         for (seen, first_new) in &self.views {
-            assert!(
-                content.starts_with(seen),
-                "served history lost: {seen:?} is not in {content:?}"
-            );
-            let back: Vec<_> = content[seen.len()..]
-                .iter()
-                .filter(|mark| *mark < first_new)
-                .collect();
+            assert!(content.starts_with(seen), "served history lost: {seen:?} is not in {content:?}");
+            let back: Vec<_> = content[seen.len()..].iter().filter(|mark| *mark < first_new).collect();
             assert!(back.is_empty(), "ruled-out blocks came back: {back:?}");
         }
     }
@@ -394,7 +345,7 @@ impl World {
             };
             // A sequence of its own range tells how many of its appends are durable.
             let base = server.sequence / 1_000_000 * 1_000_000;
-            let appended = durable.sequence.0.checked_sub(base).unwrap_or(0) as usize;
+            let appended = durable.sequence.0.saturating_sub(base) as usize;
             let known = (server.opened_with + appended).min(server.content.len());
             self.acknowledged.extend(&server.content[..known]);
         }
@@ -402,12 +353,7 @@ impl World {
     }
 
     async fn append(&mut self) {
-        let Some(at) = self
-            .servers
-            .len()
-            .checked_sub(1)
-            .map(|last| self.rng.random_range(0..=last))
-        else {
+        let Some(at) = self.servers.len().checked_sub(1).map(|last| self.rng.random_range(0..=last)) else {
             return;
         };
         let blocks = self.rng.random_range(1..6);
@@ -417,12 +363,7 @@ impl World {
             let server = &mut self.servers[at];
             server.sequence += 1;
             let generation = server.sequence / 1_000_000;
-            if server
-                .log
-                .append(marked_block(generation, server.sequence, mark))
-                .await
-                .is_err()
-            {
+            if server.log.append(marked_block(generation, server.sequence, mark)).await.is_err() {
                 return;
             }
             server.content.push(mark);
@@ -435,11 +376,7 @@ impl World {
     async fn wipe(&mut self) {
         let (set, _) = self.cluster.connect(0);
         let survey = set.survey().await;
-        let blank = survey
-            .views
-            .iter()
-            .filter(|view| view.standing == Standing::Blank)
-            .count();
+        let blank = survey.views.iter().filter(|view| view.standing == Standing::Blank).count();
         if survey.is_new() || blank >= self.cluster.quorums.losses_at_acknowledgement() {
             return;
         }
@@ -489,35 +426,23 @@ impl World {
 }
 
 fn log_settings() -> LogSettings {
-    LogSettings {
-        max_blocks: 3,
-        in_flight: 4,
-        commit_timeout: Duration::from_secs(5),
-        ..settings()
-    }
+    LogSettings { max_blocks: 3, in_flight: 4, commit_timeout: Duration::from_secs(5), ..settings() }
 }
 
 /// One seed, in virtual time. The error is what was found.
 fn explore(seed: u64, broken: Option<Rule>) -> Result<Tally, String> {
     BROKEN.set(broken);
     // What a run finds, it finds by a panic; a thousand printed backtraces would hide the one that counts.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let ended = runtime.block_on(async {
         let mut world = World::new(seed);
-        AssertUnwindSafe(world.run())
-            .catch_unwind()
-            .await
-            .map(|()| world.tally)
+        AssertUnwindSafe(world.run()).catch_unwind().await.map(|()| world.tally)
     });
     BROKEN.set(None);
     ended.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default()
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
     })
 }
 
@@ -531,12 +456,7 @@ fn seeds(default: u64) -> RangeInclusive<u64> {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            openings,
-            refused,
-            acknowledged,
-            wiped,
-        } = self;
+        let Self { openings, refused, acknowledged, wiped } = self;
         write!(
             f,
             "{openings} openings, {refused} refused, {acknowledged} blocks acknowledged, {wiped} stores wiped"
@@ -569,10 +489,7 @@ fn nothing_acknowledged_is_lost_and_nothing_ruled_out_comes_back() {
 fn must_be_caught(rule: Rule) {
     let caught = (1..=3000).find_map(|seed| explore(seed, Some(rule)).err().map(|found| (seed, found)));
     let (seed, found) = caught.unwrap_or_else(|| panic!("nobody noticed that {rule:?} is broken"));
-    println!(
-        "{rule:?} broken: seed {seed}: {}",
-        found.chars().take(120).collect::<String>()
-    );
+    println!("{rule:?} broken: seed {seed}: {}", found.chars().take(120).collect::<String>());
 }
 
 #[test]

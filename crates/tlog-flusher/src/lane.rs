@@ -57,10 +57,7 @@ impl Lane {
 
     /// Whether it may be a member: everything but blank.
     pub(crate) fn is_member(&self) -> bool {
-        matches!(
-            self.standing,
-            LaneStanding::Active | LaneStanding::Away { .. } | LaneStanding::Probing
-        )
+        matches!(self.standing, LaneStanding::Active | LaneStanding::Away { .. } | LaneStanding::Probing)
     }
 
     /// It works again.
@@ -75,11 +72,8 @@ impl Lane {
     pub(crate) fn fail(&mut self, now: Instant, error: String, blank: bool, first: Duration, most: Duration) {
         self.pause = (self.pause * 2).clamp(first, most.max(first));
         let retry_at = now + self.pause;
-        self.standing = if blank {
-            LaneStanding::Blank { retry_at }
-        } else {
-            LaneStanding::Away { retry_at }
-        };
+        self.standing =
+            if blank { LaneStanding::Blank { retry_at } } else { LaneStanding::Away { retry_at } };
         self.out_since.get_or_insert(now);
         self.error = Some(error);
     }

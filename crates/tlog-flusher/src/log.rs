@@ -122,14 +122,8 @@ impl Log {
         let (epoch, adopted) = (recovered.start.epoch, recovered.adopted.len() as u64);
         let last_number = recovered.start.number.0 - 1;
         let (commands, queue) = mpsc::channel(1024);
-        let durable = end.last.map(|sequence| LogPosition {
-            generation: end.generation,
-            sequence,
-        });
-        let (tell, mut durability) = watch::channel(Durability {
-            durable: None,
-            closed: None,
-        });
+        let durable = end.last.map(|sequence| LogPosition { generation: end.generation, sequence });
+        let (tell, mut durability) = watch::channel(Durability { durable: None, closed: None });
         let sealer = Sealer::new(keys.clone(), set.quorums().redundancy());
         let vdisk = set.vdisk().clone();
         let writer = Writer::new(set.clone(), sealer, settings.clone(), recovered, durable, tell);
@@ -176,30 +170,20 @@ impl Log {
     /// Takes the next block. Waits while more than the set number of bytes is not durable. Blocks must come in the log's
     /// order: rising sequences without gaps within a generation.
     pub async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
-        let cost = block
-            .block
-            .size()
-            .saturating_add(BLOCK_OVERHEAD)
-            .min(self.settings.max_unflushed_bytes);
+        let cost = block.block.size().saturating_add(BLOCK_OVERHEAD).min(self.settings.max_unflushed_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let mut closed = self.durability.clone();
         let permit = tokio::select! {
             permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed())?,
             _ = closed.wait_for(|state| state.closed.is_some()) => return Err(self.closed()),
         };
-        self.commands
-            .send(Command::Append(block, permit))
-            .await
-            .map_err(|_| self.closed())
+        self.commands.send(Command::Append(block, permit)).await.map_err(|_| self.closed())
     }
 
     /// Makes everything appended so far durable without waiting for full aggregations. Answers once that is under way, not
     /// when it is done; see [`Log::durability`].
     pub async fn flush(&self) -> Result<(), AppendError> {
-        self.commands
-            .send(Command::Flush)
-            .await
-            .map_err(|_| self.closed())
+        self.commands.send(Command::Flush).await.map_err(|_| self.closed())
     }
 
     /// What is durable, as it grows, and whether the log has closed. The position never steps back.
@@ -209,13 +193,8 @@ impl Log {
 
     /// What the log durably holds at a position.
     pub async fn find(&self, position: LogPosition) -> Result<Option<BlockEntry>, LookupError> {
-        let status = self.status().await;
-        let last = status.map(|status| status.committed).unwrap_or_default();
-        self.lookup
-            .lock()
-            .await
-            .find(&self.set, &self.opener, last, position)
-            .await
+        let last = self.status().await.ok_or(LookupError::Closed)?.committed;
+        self.lookup.lock().await.find(&self.set, &self.opener, last, position).await
     }
 
     /// Flushes, waits until everything is durable or that has failed, tells the stores what is committed, and closes. Again,
@@ -282,45 +261,18 @@ async fn log_end(set: &StoreSet, recovered: &Recovered) -> Result<LogEnd, OpenEr
     let Some(last) = &recovered.last else {
         return Ok(LogEnd::default());
     };
-    // The generation may have begun among what was adopted, or anywhere before.
-    let adopted = recovered.adopted.iter().map(|aggregation| &aggregation.header);
-    let committed_number = recovered.committed;
-    let mut first_adopted = adopted
-        .clone()
-        .filter(|header| header.generation == last.generation);
-    let begins_in_adopted = first_adopted
-        .next()
-        .map(|header| (header.number, header.first_sequence));
-    let first = match begins_in_adopted {
-        Some((number, first)) if number != committed_number.next() || committed_number.0 == 0 => first,
+    // The newest generation began before the committed end, or among what was adopted after it.
+    let first = match &recovered.committed_last {
+        Some(header) if header.generation == last.generation => {
+            first_of_generation(set, &recovered.survey, header).await?
+        }
         _ => {
-            let committed = set
-                .heads(&recovered.survey, committed_number..=committed_number)
-                .await;
-            let head = committed
-                .into_iter()
-                .flat_map(|located| located.candidates)
-                .next();
-            match head.map(|candidate| candidate.head.header) {
-                Some(header) if header.generation == last.generation => {
-                    first_of_generation(set, &recovered.survey, &header)
-                        .await
-                        .map_err(|error| OpenError::NotRewritten {
-                            vdisk: set.vdisk().clone(),
-                            needed: set.quorums().data(),
-                            why: error.to_string(),
-                        })?
-                }
-                _ => begins_in_adopted.map_or(last.first_sequence, |(_, first)| first),
-            }
+            let mut adopted = recovered.adopted.iter().map(|aggregation| &aggregation.header);
+            let first = adopted.find(|header| header.generation == last.generation);
+            first.unwrap_or(last).first_sequence
         }
     };
-    Ok(LogEnd {
-        generation: last.generation,
-        first,
-        last: Some(last.last_sequence),
-        session: last.session,
-    })
+    Ok(LogEnd { generation: last.generation, first, last: Some(last.last_sequence), session: last.session })
 }
 
 /// Stops the writer's task where an opening fails or is given up in the middle.

@@ -7,6 +7,9 @@ use tlog_quorum::{StoreSet, Survey};
 /// Why a block could not be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
+    /// The log has closed.
+    #[error("the log is closed")]
+    Closed,
     /// No store that answers holds the head part of an aggregation.
     #[error("no store in reach holds aggregation {0}")]
     Unreadable(AggregationNumber),
@@ -36,11 +39,7 @@ impl Lookup {
         last: AggregationNumber,
         position: LogPosition,
     ) -> Result<Option<BlockEntry>, LookupError> {
-        if !self
-            .last
-            .as_ref()
-            .is_some_and(|(header, _)| covers(header, position))
-        {
+        if !self.last.as_ref().is_some_and(|(header, _)| covers(header, position)) {
             let survey = set.survey().await;
             let Some(head) = first_where(set, &survey, last, |header| end_of(header) >= position).await?
             else {
@@ -50,20 +49,11 @@ impl Lookup {
                 return Ok(None);
             }
             let number = head.header.number;
-            let manifest = opener
-                .manifest(&head)
-                .map_err(|source| LookupError::Open { number, source })?;
+            let manifest = opener.manifest(&head).map_err(|source| LookupError::Open { number, source })?;
             self.last = Some((head.header, manifest));
         }
-        let entries = self
-            .last
-            .as_ref()
-            .map(|(_, entries)| entries.as_slice())
-            .unwrap_or_default();
-        Ok(entries
-            .iter()
-            .find(|entry| entry.sequence == position.sequence)
-            .copied())
+        let entries = self.last.as_ref().map(|(_, entries)| entries.as_slice()).unwrap_or_default();
+        Ok(entries.iter().find(|entry| entry.sequence == position.sequence).copied())
     }
 }
 
@@ -79,10 +69,7 @@ pub(crate) async fn first_of_generation(
 }
 
 fn end_of(header: &Header) -> LogPosition {
-    LogPosition {
-        generation: header.generation,
-        sequence: header.last_sequence,
-    }
+    LogPosition { generation: header.generation, sequence: header.last_sequence }
 }
 
 fn covers(header: &Header, position: LogPosition) -> bool {
@@ -119,6 +106,5 @@ async fn head_at(
 ) -> Result<ShardHead, LookupError> {
     let located = set.heads(survey, number..=number).await.into_iter().next();
     let best = located.and_then(|located| located.candidates.into_iter().next());
-    best.map(|candidate| candidate.head)
-        .ok_or(LookupError::Unreadable(number))
+    best.map(|candidate| candidate.head).ok_or(LookupError::Unreadable(number))
 }

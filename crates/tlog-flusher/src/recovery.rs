@@ -16,6 +16,7 @@ use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 use tlog_quorum::{Candidate, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores};
 use tlog_store::{Members, NumberRanges, StartRecord};
 
+use crate::lookup::LookupError;
 use crate::settings::InvalidSettings;
 
 /// How often an opening that loses a race against another one tries again.
@@ -61,9 +62,9 @@ pub enum OpenError {
         /// What the stores said.
         why: String,
     },
-    /// The system has no randomness.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
+    /// Head parts that are needed to tell where the newest generation began cannot be read.
+    #[error("the log cannot be searched: {0}")]
+    Lookup(#[from] LookupError),
 }
 
 /// Ranges of aggregation numbers, for a person.
@@ -96,6 +97,8 @@ pub(crate) struct Recovered {
     pub(crate) started: Vec<bool>,
     /// Highest number known as committed.
     pub(crate) committed: AggregationNumber,
+    /// Its header; none in a log without.
+    pub(crate) committed_last: Option<Header>,
     /// What was adopted above it, to be written again.
     pub(crate) adopted: Vec<EncodedAggregation>,
     /// Id of the last aggregation.
@@ -112,7 +115,8 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
         };
         let committed = survey.committed();
         check_held(set, &survey)?;
-        let (mut last_id, mut last) = committed_end(set, &survey).await?;
+        let (mut last_id, committed_last) = committed_end(set, &survey).await?;
+        let mut last = committed_last;
         let mut adopted = Vec::new();
         let mut number = committed.next();
         while number <= survey.head() {
@@ -132,25 +136,20 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
                 start,
                 started,
                 committed,
+                committed_last,
                 adopted,
                 last_id,
                 last,
             });
         }
     }
-    Err(OpenError::Contended {
-        vdisk: set.vdisk().clone(),
-    })
+    Err(OpenError::Contended { vdisk: set.vdisk().clone() })
 }
 
 /// Takes the next epoch and has it promised. None where another opening was faster.
 async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
     let before = set.survey().await;
-    let needed = if before.is_new() {
-        set.quorums().founding()
-    } else {
-        opening_quorum(set)
-    };
+    let needed = if before.is_new() { set.quorums().founding() } else { opening_quorum(set) };
     before.require(needed)?;
     let epoch = before.highest_epoch().next();
     let standings: Vec<Standing> = before.views.iter().map(|view| view.standing).collect();
@@ -169,9 +168,7 @@ async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
         }
     });
     let promises = promises.await;
-    let overtaken = promises
-        .iter()
-        .any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
+    let overtaken = promises.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
     let survey = set.assess(promises);
     match survey.require(needed) {
         Ok(()) => Ok(Some((epoch, survey))),
@@ -200,10 +197,7 @@ fn check_held(set: &StoreSet, survey: &Survey) -> Result<(), OpenError> {
     let mut holders = 0i64;
     let mut from = 0u64;
     for (number, change) in changes {
-        let (first, last) = (
-            from.max(range.start().0),
-            number.saturating_sub(1).min(range.end().0),
-        );
+        let (first, last) = (from.max(range.start().0), number.saturating_sub(1).min(range.end().0));
         if first <= last && number > from && holders < needed as i64 {
             lost.insert_range(AggregationNumber(first)..=AggregationNumber(last));
         }
@@ -213,11 +207,7 @@ fn check_held(set: &StoreSet, survey: &Survey) -> Result<(), OpenError> {
     if lost.is_empty() {
         return Ok(());
     }
-    Err(OpenError::DataLost {
-        vdisk: set.vdisk().clone(),
-        numbers: Numbers(lost),
-        needed,
-    })
+    Err(OpenError::DataLost { vdisk: set.vdisk().clone(), numbers: Numbers(lost), needed })
 }
 
 /// Id and header of the highest committed aggregation.
@@ -231,32 +221,21 @@ async fn committed_end(
     }
     let needed = set.quorums().data();
     let located = set.heads(survey, number..=number).await;
-    let proven = located.first().and_then(|located| {
-        located
-            .candidates
-            .iter()
-            .find(|candidate| candidate.holders.len() >= needed)
-    });
+    let proven = located
+        .first()
+        .and_then(|located| located.candidates.iter().find(|candidate| candidate.holders.len() >= needed));
     if let Some(candidate) = proven {
         return Ok((candidate.head.id, Some(candidate.head.header)));
     }
     // A store that does not answer has not lost anything.
-    let conditions = located
-        .into_iter()
-        .next()
-        .map(|located| located.conditions)
-        .unwrap_or_default();
+    let conditions = located.into_iter().next().map(|located| located.conditions).unwrap_or_default();
     let counted: Vec<usize> = survey.counted().map(|(store, _)| store).collect();
     let silent = |store: &usize| conditions.get(*store) == Some(&ShardCondition::Unreachable);
     if counted.iter().any(silent) {
         return Err(OpenError::UncertainEnd(set.unreadable(number, &[], &conditions)));
     }
     let numbers = Numbers([number].into_iter().collect());
-    Err(OpenError::DataLost {
-        vdisk: set.vdisk().clone(),
-        numbers,
-        needed,
-    })
+    Err(OpenError::DataLost { vdisk: set.vdisk().clone(), numbers, needed })
 }
 
 /// The aggregation that goes on from `prev` under a number above all committed ones, if there is one to adopt.
@@ -268,30 +247,17 @@ async fn adopt(
 ) -> Result<Option<EncodedAggregation>, OpenError> {
     let (candidates, conditions) = set.all_shards(survey, number).await;
     let follows = |candidate: &&Candidate| candidate.head.header.prev == prev;
-    if let Some(candidate) = candidates
-        .iter()
-        .filter(follows)
-        .find(|candidate| candidate.is_whole())
-    {
+    if let Some(candidate) = candidates.iter().filter(follows).find(|candidate| candidate.is_whole()) {
         let rebuilt = candidate.rebuild();
         return match rebuilt {
             Ok(aggregation) => Ok(Some(aggregation)),
-            Err(_) => Err(OpenError::UncertainEnd(set.unreadable(
-                number,
-                &candidates,
-                &conditions,
-            ))),
+            Err(_) => Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions))),
         };
     }
     // Not readable. Was it acknowledged? Of the stores that were asked, W less those that were not asked would hold it.
     let asked = survey.counted_len();
     let not_asked = set.quorums().total() - asked;
-    let held = candidates
-        .iter()
-        .filter(follows)
-        .map(Candidate::present)
-        .max()
-        .unwrap_or(0);
+    let held = candidates.iter().filter(follows).map(Candidate::present).max().unwrap_or(0);
     let unknown = survey
         .counted()
         .filter(|(store, _)| {
@@ -302,27 +268,15 @@ async fn adopt(
         })
         .count();
     if unknown > 0 && held + unknown + not_asked >= set.quorums().write() {
-        return Err(OpenError::UncertainEnd(set.unreadable(
-            number,
-            &candidates,
-            &conditions,
-        )));
+        return Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)));
     }
     Ok(None)
 }
 
 /// The list of members that this opening writes down.
 fn members_of(survey: &Survey, epoch: Epoch) -> Members {
-    let identities = if survey.is_new() {
-        survey.identities()
-    } else {
-        survey.members.identities.clone()
-    };
-    Members {
-        epoch,
-        change: 0,
-        identities,
-    }
+    let identities = if survey.is_new() { survey.identities() } else { survey.members.identities.clone() };
+    Members { epoch, change: 0, identities }
 }
 
 /// Writes the start record. None where another opening was faster.
@@ -332,11 +286,7 @@ async fn begin(
     start: StartRecord,
     members: &Members,
 ) -> Result<Option<Vec<bool>>, OpenError> {
-    let counted: Vec<bool> = survey
-        .views
-        .iter()
-        .map(|view| view.standing == Standing::Member)
-        .collect();
+    let counted: Vec<bool> = survey.views.iter().map(|view| view.standing == Standing::Member).collect();
     let answers = set
         .on_all(|store, port| {
             let member = counted.get(store).copied().unwrap_or(false);
@@ -359,17 +309,10 @@ async fn begin(
     if count >= needed {
         return Ok(Some(started));
     }
-    if answers
-        .iter()
-        .any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()))
-    {
+    if answers.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced())) {
         return Ok(None);
     }
-    let missing = answers
-        .into_iter()
-        .filter_map(Result::err)
-        .map(|error| error.to_string())
-        .collect();
+    let missing = answers.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
     Err(TooFewStores {
         vdisk: set.vdisk().clone(),
         counted: count,

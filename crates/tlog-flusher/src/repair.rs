@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tlog_proto::{AggregationNumber, Epoch};
-use tlog_quorum::{Candidate, StoreSet, Survey};
+use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey};
 use tlog_store::{
-    FillOutcome, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind,
+    FillOutcome, LogState, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind,
     StoreIdentity,
 };
 
@@ -24,30 +24,21 @@ pub(crate) struct Filled {
 
 /// Puts the shards of committed numbers onto a store that lacks them, reading at most `rate` bytes per second.
 pub(crate) async fn backfill(set: StoreSet, store: usize, numbers: NumberRanges, rate: u64) -> Filled {
-    let mut done = Filled {
-        filled: NumberRanges::new(),
-        error: None,
-        unreadable: NumberRanges::new(),
-    };
+    let mut done = Filled { filled: NumberRanges::new(), error: None, unreadable: NumberRanges::new() };
     let survey = set.survey().await;
     // Start records are on that many stores: with fewer in reach, what was ruled out might be taken for what counts.
     if survey.require(opening_quorum(&set)).is_err() {
         return done;
     }
-    for number in numbers
-        .iter()
-        .flat_map(|range| range.start().0..=range.end().0)
-        .map(AggregationNumber)
-    {
+    let mut pace = Pace::new(rate);
+    for number in numbers.iter().flat_map(|range| range.start().0..=range.end().0).map(AggregationNumber) {
         match fill_one(&set, &survey, store, number).await {
-            Ok(Some(bytes)) => {
+            Ok(Filling::Filled(bytes)) => {
                 done.filled.insert(number);
-                metric::filled(bytes);
-                pace(bytes, rate).await;
+                pace.read(bytes).await;
             }
-            Ok(None) => {
-                done.unreadable.insert(number);
-            }
+            Ok(Filling::Unreadable) => done.unreadable.insert(number),
+            Ok(Filling::NotNow) => break,
             Err(error) => {
                 done.error = Some(error);
                 break;
@@ -57,52 +48,63 @@ pub(crate) async fn backfill(set: StoreSet, store: usize, numbers: NumberRanges,
     done
 }
 
-/// Rebuilds one aggregation and fills one store's slot. Answers the bytes read, none where it cannot be rebuilt.
+/// What became of filling one slot.
+enum Filling {
+    /// It holds the right shard now; so many bytes were read.
+    Filled(u64),
+    /// Every store answered, and too few whole shards are left.
+    Unreadable,
+    /// Too few stores answered.
+    NotNow,
+}
+
+/// Rebuilds one aggregation and fills one store's slot.
 async fn fill_one(
     set: &StoreSet,
     survey: &Survey,
     store: usize,
     number: AggregationNumber,
-) -> Result<Option<u64>, StoreError> {
-    let (candidates, _) = set.all_shards(survey, number).await;
-    let Some(candidate) = candidates.iter().find(|candidate| candidate.is_whole()) else {
-        return Ok(None);
-    };
-    let Some(shard) = rebuilt_shard(candidate, store) else {
-        return Ok(None);
+) -> Result<Filling, StoreError> {
+    let (candidates, conditions) = set.all_shards(survey, number).await;
+    let candidate = candidates.iter().find(|candidate| candidate.is_whole());
+    let Some((candidate, shard)) = candidate.and_then(|c| Some((c, rebuilt_shard(c, store)?))) else {
+        let silent = |(i, _): (usize, &LogState)| conditions.get(i) == Some(&ShardCondition::Unreachable);
+        let all_known = survey.counted_len() == set.stores().len() && !survey.counted().any(silent);
+        return Ok(if all_known { Filling::Unreadable } else { Filling::NotNow });
     };
     let Some(port) = set.stores().get(store) else {
-        return Ok(None);
+        return Ok(Filling::NotNow);
     };
-    set.within_limit(port, port.fill(set.vdisk(), number, shard))
-        .await?;
-    Ok(Some(
-        candidate
-            .payloads
-            .iter()
-            .flatten()
-            .map(|payload| payload.len() as u64)
-            .sum(),
-    ))
+    set.within_limit(port, port.fill(set.vdisk(), number, shard)).await?;
+    let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
+    metric::filled(bytes);
+    Ok(Filling::Filled(bytes))
 }
 
 /// The shard that `store` should hold.
 pub(crate) fn rebuilt_shard(candidate: &Candidate, store: usize) -> Option<Shard> {
     let aggregation = candidate.rebuild().ok()?;
     let shard = aggregation.shard(store, candidate.epoch)?;
-    Some(Shard {
-        epoch: candidate.epoch,
-        id: aggregation.id,
-        head: shard.head,
-        payload: shard.payload,
-    })
+    Some(Shard { epoch: candidate.epoch, id: aggregation.id, head: shard.head, payload: shard.payload })
 }
 
-/// Waits as long as reading so many bytes may take.
-pub(crate) async fn pace(bytes: u64, rate: u64) {
-    let wait = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-    if wait > Duration::from_millis(1) {
-        tokio::time::sleep(wait).await;
+/// Bounds a rate of reading, on average.
+pub(crate) struct Pace {
+    rate: u64,
+    owed: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), owed: Duration::ZERO }
+    }
+
+    /// So many bytes were read: waits as long as that may take. Many small waits are made as one.
+    pub(crate) async fn read(&mut self, bytes: u64) {
+        self.owed += Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        if self.owed >= Duration::from_millis(10) {
+            tokio::time::sleep(std::mem::take(&mut self.owed)).await;
+        }
     }
 }
 
@@ -135,57 +137,31 @@ pub(crate) struct RefillOrder {
 /// Makes an empty store ready to be a member: start records, what is committed, every committed shard. It is not a member
 /// before the writer has told all others.
 pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> {
-    let RefillOrder {
-        set,
-        store,
-        start,
-        members,
-        committed,
-        rate,
-    } = order;
+    let RefillOrder { set, store, start, members, committed, rate } = order;
     let source = |why: &str| RefillError::Source(why.to_owned());
     let survey = set.survey().await;
-    survey
-        .require(opening_quorum(&set))
-        .map_err(|too_few| RefillError::Source(too_few.to_string()))?;
-    let port = set
-        .stores()
-        .get(store)
-        .cloned()
-        .ok_or_else(|| source("no such store"))?;
-    let mut records: Vec<StartRecord> = survey
-        .starts()
-        .into_iter()
-        .filter(|record| record.epoch < start.epoch)
-        .collect();
+    survey.require(opening_quorum(&set)).map_err(|too_few| RefillError::Source(too_few.to_string()))?;
+    let port = set.stores().get(store).cloned().ok_or_else(|| source("no such store"))?;
+    let mut records: Vec<StartRecord> =
+        survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
     records.push(start);
-    let identity = prepare(&set, &port, &records, &members)
-        .await
-        .map_err(RefillError::Store)?;
+    let identity = prepare(&set, &port, &records, &members).await.map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
-    set.within_limit(&port, publish)
-        .await
-        .map_err(RefillError::Store)?;
+    set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
+    let mut pace = Pace::new(rate);
     for number in (survey.first().0..=committed.0).map(AggregationNumber) {
-        match fill_one(&set, &survey, store, number)
-            .await
-            .map_err(RefillError::Store)?
-        {
-            Some(bytes) => {
-                metric::filled(bytes);
-                pace(bytes, rate).await;
+        let filling = fill_one(&set, &survey, store, number).await.map_err(RefillError::Store)?;
+        let why = match filling {
+            Filling::Filled(bytes) => {
+                pace.read(bytes).await;
+                continue;
             }
-            None => {
-                return Err(RefillError::Source(format!(
-                    "aggregation {number} cannot be rebuilt"
-                )));
-            }
-        }
+            Filling::Unreadable => "has too few whole shards left",
+            Filling::NotNow => "cannot be read right now",
+        };
+        return Err(RefillError::Source(format!("aggregation {number} {why}")));
     }
-    Ok(Refilled {
-        identity,
-        up_to: committed,
-    })
+    Ok(Refilled { identity, up_to: committed })
 }
 
 /// Makes the log on an empty store and copies the start records, oldest first. Answers its identity.
@@ -200,24 +176,17 @@ async fn prepare(
     let mut identity = state.identity;
     if identity.is_none() {
         let first = records.first().map_or(Epoch(1), |record| record.epoch);
-        identity = set
-            .within_limit(port, port.promise(set.vdisk(), first))
-            .await?
-            .identity;
+        identity = set.within_limit(port, port.promise(set.vdisk(), first)).await?.identity;
         epoch = first;
     }
     // Records of epochs that the store has passed already were copied before, or it had them when it was a member.
     for record in records.iter().filter(|record| record.epoch >= epoch) {
-        set.within_limit(port, port.start(set.vdisk(), *record, members))
-            .await?;
+        set.within_limit(port, port.start(set.vdisk(), *record, members)).await?;
     }
     let newest = records.last().map_or(Epoch(0), |record| record.epoch);
     match identity {
         Some(identity) if epoch <= newest => Ok(identity),
-        Some(_) => Err(StoreError::new(
-            port.address(),
-            StoreErrorKind::Fenced { promised: epoch },
-        )),
+        Some(_) => Err(StoreError::new(port.address(), StoreErrorKind::Fenced { promised: epoch })),
         None => Err(StoreError::new(port.address(), StoreErrorKind::NoLog)),
     }
 }
@@ -247,19 +216,13 @@ pub(crate) async fn probe(
     if state.identity.is_none() || state.identity != expected {
         return Ok(Probe::Blank);
     }
-    let identity = set
-        .within_limit(&port, port.start(set.vdisk(), start, &members))
-        .await?;
-    let same = set
-        .within_limit(&port, port.publish(set.vdisk(), start.epoch, committed))
-        .await?;
+    let identity = set.within_limit(&port, port.start(set.vdisk(), start, &members)).await?;
+    let same = set.within_limit(&port, port.publish(set.vdisk(), start.epoch, committed)).await?;
     if Some(identity) != expected || Some(same) != expected {
         return Ok(Probe::Blank);
     }
     let first = state.first.max(AggregationNumber(1));
-    Ok(Probe::Back {
-        missed: state.held.missing_in(first..=committed),
-    })
+    Ok(Probe::Back { missed: state.held.missing_in(first..=committed) })
 }
 
 /// Whether a fill changed the store.

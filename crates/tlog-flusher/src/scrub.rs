@@ -6,7 +6,7 @@ use tlog_store::NumberRanges;
 
 use crate::metric;
 use crate::recovery::opening_quorum;
-use crate::repair::{pace, rebuilt_shard, stored};
+use crate::repair::{Pace, rebuilt_shard, stored};
 
 /// How far a scrub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +88,8 @@ pub async fn scrub(
             error: None,
         })
         .collect();
-    let mut report = ScrubReport {
-        aggregations: total,
-        stores,
-        unreadable: NumberRanges::new(),
-    };
+    let mut report = ScrubReport { aggregations: total, stores, unreadable: NumberRanges::new() };
+    let mut pace = Pace::new(rate);
     for (done, number) in (1..).zip((first.0..=committed.0).map(AggregationNumber)) {
         let (candidates, conditions) = set.all_shards(&survey, number).await;
         let whole = candidates.iter().find(|candidate| candidate.is_whole());
@@ -104,25 +101,13 @@ pub async fn scrub(
             mend(set, number, store, condition, whole, &mut report).await;
         }
         let refilled = report.stores.iter().map(|store| store.refilled.count()).sum();
-        progress(ScrubProgress {
-            done,
-            total,
-            refilled,
-        });
-        let read: usize = candidates
-            .iter()
-            .flat_map(|c| c.payloads.iter().flatten())
-            .map(|p| p.len())
-            .sum();
-        pace(read as u64, rate).await;
+        progress(ScrubProgress { done, total, refilled });
+        let read: usize = candidates.iter().flat_map(|c| c.payloads.iter().flatten()).map(|p| p.len()).sum();
+        pace.read(read as u64).await;
     }
     let count =
         |of: fn(&StoreScrub) -> &NumberRanges| report.stores.iter().map(|store| of(store).count()).sum();
-    metric::scrubbed(
-        count(|store| &store.missing),
-        count(|store| &store.damaged),
-        report.unreadable.count(),
-    );
+    metric::scrubbed(count(|store| &store.missing), count(|store| &store.damaged), report.unreadable.count());
     Ok(report)
 }
 
@@ -152,15 +137,11 @@ async fn mend(
     let Some(shard) = rebuilt_shard(candidate, store) else {
         return;
     };
-    match set
-        .within_limit(port, port.fill(set.vdisk(), number, shard))
-        .await
-    {
+    match set.within_limit(port, port.fill(set.vdisk(), number, shard)).await {
         Ok(outcome) if stored(outcome) => found.refilled.insert(number),
         Ok(_) => {
-            found.error = Some(format!(
-                "aggregation {number}: the store holds it to be whole, the reader does not"
-            ))
+            found.error =
+                Some(format!("aggregation {number}: the store holds it to be whole, the reader does not"))
         }
         Err(error) => {
             tracing::warn!(vdisk = %set.vdisk(), %number, %error, "a shard could not be put back");

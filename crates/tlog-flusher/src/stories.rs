@@ -29,17 +29,11 @@ async fn what_is_appended_becomes_durable_and_is_there_after_opening_again() {
 
     let (log, _) = cluster.open().await;
     let end = log.end();
-    assert_eq!(
-        (end.generation, end.first, end.last),
-        (Generation(1), Sequence(1), Some(Sequence(12)))
-    );
+    assert_eq!((end.generation, end.first, end.last), (Generation(1), Sequence(1), Some(Sequence(12))));
     append(&log, 2, 5..=7).await;
     log.close().await.unwrap();
     let (log, _) = cluster.open().await;
-    assert_eq!(
-        (log.end().generation, log.end().first),
-        (Generation(2), Sequence(5))
-    );
+    assert_eq!((log.end().generation, log.end().first), (Generation(2), Sequence(5)));
     assert_eq!(content(&cluster).await, (1..=12).chain(5..=7).collect::<Vec<_>>());
 }
 
@@ -51,10 +45,7 @@ async fn an_aggregation_that_is_not_full_is_flushed_when_it_is_old_enough() {
     let before = tokio::time::Instant::now();
     durable(&log, position(1, 2)).await.unwrap();
     let waited = before.elapsed();
-    assert!(
-        (Duration::from_secs(24)..Duration::from_secs(27)).contains(&waited),
-        "{waited:?}"
-    );
+    assert!((Duration::from_secs(24)..Duration::from_secs(27)).contains(&waited), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,10 +88,7 @@ async fn a_slow_store_misses_what_it_cannot_take_and_memory_stays_bounded() {
     append(&log, 1, 1..=500).await;
     durable(&log, position(1, 500)).await.unwrap();
     let asked = controls[3].calls(Operation::Append);
-    assert!(
-        asked <= 3 * 2 * settings().in_flight as u64,
-        "{asked} appends were sent to the slow store"
-    );
+    assert!(asked <= 3 * 2 * settings().in_flight as u64, "{asked} appends were sent to the slow store");
     controls[3].set_delay(Duration::ZERO);
     assert!(log.wait_until_complete(Duration::from_secs(120)).await);
 }
@@ -113,10 +101,7 @@ async fn with_too_few_stores_the_log_closes_and_says_which_are_missing() {
     controls[1].set_down(true);
     append(&log, 1, 1..=5).await;
     let error = durable(&log, position(1, 5)).await.unwrap_err();
-    assert!(
-        error.contains("on 4 stores and must be on 5") && error.contains("memory:0"),
-        "{error}"
-    );
+    assert!(error.contains("on 4 stores and must be on 5") && error.contains("memory:0"), "{error}");
     assert!(log.append(block(1, 6)).await.is_err());
     assert!(matches!(log.close().await.unwrap_err().0, CloseReason::Failed(_)));
 
@@ -267,23 +252,12 @@ async fn scrub_puts_back_what_is_missing_or_damaged() {
     cluster.memories[1].remove(&vdisk(), AggregationNumber(3));
     cluster.memories[5].mark_damaged(&vdisk(), AggregationNumber(4));
     let mut seen = Vec::new();
-    let report = log
-        .scrub(u64::MAX, |progress| seen.push(progress.done))
-        .await
-        .unwrap();
-    assert_eq!(
-        (report.stores[1].missing.count(), report.stores[5].damaged.count()),
-        (1, 1)
-    );
+    let report = log.scrub(u64::MAX, |progress| seen.push(progress.done)).await.unwrap();
+    assert_eq!((report.stores[1].missing.count(), report.stores[5].damaged.count()), (1, 1));
     assert!(report.is_whole(), "{report:?}");
     assert_eq!(seen, [1, 2, 3, 4, 5]);
     let again = log.scrub(u64::MAX, |_| {}).await.unwrap();
-    assert!(
-        again
-            .stores
-            .iter()
-            .all(|store| store.missing.is_empty() && store.damaged.is_empty())
-    );
+    assert!(again.stores.iter().all(|store| store.missing.is_empty() && store.damaged.is_empty()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,11 +277,7 @@ async fn a_block_is_found_by_its_position_in_any_generation() {
         );
     }
     for (generation, sequence) in [(1, 0), (1, 34), (2, 19), (2, 41), (3, 1)] {
-        assert_eq!(
-            log.find(position(generation, sequence)).await.unwrap(),
-            None,
-            "{generation}:{sequence}"
-        );
+        assert_eq!(log.find(position(generation, sequence)).await.unwrap(), None, "{generation}:{sequence}");
     }
 }
 
@@ -315,10 +285,7 @@ async fn a_block_is_found_by_its_position_in_any_generation() {
 async fn append_waits_while_too_much_is_not_durable() {
     let cluster = Cluster::new(2, 1, None);
     let (set, controls) = cluster.connect(1);
-    let small = LogSettings {
-        max_unflushed_bytes: 2000,
-        ..settings()
-    };
+    let small = LogSettings { max_unflushed_bytes: 2000, ..settings() };
     let log = Log::open(set, keys(), small).await.unwrap();
     for control in &controls {
         control.hang();
@@ -330,9 +297,7 @@ async fn append_waits_while_too_much_is_not_durable() {
     };
     tokio::pin!(many);
     assert!(
-        tokio::time::timeout(Duration::from_millis(500), &mut many)
-            .await
-            .is_err(),
+        tokio::time::timeout(Duration::from_millis(500), &mut many).await.is_err(),
         "nothing made it wait"
     );
     for control in &controls {
@@ -350,10 +315,7 @@ async fn after_a_close_every_store_knows_what_is_committed() {
     append(&log, 1, 1..=7).await;
     log.close().await.unwrap();
     for memory in &cluster.memories {
-        assert_eq!(
-            memory.status(&vdisk()).await.unwrap().committed,
-            AggregationNumber(2)
-        );
+        assert_eq!(memory.status(&vdisk()).await.unwrap().committed, AggregationNumber(2));
     }
     assert!(log.close().await.is_ok(), "closing again answers at once");
 }

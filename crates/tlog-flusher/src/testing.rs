@@ -30,12 +30,10 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(data: usize, parity: usize, write: Option<usize>) -> Self {
         let redundancy = Redundancy::new(data, parity).unwrap();
-        let quorums = write.map_or(Quorums::default_for(redundancy), |w| {
-            Quorums::new(redundancy, w).unwrap()
-        });
-        let memories = (0..quorums.total())
-            .map(|i| Arc::new(MemoryStore::new(format!("memory:{i}"))))
-            .collect();
+        let quorums =
+            write.map_or(Quorums::default_for(redundancy), |w| Quorums::new(redundancy, w).unwrap());
+        let memories =
+            (0..quorums.total()).map(|i| Arc::new(MemoryStore::new(format!("memory:{i}")))).collect();
         Self { memories, quorums }
     }
 
@@ -49,10 +47,7 @@ impl Cluster {
             controls.push(faulty.control());
             stores.push(Arc::new(faulty));
         }
-        (
-            StoreSet::new(vdisk(), stores, self.quorums, Duration::from_secs(2)).unwrap(),
-            controls,
-        )
+        (StoreSet::new(vdisk(), stores, self.quorums, Duration::from_secs(2)).unwrap(), controls)
     }
 
     pub(crate) async fn open(&self) -> (Log, Vec<FaultControl>) {
@@ -62,11 +57,7 @@ impl Cluster {
 }
 
 pub(crate) fn settings() -> LogSettings {
-    LogSettings {
-        max_blocks: 5,
-        commit_timeout: Duration::from_secs(20),
-        ..LogSettings::default()
-    }
+    LogSettings { max_blocks: 5, commit_timeout: Duration::from_secs(20), ..LogSettings::default() }
 }
 
 /// The block that a test writes under a sequence.
@@ -80,20 +71,12 @@ pub(crate) fn marked_block(generation: u64, sequence: u64, mark: u64) -> Positio
     PositionedBlock {
         generation: Generation(generation),
         session: SessionId(generation),
-        block: Block::set(
-            Sequence(sequence),
-            BlockIndex::new(sequence % 7).unwrap(),
-            Timestamp(mark),
-            data,
-        ),
+        block: Block::set(Sequence(sequence), BlockIndex::new(sequence % 7).unwrap(), Timestamp(mark), data),
     }
 }
 
 pub(crate) fn position(generation: u64, sequence: u64) -> LogPosition {
-    LogPosition {
-        generation: Generation(generation),
-        sequence: Sequence(sequence),
-    }
+    LogPosition { generation: Generation(generation), sequence: Sequence(sequence) }
 }
 
 /// Waits until a position is durable; an error if the log closes before.

@@ -100,6 +100,8 @@ pub(crate) struct Writer {
     lanes: Vec<Lane>,
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
     backfilling: bool,
+    /// Before this no backfill begins.
+    backfill_at: Instant,
     /// When the stores are to be told what is committed.
     publish_at: Option<Instant>,
     phase: Phase,
@@ -129,9 +131,7 @@ impl Writer {
                 let standing = match (view.standing, started) {
                     (Standing::Member, true) => LaneStanding::Active,
                     (Standing::Blank, _) => LaneStanding::Blank { retry_at: now },
-                    _ => LaneStanding::Away {
-                        retry_at: now + settings.retry_after,
-                    },
+                    _ => LaneStanding::Away { retry_at: now + settings.retry_after },
                 };
                 let mut lane = Lane::new(standing, now);
                 match &view.answer {
@@ -152,6 +152,7 @@ impl Writer {
             lanes,
             calls: FuturesUnordered::new(),
             backfilling: false,
+            backfill_at: now,
             publish_at: None,
             phase: Phase::Open,
             closed: None,
@@ -176,7 +177,7 @@ impl Writer {
             if let Some(reason) = self.closed.take() {
                 break reason;
             }
-            let wake = self.next_wake();
+            let wake = self.next_wake(Instant::now());
             tokio::select! {
                 // Answers first: they free what commands wait for.
                 biased;
@@ -217,11 +218,7 @@ impl Writer {
     fn handle_answer(&mut self, answer: Answer) {
         let now = Instant::now();
         match answer {
-            Answer::Appended {
-                store,
-                number,
-                result,
-            } => self.handle_appended(now, store, number, result),
+            Answer::Appended { store, number, result } => self.handle_appended(now, store, number, result),
             Answer::Published { store, result } => {
                 self.answered(store);
                 match result {
@@ -236,12 +233,7 @@ impl Writer {
             },
             Answer::Backfilled { store, filled } => self.handle_backfilled(now, store, filled),
             Answer::Refilled { store, result } => self.handle_refilled(now, store, result),
-            Answer::Entered {
-                store,
-                refilled,
-                members,
-                results,
-            } => {
+            Answer::Entered { store, refilled, members, results } => {
                 self.handle_entered(now, store, refilled, members, results);
             }
         }
@@ -305,13 +297,7 @@ impl Writer {
         }
         tracing::warn!(vdisk = %self.set.vdisk(), %error, "a store is out; what it misses is filled in when it is back");
         metric::store_failure(self.set.vdisk(), &error.address);
-        lane.fail(
-            now,
-            error.to_string(),
-            false,
-            self.settings.retry_after,
-            self.settings.retry_at_most,
-        );
+        lane.fail(now, error.to_string(), false, self.settings.retry_after, self.settings.retry_at_most);
         self.show_stores();
     }
 
@@ -357,6 +343,9 @@ impl Writer {
 
     fn handle_backfilled(&mut self, now: Instant, store: usize, filled: Filled) {
         self.backfilling = false;
+        // Without this, a backfill that gets nowhere would begin again at once.
+        let stuck = filled.filled.is_empty();
+        self.backfill_at = if stuck { now + self.settings.retry_at_most } else { now };
         if let Some(lane) = self.lanes.get_mut(store) {
             for range in filled.filled.iter() {
                 lane.missed.remove_range(range);
@@ -409,20 +398,12 @@ impl Writer {
                             port.start(set.vdisk(), start, members).await
                         } else {
                             let source = std::io::Error::other("not asked: it is out");
-                            Err(StoreError::new(
-                                port.address(),
-                                StoreErrorKind::Unavailable { source },
-                            ))
+                            Err(StoreError::new(port.address(), StoreErrorKind::Unavailable { source }))
                         }
                     }
                 })
                 .await;
-            Answer::Entered {
-                store,
-                refilled,
-                members,
-                results,
-            }
+            Answer::Entered { store, refilled, members, results }
         }));
     }
 
@@ -434,10 +415,7 @@ impl Writer {
         members: Members,
         results: Vec<Result<StoreIdentity, StoreError>>,
     ) {
-        if results
-            .iter()
-            .any(|result| result.as_ref().is_err_and(StoreError::is_fenced))
-        {
+        if results.iter().any(|result| result.as_ref().is_err_and(StoreError::is_fenced)) {
             self.closed = Some(CloseReason::Fenced);
             return;
         }
@@ -473,13 +451,7 @@ impl Writer {
         // The list that was not accepted everywhere may be on some stores: never reuse its count.
         self.members.change += 1;
         if let Some(lane) = self.lanes.get_mut(store) {
-            lane.fail(
-                now,
-                error,
-                true,
-                self.settings.retry_after,
-                self.settings.retry_at_most,
-            );
+            lane.fail(now, error, true, self.settings.retry_after, self.settings.retry_at_most);
         }
         self.show_stores();
     }
@@ -504,19 +476,10 @@ impl Writer {
                 break;
             };
             let header = &done.aggregation.header;
-            let durable = LogPosition {
-                generation: header.generation,
-                sequence: header.last_sequence,
-            };
+            let durable = LogPosition { generation: header.generation, sequence: header.last_sequence };
             let took = now.saturating_duration_since(done.since);
             let stored = done.aggregation.stored_bytes() as u64;
-            metric::committed(
-                self.set.vdisk(),
-                header.block_count.into(),
-                done.bytes,
-                stored,
-                took,
-            );
+            metric::committed(self.set.vdisk(), header.block_count.into(), done.bytes, stored, took);
             tracing::debug!(vdisk = %self.set.vdisk(), %number, %durable, "committed");
             self.durability.send_modify(|state| state.durable = Some(durable));
             self.publish_at = Some(now + self.settings.publish_after);
@@ -536,12 +499,7 @@ impl Writer {
     }
 
     fn seal(&mut self, batch: Batch<OwnedSemaphorePermit>, now: Instant) -> Result<(), String> {
-        let Batch {
-            generation,
-            session,
-            blocks,
-            permits,
-        } = batch;
+        let Batch { generation, session, blocks, permits } = batch;
         let mut nonce = [0; 12];
         getrandom::fill(&mut nonce).map_err(|error| format!("no random numbers: {error}"))?;
         let request = SealRequest {
@@ -570,12 +528,7 @@ impl Writer {
         let number = self.tracker.handle_sent();
         self.last_id = aggregation.id;
         self.block_size = aggregation.header.block_size;
-        self.in_flight.push_back(InFlight {
-            aggregation,
-            since: now,
-            bytes,
-            _permits: permits,
-        });
+        self.in_flight.push_back(InFlight { aggregation, since: now, bytes, _permits: permits });
         for store in 0..self.lanes.len() {
             self.append(store, number);
         }
@@ -584,16 +537,11 @@ impl Writer {
     /// Sends one shard of what is in flight, unless the store is out or far behind.
     fn append(&mut self, store: usize, number: AggregationNumber) {
         let committed = self.tracker.committed();
-        let at = number
-            .0
-            .checked_sub(committed.0 + 1)
-            .and_then(|at| usize::try_from(at).ok());
+        let at = number.0.checked_sub(committed.0 + 1).and_then(|at| usize::try_from(at).ok());
         let in_flight = at.and_then(|at| self.in_flight.get(at));
-        let (Some(lane), Some(port), Some(in_flight)) = (
-            self.lanes.get_mut(store),
-            self.set.stores().get(store).cloned(),
-            in_flight,
-        ) else {
+        let (Some(lane), Some(port), Some(in_flight)) =
+            (self.lanes.get_mut(store), self.set.stores().get(store).cloned(), in_flight)
+        else {
             return;
         };
         // What a slow store has not answered keeps memory: past that bound it misses what comes, and is filled later.
@@ -605,22 +553,13 @@ impl Writer {
         let Some(shard) = in_flight.aggregation.shard(store, epoch) else {
             return;
         };
-        let shard = Shard {
-            epoch,
-            id: in_flight.aggregation.id,
-            head: shard.head,
-            payload: shard.payload,
-        };
+        let shard = Shard { epoch, id: in_flight.aggregation.id, head: shard.head, payload: shard.payload };
         lane.outstanding += 1;
         let set = self.set.clone();
         self.calls.push(Box::pin(async move {
             let append = port.append(set.vdisk(), number, shard, committed);
             let result = set.within_limit(&port, append).await;
-            Answer::Appended {
-                store,
-                number,
-                result,
-            }
+            Answer::Appended { store, number, result }
         }));
     }
 
@@ -650,12 +589,7 @@ impl Writer {
                         self.members.clone(),
                         self.tracker.committed(),
                     );
-                    self.calls.push(Box::pin(async move {
-                        Answer::Probed {
-                            store,
-                            result: call.await,
-                        }
-                    }));
+                    self.calls.push(Box::pin(async move { Answer::Probed { store, result: call.await } }));
                 }
                 LaneStanding::Blank { retry_at } if retry_at <= now => {
                     lane.standing = LaneStanding::Refilling;
@@ -668,16 +602,13 @@ impl Writer {
                         rate: self.settings.fill_bytes_per_second,
                     };
                     self.calls.push(Box::pin(async move {
-                        Answer::Refilled {
-                            store,
-                            result: refill(order).await,
-                        }
+                        Answer::Refilled { store, result: refill(order).await }
                     }));
                 }
                 _ => {}
             }
         }
-        if !self.backfilling {
+        if !self.backfilling && self.backfill_at <= now {
             self.start_backfill();
         }
     }
@@ -690,27 +621,21 @@ impl Writer {
             let Some(range) = range.filter(|_| lane.is_active() && lane.outstanding == 0) else {
                 continue;
             };
-            let last = committed
-                .0
-                .min(range.end().0)
-                .min(range.start().0.saturating_add(BACKFILL_NUMBERS - 1));
+            let last =
+                committed.0.min(range.end().0).min(range.start().0.saturating_add(BACKFILL_NUMBERS - 1));
             if last < range.start().0 {
                 continue;
             }
             let mut numbers = NumberRanges::new();
             numbers.insert_range(*range.start()..=AggregationNumber(last));
-            let (set, rate, epoch) = (
-                self.set.clone(),
-                self.settings.fill_bytes_per_second,
-                self.start.epoch,
-            );
+            let (set, rate, epoch) =
+                (self.set.clone(), self.settings.fill_bytes_per_second, self.start.epoch);
             self.backfilling = true;
             self.calls.push(Box::pin(async move {
                 // A store fills only what it knows as committed.
                 if let Some(port) = set.stores().get(store)
-                    && let Err(error) = set
-                        .within_limit(port, port.publish(set.vdisk(), epoch, committed))
-                        .await
+                    && let Err(error) =
+                        set.within_limit(port, port.publish(set.vdisk(), epoch, committed)).await
                 {
                     let filled = Filled {
                         filled: NumberRanges::new(),
@@ -719,10 +644,7 @@ impl Writer {
                     };
                     return Answer::Backfilled { store, filled };
                 }
-                Answer::Backfilled {
-                    store,
-                    filled: backfill(set, store, numbers, rate).await,
-                }
+                Answer::Backfilled { store, filled: backfill(set, store, numbers, rate).await }
             }));
             return;
         }
@@ -746,9 +668,7 @@ impl Writer {
             lane.outstanding += 1;
             let set = self.set.clone();
             self.calls.push(Box::pin(async move {
-                let result = set
-                    .within_limit(&port, port.publish(set.vdisk(), epoch, committed))
-                    .await;
+                let result = set.within_limit(&port, port.publish(set.vdisk(), epoch, committed)).await;
                 Answer::Published { store, result }
             }));
         }
@@ -762,21 +682,13 @@ impl Writer {
         if let Some(oldest) = self.in_flight.front()
             && now.saturating_duration_since(oldest.since) >= self.settings.commit_timeout
         {
-            let errors: Vec<&str> = self
-                .lanes
-                .iter()
-                .filter_map(|lane| lane.error.as_deref())
-                .collect();
+            let errors: Vec<&str> = self.lanes.iter().filter_map(|lane| lane.error.as_deref()).collect();
             self.closed = Some(CloseReason::Failed(format!(
                 "aggregation {} is on {} stores and must be on {}: {}",
                 oldest.aggregation.header.number,
                 self.tracker.holders_of_next(),
                 self.set.quorums().write(),
-                if errors.is_empty() {
-                    "stores do not answer".to_owned()
-                } else {
-                    errors.join("; ")
-                },
+                if errors.is_empty() { "stores do not answer".to_owned() } else { errors.join("; ") },
             )));
             return;
         }
@@ -785,18 +697,17 @@ impl Writer {
         }
     }
 
-    fn next_wake(&self) -> Option<Instant> {
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
         let may_send = self.in_flight.len() < self.settings.in_flight;
         let age = self.aggregator.deadline().filter(|_| may_send);
-        let timeout = self
-            .in_flight
-            .front()
-            .map(|oldest| oldest.since + self.settings.commit_timeout);
+        let timeout = self.in_flight.front().map(|oldest| oldest.since + self.settings.commit_timeout);
         let retry = self.lanes.iter().filter_map(Lane::retry_at).min();
-        let publish = self
-            .publish_at
-            .filter(|_| self.in_flight.is_empty() && self.aggregator.is_empty());
-        [age, timeout, retry, publish].into_iter().flatten().min()
+        let publish = self.publish_at.filter(|_| self.in_flight.is_empty() && self.aggregator.is_empty());
+        let fillable = |lane: &Lane| !lane.missed.is_empty() && takes_backfill(lane, &self.settings);
+        let backfill = (!self.backfilling && self.lanes.iter().any(fillable))
+            .then_some(self.backfill_at)
+            .filter(|at| *at > now);
+        [age, timeout, retry, publish, backfill].into_iter().flatten().min()
     }
 
     fn answered(&mut self, store: usize) {
@@ -817,26 +728,19 @@ impl Writer {
 
     fn status(&self) -> LogStatus {
         let now = Instant::now();
-        let stores = self
-            .lanes
-            .iter()
-            .zip(self.set.stores())
-            .map(|(lane, port)| StoreStatus {
-                address: port.address().to_owned(),
-                state: match lane.standing {
-                    LaneStanding::Active => LaneState::Active,
-                    LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
-                    _ => LaneState::Filling,
-                },
-                out_for: lane.out_since.map(|since| now.saturating_duration_since(since)),
-                error: lane.error.clone(),
-                missing: lane.missed.count(),
-            });
+        let stores = self.lanes.iter().zip(self.set.stores()).map(|(lane, port)| StoreStatus {
+            address: port.address().to_owned(),
+            state: match lane.standing {
+                LaneStanding::Active => LaneState::Active,
+                LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
+                _ => LaneState::Filling,
+            },
+            out_for: lane.out_since.map(|since| now.saturating_duration_since(since)),
+            error: lane.error.clone(),
+            missing: lane.missed.count(),
+        });
         let stores: Vec<StoreStatus> = stores.collect();
-        let complete = stores
-            .iter()
-            .filter(|s| s.state == LaneState::Active && s.missing == 0)
-            .count();
+        let complete = stores.iter().filter(|s| s.state == LaneState::Active && s.missing == 0).count();
         LogStatus {
             vdisk: self.set.vdisk().clone(),
             epoch: self.start.epoch,
@@ -852,6 +756,10 @@ impl Writer {
     }
 }
 
+fn takes_backfill(lane: &Lane, settings: &LogSettings) -> bool {
+    lane.is_active() && lane.outstanding < settings.in_flight.max(2)
+}
+
 fn write_quorum(set: &StoreSet) -> usize {
     #[cfg(test)]
     return crate::exploration::broken_write_quorum(set.quorums());
@@ -860,9 +768,7 @@ fn write_quorum(set: &StoreSet) -> usize {
 }
 
 fn wall_clock() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }
 

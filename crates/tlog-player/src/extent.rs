@@ -149,10 +149,12 @@ impl<'a> End<'a> {
             self.decided = true;
             return;
         }
+        let (holders, missing) = (could.first().map_or(&[][..], |c| &c.holders), silent.as_slice());
+        let stores = self.stores;
         let uncertain = self.uncertain.get_or_insert_with(|| UncertainEnd {
             beyond: located.number,
-            holders: self.addresses(could.first().map_or(&[][..], |c| &c.holders)),
-            missing: self.addresses(&silent),
+            holders: addresses(stores, holders),
+            missing: addresses(stores, missing),
             needed,
             tail: Vec::new(),
             more: false,
@@ -164,11 +166,9 @@ impl<'a> End<'a> {
     }
 }
 
-impl End<'_> {
-    fn addresses(&self, stores: &[usize]) -> Vec<String> {
-        let address = |&i: &usize| self.stores.stores().get(i).map(|store| store.address().to_owned());
-        stores.iter().filter_map(address).collect()
-    }
+fn addresses(set: &StoreSet, stores: &[usize]) -> Vec<String> {
+    let address = |&i: &usize| set.stores().get(i).map(|store| store.address().to_owned());
+    stores.iter().filter_map(address).collect()
 }
 
 /// Stores that may hold a number and cannot say so.

@@ -39,10 +39,7 @@ pub enum InvalidQuorum {
 impl Quorums {
     /// W = k + ceil(m / 2): as many losses are survived from the first moment as can be without waiting for the slowest.
     pub fn default_for(redundancy: Redundancy) -> Self {
-        Self {
-            redundancy,
-            write: redundancy.data() + redundancy.parity().div_ceil(2),
-        }
+        Self { redundancy, write: redundancy.data() + redundancy.parity().div_ceil(2) }
     }
 
     /// A write quorum of the operator's choice.
@@ -133,11 +130,8 @@ mod tests {
                         "a committed aggregation is out of reach"
                     );
                 }
-                assert_eq!(
-                    Quorums::new(redundancy, Quorums::default_for(redundancy).write()).is_ok(),
-                    true,
-                    "the default is allowed for {data}+{parity}"
-                );
+                let default = Quorums::default_for(redundancy);
+                assert_eq!(Quorums::new(redundancy, default.write()), Ok(default), "{data}+{parity}");
             }
         }
         let of = |write| Quorums::new(Redundancy::new(4, 2).unwrap(), write);

@@ -97,17 +97,8 @@ pub struct ReadError {
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            vdisk,
-            number,
-            present,
-            needed,
-            conditions,
-        } = self;
-        write!(
-            f,
-            "vdisk {vdisk}, aggregation {number}: {present} of {needed} needed shards can be read"
-        )?;
+        let Self { vdisk, number, present, needed, conditions } = self;
+        write!(f, "vdisk {vdisk}, aggregation {number}: {present} of {needed} needed shards can be read")?;
         for (address, condition) in conditions {
             match condition {
                 ShardCondition::Held(_) => {}
@@ -133,14 +124,7 @@ impl StoreSet {
             .map(AggregationNumber)
             .map(|number| {
                 let conditions = vec![ShardCondition::Missing; self.stores().len()];
-                (
-                    number,
-                    Located {
-                        number,
-                        candidates: Vec::new(),
-                        conditions,
-                    },
-                )
+                (number, Located { number, candidates: Vec::new(), conditions })
             })
             .collect();
         let answers =
@@ -168,9 +152,7 @@ impl StoreSet {
         }
         let mut located: Vec<Located> = found.into_values().collect();
         for located in &mut located {
-            located
-                .candidates
-                .sort_by_key(|candidate| std::cmp::Reverse(candidate.epoch));
+            located.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.epoch));
         }
         located
     }
@@ -204,16 +186,10 @@ impl StoreSet {
             return Err(format!("it is a shard of aggregation {}", head.header.number));
         }
         if head.index != store {
-            return Err(format!(
-                "it is shard {} of its aggregation, not shard {store}",
-                head.index
-            ));
+            return Err(format!("it is shard {} of its aggregation, not shard {store}", head.index));
         }
         if head.header.redundancy.total() != self.stores().len() {
-            return Err(format!(
-                "its aggregation has {} shards",
-                head.header.redundancy.total()
-            ));
+            return Err(format!("its aggregation has {} shards", head.header.redundancy.total()));
         }
         Ok(head)
     }
@@ -229,22 +205,14 @@ impl StoreSet {
         let total = self.stores().len();
         // Data shards need no computation; parity is asked only for what is missing among them.
         let mut order: Vec<usize> = (0..total).collect();
-        let counts = |store: &usize| {
-            survey
-                .views
-                .get(*store)
-                .is_some_and(|v| v.standing == Standing::Member)
-        };
+        let counts = |store: &usize| survey.views.get(*store).is_some_and(|v| v.standing == Standing::Member);
         order.sort_by_key(|store| !counts(store));
         let mut read = ShardsRead::new(total);
         let needed = self.quorums().data();
         let mut rest = order.into_iter();
         loop {
             let present = read.whole(id).map_or(0, Candidate::present);
-            let round: Vec<usize> = rest
-                .by_ref()
-                .take(needed.saturating_sub(present).max(1))
-                .collect();
+            let round: Vec<usize> = rest.by_ref().take(needed.saturating_sub(present).max(1)).collect();
             if round.is_empty() {
                 return Err(read.into_error(self, number, Some(id)));
             }
@@ -306,8 +274,7 @@ impl StoreSet {
                 Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
                 Some(ShardSlot::Held(shard)) => {
                     let checked = self.check_head(number, store, &shard.head).and_then(|head| {
-                        head.verify_payload(&shard.payload)
-                            .map_err(|error| error.to_string())?;
+                        head.verify_payload(&shard.payload).map_err(|error| error.to_string())?;
                         Ok(head)
                     });
                     match checked {
@@ -341,20 +308,12 @@ impl Located {
             return;
         }
         set(&mut self.conditions, store, ShardCondition::Held(head.id));
-        match self
-            .candidates
-            .iter_mut()
-            .find(|candidate| candidate.head.id == head.id)
-        {
+        match self.candidates.iter_mut().find(|candidate| candidate.head.id == head.id) {
             Some(candidate) => {
                 candidate.epoch = candidate.epoch.max(head.epoch);
                 candidate.holders.push(store);
             }
-            None => self.candidates.push(HeadCandidate {
-                epoch: head.epoch,
-                holders: vec![store],
-                head,
-            }),
+            None => self.candidates.push(HeadCandidate { epoch: head.epoch, holders: vec![store], head }),
         }
     }
 }
@@ -367,10 +326,7 @@ struct ShardsRead {
 
 impl ShardsRead {
     fn new(total: usize) -> Self {
-        Self {
-            candidates: BTreeMap::new(),
-            conditions: vec![ShardCondition::Unreachable; total],
-        }
+        Self { candidates: BTreeMap::new(), conditions: vec![ShardCondition::Unreachable; total] }
     }
 
     fn whole(&self, id: AggregationId) -> Option<&Candidate> {
@@ -405,7 +361,5 @@ fn set(conditions: &mut [ShardCondition], store: usize, condition: ShardConditio
 
 /// A failed read is not an error of the whole: other stores make up for it. It is noted here, where it is dropped.
 fn log_failure<T>(answer: Result<T, StoreError>) -> Option<T> {
-    answer
-        .inspect_err(|error| tracing::debug!(%error, "a store could not be read"))
-        .ok()
+    answer.inspect_err(|error| tracing::debug!(%error, "a store could not be read")).ok()
 }

@@ -30,12 +30,7 @@ impl StoreSet {
         quorums: Quorums,
         timeout: Duration,
     ) -> Option<Self> {
-        (stores.len() == quorums.total()).then(|| Self {
-            vdisk,
-            stores: stores.into(),
-            quorums,
-            timeout,
-        })
+        (stores.len() == quorums.total()).then(|| Self { vdisk, stores: stores.into(), quorums, timeout })
     }
 
     /// The vdisk.
@@ -71,10 +66,7 @@ impl StoreSet {
                     std::io::ErrorKind::TimedOut,
                     format!("no answer within {:?}", self.timeout),
                 );
-                Err(StoreError::new(
-                    store.address(),
-                    StoreErrorKind::Unavailable { source },
-                ))
+                Err(StoreError::new(store.address(), StoreErrorKind::Unavailable { source }))
             }
         }
     }
@@ -87,11 +79,8 @@ impl StoreSet {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let calls = self
-            .stores
-            .iter()
-            .enumerate()
-            .map(|(i, store)| self.within_limit(store, operation(i, store)));
+        let calls =
+            self.stores.iter().enumerate().map(|(i, store)| self.within_limit(store, operation(i, store)));
         join_all(calls).await
     }
 
@@ -121,12 +110,7 @@ impl StoreSet {
                 answer,
             })
             .collect();
-        Survey {
-            vdisk: self.vdisk.clone(),
-            quorums: self.quorums,
-            members,
-            views,
-        }
+        Survey { vdisk: self.vdisk.clone(), quorums: self.quorums, members, views }
     }
 }
 
@@ -180,13 +164,10 @@ pub struct Survey {
 impl Survey {
     /// Answers that count, with the number of their store.
     pub fn counted(&self) -> impl Iterator<Item = (usize, &LogState)> {
-        self.views
-            .iter()
-            .enumerate()
-            .filter_map(|(i, view)| match (&view.answer, view.standing) {
-                (Ok(state), Standing::Member) => Some((i, state)),
-                _ => None,
-            })
+        self.views.iter().enumerate().filter_map(|(i, view)| match (&view.answer, view.standing) {
+            (Ok(state), Standing::Member) => Some((i, state)),
+            _ => None,
+        })
     }
 
     /// How many answers count.
@@ -196,10 +177,7 @@ impl Survey {
 
     /// Stores that have not answered.
     pub fn unreachable_len(&self) -> usize {
-        self.views
-            .iter()
-            .filter(|view| view.standing == Standing::Unreachable)
-            .count()
+        self.views.iter().filter(|view| view.standing == Standing::Unreachable).count()
     }
 
     /// Whether no store that answered knows the log.
@@ -209,37 +187,22 @@ impl Survey {
 
     /// Highest epoch that any store has promised, blank ones included.
     pub fn highest_epoch(&self) -> Epoch {
-        self.views
-            .iter()
-            .flat_map(|view| &view.answer)
-            .map(|state| state.epoch)
-            .max()
-            .unwrap_or_default()
+        self.views.iter().flat_map(|view| &view.answer).map(|state| state.epoch).max().unwrap_or_default()
     }
 
     /// Highest number known as committed.
     pub fn committed(&self) -> AggregationNumber {
-        self.counted()
-            .map(|(_, state)| state.committed)
-            .max()
-            .unwrap_or_default()
+        self.counted().map(|(_, state)| state.committed).max().unwrap_or_default()
     }
 
     /// Lowest number kept: what is below was pruned.
     pub fn first(&self) -> AggregationNumber {
-        self.counted()
-            .map(|(_, state)| state.first)
-            .max()
-            .unwrap_or_default()
-            .max(AggregationNumber(1))
+        self.counted().map(|(_, state)| state.first).max().unwrap_or_default().max(AggregationNumber(1))
     }
 
     /// Highest number under which any store holds something.
     pub fn head(&self) -> AggregationNumber {
-        self.counted()
-            .map(|(_, state)| state.head())
-            .max()
-            .unwrap_or_default()
+        self.counted().map(|(_, state)| state.head()).max().unwrap_or_default()
     }
 
     /// Who began where, from all stores that count, by rising number.
@@ -249,9 +212,7 @@ impl Survey {
             .flat_map(|(_, state)| &state.starts)
             .map(|record| (record.number, record.epoch))
             .collect();
-        all.into_iter()
-            .map(|(number, epoch)| StartRecord { epoch, number })
-            .collect()
+        all.into_iter().map(|(number, epoch)| StartRecord { epoch, number }).collect()
     }
 
     /// Whether a later opening has ruled out what `epoch` wrote under `number`: it must never come back.
@@ -279,13 +240,7 @@ impl Survey {
                 Err(error) => error.to_string(),
             })
             .collect();
-        Err(TooFewStores {
-            vdisk: self.vdisk.clone(),
-            counted,
-            needed,
-            total: self.quorums.total(),
-            missing,
-        })
+        Err(TooFewStores { vdisk: self.vdisk.clone(), counted, needed, total: self.quorums.total(), missing })
     }
 }
 
@@ -306,13 +261,7 @@ pub struct TooFewStores {
 
 impl fmt::Display for TooFewStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            vdisk,
-            counted,
-            needed,
-            total,
-            missing,
-        } = self;
+        let Self { vdisk, counted, needed, total, missing } = self;
         write!(
             f,
             "vdisk {vdisk}: {counted} of {total} stores can be counted on, {needed} are needed; bring back: {}",

@@ -13,13 +13,14 @@
 //! ```text
 //!  Server::run     accepts                                   server.rs
 //!   connection     one task each: reads, checks, writes      connection.rs, outbox.rs, budget.rs
-//!    vdisk         one task for each open log                vdisk.rs, registry.rs
+//!    vdisk         one task for each open log                vdisk.rs, live.rs, registry.rs
 //!     session      decides; pure                             session.rs, tail.rs, window.rs
 //!      VdiskLog    the port                                  port.rs
 //! ```
 
 mod budget;
 mod connection;
+mod live;
 mod outbox;
 mod port;
 mod registry;

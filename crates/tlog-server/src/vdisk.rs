@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::budget::{Budget, Permit};
+use crate::live::{Live, LiveEvent, Slot, from_live, wait_for};
 use crate::outbox::{Ended, Reason};
 use crate::port::{
     BlockDigest, CloseReason, Closed, Durability, OpenError, OrderedBlock, SlaveSyncError, SlaveSyncOutcome,
@@ -28,8 +29,6 @@ use crate::registry::{Hello, Incoming, Registration, Verdict, lock};
 use crate::session::{Action, ConnectionId, Note, Refusal, Session, cost};
 use crate::status::VdiskReport;
 use crate::window::WindowLimits;
-
-type Slot<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Opens a vdisk's log, serves connections until nobody needs it any more or it fails, and closes it.
 pub(crate) async fn run(mut registration: Registration) {
@@ -69,8 +68,10 @@ async fn serve(registration: &mut Registration) -> Option<VdiskReport> {
                 OpenError::UnknownVdisk(_) => HandshakeStatus::InvalidVdiskId,
                 OpenError::Failed(_) => HandshakeStatus::InternalServerError,
             };
-            warn!(vdisk = %registration.id, %error, "cannot open the log");
-            if matches!(error, OpenError::Failed(_)) {
+            // An unknown vdisk is the client's mistake, and the connection says so.
+            if let OpenError::Failed(_) = error {
+                error!(vdisk = %registration.id, %error, "cannot open the log");
+                metrics::counter!("tlog_server_logs_failed_total", "reason" => "open").increment(1);
                 shared.set_last_error(&registration.status, error.to_string());
             }
             registration.hellos.close();
@@ -107,26 +108,6 @@ struct Vdisk<'a> {
     finding: Slot<Result<Option<BlockDigest>, Closed>>,
     closing: Closing,
     idle_since: Option<Instant>,
-}
-
-/// The live connection.
-struct Live {
-    id: ConnectionId,
-    hello: Hello,
-    /// What has arrived and was not looked at yet.
-    arrived: VecDeque<Incoming>,
-    /// No more will arrive.
-    at_end: bool,
-    slave: Slot<Result<SlaveSyncOutcome, SlaveSyncError>>,
-    /// Commands that came while one was waiting.
-    more_slave_waits: usize,
-}
-
-impl Drop for Live {
-    /// However the task comes to forget a connection, that one ends. Where an end was given before, this one is nothing.
-    fn drop(&mut self) {
-        self.hello.outbox.end(Ended::Finished(Reason::LogClosed));
-    }
 }
 
 enum Step {
@@ -631,35 +612,10 @@ fn kind(reason: &CloseReason) -> &'static str {
     }
 }
 
-/// Waits for what is in a slot and takes it out. Cancel safe.
-async fn wait_for<T>(slot: &mut Slot<T>) -> T {
-    let Some(future) = slot else {
-        return pending().await;
-    };
-    let output = future.await;
-    *slot = None;
-    output
-}
-
 async fn closed(closing: &mut Closing) -> Result<(), Closed> {
     match closing {
         Closing::Now(closed) => closed.await,
         Closing::No | Closing::Soon => pending().await,
-    }
-}
-
-enum LiveEvent {
-    Slave(Result<SlaveSyncOutcome, SlaveSyncError>),
-    /// None where no more comes.
-    Arrived(Option<Vec<Incoming>>),
-}
-
-/// What happens next with the live connection. While a block is compared, what arrives waits. Cancel safe.
-async fn from_live(live: &mut Option<Live>, comparing: bool) -> LiveEvent {
-    let Some(live) = live else { return pending().await };
-    tokio::select! {
-        synced = wait_for(&mut live.slave) => LiveEvent::Slave(synced),
-        batch = live.hello.inbound.recv(), if !comparing && !live.at_end => LiveEvent::Arrived(batch),
     }
 }
 

@@ -37,7 +37,10 @@ enum Stored {
 impl MemoryStore {
     /// An empty store that calls itself `address`, such as `memory:0`.
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into().into(), logs: Mutex::default() }
+        Self {
+            address: address.into().into(),
+            logs: Mutex::default(),
+        }
     }
 
     /// Forgets everything, as after a replaced disk: the next promise gives a log another identity.
@@ -47,9 +50,21 @@ impl MemoryStore {
 
     /// Changes what is stored under a number in a way that this store does not notice, as rot below a store's own checksums
     /// would. Answers whether something was there.
-    pub fn damage(&self, vdisk: &VdiskId, number: AggregationNumber, change: impl FnOnce(&mut Shard)) -> bool {
-        match self.logs().get_mut(vdisk).and_then(|log| log.slots.get_mut(number)) {
-            Some(Slot { place: Stored::Whole(shard), .. }) => {
+    pub fn damage(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        change: impl FnOnce(&mut Shard),
+    ) -> bool {
+        match self
+            .logs()
+            .get_mut(vdisk)
+            .and_then(|log| log.slots.get_mut(number))
+        {
+            Some(Slot {
+                place: Stored::Whole(shard),
+                ..
+            }) => {
                 change(shard);
                 true
             }
@@ -67,7 +82,9 @@ impl MemoryStore {
 
     /// Loses what is stored under a number. Answers whether something was there.
     pub fn remove(&self, vdisk: &VdiskId, number: AggregationNumber) -> bool {
-        self.logs().get_mut(vdisk).is_some_and(|log| log.slots.remove(number).is_some())
+        self.logs()
+            .get_mut(vdisk)
+            .is_some_and(|log| log.slots.remove(number).is_some())
     }
 
     fn logs(&self) -> MutexGuard<'_, BTreeMap<VdiskId, MemoryLog>> {
@@ -81,15 +98,20 @@ impl MemoryStore {
         act: impl FnOnce(&mut MemoryLog) -> Result<T, StoreErrorKind>,
     ) -> Result<T, StoreError> {
         let mut logs = self.logs();
-        answered(&self.address, operation, logs.get_mut(vdisk).ok_or(StoreErrorKind::NoLog).and_then(act))
+        answered(
+            &self.address,
+            operation,
+            logs.get_mut(vdisk).ok_or(StoreErrorKind::NoLog).and_then(act),
+        )
     }
 }
 
 /// A new random identity.
 pub(crate) fn new_identity() -> Result<StoreIdentity, StoreErrorKind> {
     let mut identity = [0; 16];
-    getrandom::fill(&mut identity)
-        .map_err(|error| StoreErrorKind::Unavailable { source: std::io::Error::other(error.to_string()) })?;
+    getrandom::fill(&mut identity).map_err(|error| StoreErrorKind::Unavailable {
+        source: std::io::Error::other(error.to_string()),
+    })?;
     Ok(StoreIdentity(identity))
 }
 
@@ -103,7 +125,13 @@ impl MemoryLog {
     }
 
     fn put(&mut self, number: AggregationNumber, shard: Shard) {
-        self.slots.put(number, Slot { epoch: shard.epoch, place: Stored::Whole(shard) });
+        self.slots.put(
+            number,
+            Slot {
+                epoch: shard.epoch,
+                place: Stored::Whole(shard),
+            },
+        );
     }
 }
 
@@ -117,12 +145,17 @@ impl ShardStore for MemoryStore {
         let mut logs = self.logs();
         let result = match logs.get_mut(vdisk) {
             Some(log) => log.meta.promise(epoch).map(|()| log.meta.state(log.slots.held())),
-            None => new_identity().and_then(|identity| LogMeta::created(identity, epoch)).map(|meta| {
-                let log = MemoryLog { meta, slots: Slots::default() };
-                let state = log.meta.state(log.slots.held());
-                logs.insert(vdisk.clone(), log);
-                state
-            }),
+            None => new_identity()
+                .and_then(|identity| LogMeta::created(identity, epoch))
+                .map(|meta| {
+                    let log = MemoryLog {
+                        meta,
+                        slots: Slots::default(),
+                    };
+                    let state = log.meta.state(log.slots.held());
+                    logs.insert(vdisk.clone(), log);
+                    state
+                }),
         };
         answered(&self.address, "promise", result)
     }
@@ -162,7 +195,9 @@ impl ShardStore for MemoryStore {
         epoch: Epoch,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.with("publish", vdisk, |log| log.meta.publish(epoch, committed).map(|()| log.meta.identity))
+        self.with("publish", vdisk, |log| {
+            log.meta.publish(epoch, committed).map(|()| log.meta.identity)
+        })
     }
 
     async fn fill(
@@ -172,7 +207,10 @@ impl ShardStore for MemoryStore {
         shard: Shard,
     ) -> Result<FillOutcome, StoreError> {
         self.with("fill", vdisk, |log| {
-            match log.meta.fill(number, shard.id, || Current::from(&log.slot(number)))? {
+            match log
+                .meta
+                .fill(number, shard.id, || Current::from(&log.slot(number)))?
+            {
                 Filling::Nothing(outcome) => Ok(outcome),
                 Filling::Store => {
                     log.put(number, shard);
@@ -199,13 +237,20 @@ impl ShardStore for MemoryStore {
         self.with("heads", vdisk, |log| {
             let (mut heads, mut bytes) = (Vec::new(), 0);
             for (number, slot) in log.slots.range(range) {
-                heads.push((number, match &slot.place {
-                    Stored::Damaged => HeadSlot::Damaged,
-                    Stored::Whole(Shard { epoch, id, head, .. }) => {
-                        bytes += head.len();
-                        HeadSlot::Held(Head { epoch: *epoch, id: *id, head: head.clone() })
-                    }
-                }));
+                heads.push((
+                    number,
+                    match &slot.place {
+                        Stored::Damaged => HeadSlot::Damaged,
+                        Stored::Whole(Shard { epoch, id, head, .. }) => {
+                            bytes += head.len();
+                            HeadSlot::Held(Head {
+                                epoch: *epoch,
+                                id: *id,
+                                head: head.clone(),
+                            })
+                        }
+                    },
+                ));
                 if bytes >= max_bytes {
                     break;
                 }
@@ -220,7 +265,9 @@ impl ShardStore for MemoryStore {
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {
         let logs = self.logs();
-        let state = logs.get(vdisk).map_or_else(unknown_log, |log| log.meta.state(log.slots.held()));
+        let state = logs
+            .get(vdisk)
+            .map_or_else(unknown_log, |log| log.meta.state(log.slots.held()));
         answered(&self.address, "status", Ok(state))
     }
 

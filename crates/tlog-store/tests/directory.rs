@@ -9,12 +9,15 @@ use std::sync::Arc;
 use common::*;
 use tlog_proto::{Epoch, VdiskId};
 use tlog_store::{
-    DirectoryOptions, DirectoryStore, Holder, Members, ShardSlot, ShardStore, StartRecord, StoreError, StoreErrorKind,
-    lock_holder,
+    DirectoryOptions, DirectoryStore, Holder, Members, ShardSlot, ShardStore, StartRecord, StoreError,
+    StoreErrorKind, lock_holder,
 };
 
 fn with_note(note: &str) -> DirectoryOptions {
-    DirectoryOptions { note: note.to_owned(), ..DirectoryOptions::default() }
+    DirectoryOptions {
+        note: note.to_owned(),
+        ..DirectoryOptions::default()
+    }
 }
 
 #[tokio::test]
@@ -23,9 +26,20 @@ async fn a_second_writer_is_told_who_the_first_one_is() {
     assert_eq!(lock_holder(directory.path()).unwrap(), None);
     let store = DirectoryStore::open(directory.path(), with_note("admin 127.0.0.1:1")).unwrap();
     let pid = std::process::id();
-    let holder = |note: &str| Some(Holder { pid, note: note.to_owned() });
-    assert_eq!(lock_holder(directory.path()).unwrap(), holder("admin 127.0.0.1:1"));
-    match DirectoryStore::open(directory.path(), with_note("other")).unwrap_err().kind {
+    let holder = |note: &str| {
+        Some(Holder {
+            pid,
+            note: note.to_owned(),
+        })
+    };
+    assert_eq!(
+        lock_holder(directory.path()).unwrap(),
+        holder("admin 127.0.0.1:1")
+    );
+    match DirectoryStore::open(directory.path(), with_note("other"))
+        .unwrap_err()
+        .kind
+    {
         StoreErrorKind::Locked { holder } => assert_eq!(holder, format!("pid {pid}, admin 127.0.0.1:1")),
         other => panic!("{other}"),
     }
@@ -65,7 +79,10 @@ async fn a_reader_writes_nothing_and_refuses_to() {
         assert!(matches!(error.kind, StoreErrorKind::ReadOnly), "{error}");
     };
     let disk = disk();
-    let start = StartRecord { epoch: Epoch(1), number: n(1) };
+    let start = StartRecord {
+        epoch: Epoch(1),
+        number: n(1),
+    };
     read_only(reader.promise(&disk, Epoch(1)).await.map(drop));
     read_only(reader.start(&disk, start, &Members::default()).await.map(drop));
     read_only(reader.append(&disk, n(1), shard(1, 1, 5), n(0)).await.map(drop));
@@ -92,7 +109,10 @@ async fn a_reader_follows_a_store_that_was_replaced_under_it() {
         let writer = open(directory.path());
         begin(&writer, &disk(), round, 1).await;
         for number in 1..=round {
-            writer.append(&disk(), n(number), shard(round, number, 50), n(0)).await.unwrap();
+            writer
+                .append(&disk(), n(number), shard(round, number, 50), n(0))
+                .await
+                .unwrap();
         }
         assert_eq!(held(&reader).await, (1..=round).collect::<Vec<_>>());
         assert_eq!(slot(&reader, 1).await, ShardSlot::Held(shard(round, 1, 50)));
@@ -115,7 +135,10 @@ async fn a_reader_beside_a_busy_writer_never_sees_a_hole_or_a_wrong_shard() {
         let writer = Arc::clone(&writer);
         async move {
             for number in 1..=400u64 {
-                writer.append(&disk(), n(number), shard(1, number, 700), n(number)).await.unwrap();
+                writer
+                    .append(&disk(), n(number), shard(1, number, 700), n(number))
+                    .await
+                    .unwrap();
                 if number % 20 == 0 {
                     writer.prune(&disk(), Epoch(1), n(number - 15)).await.unwrap();
                 }
@@ -126,21 +149,35 @@ async fn a_reader_beside_a_busy_writer_never_sees_a_hole_or_a_wrong_shard() {
     let mut seen = 0;
     while !writing.is_finished() {
         let status = reader.status(&disk()).await.unwrap();
-        assert!(status.committed.0 >= seen, "it went back from {seen} to {}", status.committed);
+        assert!(
+            status.committed.0 >= seen,
+            "it went back from {seen} to {}",
+            status.committed
+        );
         seen = status.committed.0;
         let holes = status.held.missing_in(status.first..=status.committed);
-        assert!(holes.is_empty() || seen == 0, "{holes:?} of {}..={}", status.first, status.committed);
+        assert!(
+            holes.is_empty() || seen == 0,
+            "{holes:?} of {}..={}",
+            status.first,
+            status.committed
+        );
         for number in [status.first.0, seen] {
             match reader.shard(&disk(), n(number)).await.unwrap() {
                 ShardSlot::Held(found) => assert_eq!(found, shard(1, number, 700)),
                 // It may have been pruned since.
-                ShardSlot::Empty => assert!(reader.status(&disk()).await.unwrap().first.0 > number || number == 0 || seen == 0),
+                ShardSlot::Empty => assert!(
+                    reader.status(&disk()).await.unwrap().first.0 > number || number == 0 || seen == 0
+                ),
                 ShardSlot::Damaged => panic!("{number} is damaged"),
             }
         }
     }
     writing.await.unwrap();
-    assert_eq!(reader.status(&disk()).await.unwrap(), writer.status(&disk()).await.unwrap());
+    assert_eq!(
+        reader.status(&disk()).await.unwrap(),
+        writer.status(&disk()).await.unwrap()
+    );
 }
 
 #[tokio::test]
@@ -149,7 +186,10 @@ async fn the_room_of_pruned_history_comes_back() {
     let store = open_small_segments(directory.path());
     begin(&store, &disk(), 1, 1).await;
     for number in 1..=100 {
-        store.append(&disk(), n(number), shard(1, number, 4000), n(number)).await.unwrap();
+        store
+            .append(&disk(), n(number), shard(1, number, 4000), n(number))
+            .await
+            .unwrap();
     }
     let full = bytes_on_disk(directory.path());
     assert!(full > 400_000, "{full}");
@@ -161,7 +201,10 @@ async fn the_room_of_pruned_history_comes_back() {
     assert!(nothing <= 128 << 10, "{nothing}");
     drop(store);
     let status = open(directory.path()).status(&disk()).await.unwrap();
-    assert_eq!((status.first, status.committed, status.head()), (n(101), n(100), n(0)));
+    assert_eq!(
+        (status.first, status.committed, status.head()),
+        (n(101), n(100), n(0))
+    );
 }
 
 #[tokio::test]
@@ -170,7 +213,10 @@ async fn the_room_of_what_a_start_drops_comes_back_and_it_stays_dropped() {
     let store = open_small_segments(directory.path());
     begin(&store, &disk(), 1, 1).await;
     for number in 1..=100 {
-        store.append(&disk(), n(number), shard(1, number, 4000), n(1)).await.unwrap();
+        store
+            .append(&disk(), n(number), shard(1, number, 4000), n(1))
+            .await
+            .unwrap();
     }
     let full = bytes_on_disk(directory.path());
     begin(&store, &disk(), 2, 2).await;
@@ -179,7 +225,10 @@ async fn the_room_of_what_a_start_drops_comes_back_and_it_stays_dropped() {
     // The segment that has number 1 also has others, which must not come back, whatever goes after it.
     for round in 3..6 {
         for number in 2..=30 {
-            store.append(&disk(), n(number), shard(round - 1, number, 4000), n(1)).await.unwrap();
+            store
+                .append(&disk(), n(number), shard(round - 1, number, 4000), n(1))
+                .await
+                .unwrap();
         }
         begin(&store, &disk(), round, 2).await;
     }
@@ -222,7 +271,9 @@ async fn small_logs_take_little_room_and_few_open_files() {
     }
     let open_here = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
     let open_here = open_here.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    let open_here = open_here.filter(|path| path.starts_with(directory.path())).count();
+    let open_here = open_here
+        .filter(|path| path.starts_with(directory.path()))
+        .count();
     assert!(open_here <= 65, "{open_here} files are open");
     assert_eq!(store.vdisks().await.unwrap().len(), 300);
     let segment = directory.path().join("disk-7").join("00000000000000000001.seg");
@@ -236,8 +287,14 @@ async fn a_log_whose_files_were_deleted_under_it_takes_no_writes_until_reopened(
     begin(&store, &disk(), 1, 1).await;
     std::fs::remove_dir_all(directory.path().join("disk")).unwrap();
     for _ in 0..2 {
-        let error = store.append(&disk(), n(1), shard(1, 1, 10), n(0)).await.unwrap_err();
-        assert!(matches!(error.kind, StoreErrorKind::Unavailable { .. }), "{error}");
+        let error = store
+            .append(&disk(), n(1), shard(1, 1, 10), n(0))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error.kind, StoreErrorKind::Unavailable { .. }),
+            "{error}"
+        );
     }
     let other = VdiskId::new("other").unwrap();
     begin(&store, &other, 1, 1).await;
@@ -253,13 +310,21 @@ fn in_a_small_file_system(test: &str) -> bool {
     let directory = tempfile::tempdir().unwrap();
     let script = "mount -t tmpfs -o size=2m,mode=0777 none \"$0\" || exit 77; exec \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(directory.path());
-    command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .arg(directory.path());
+    command
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"]);
     command.env(SMALL, directory.path()).stdin(Stdio::null());
     match command.output() {
         Ok(output) if output.status.success() => true,
         Ok(output) if output.status.code() == Some(101) => {
-            panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+            panic!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            )
         }
         _ => false,
     }
@@ -288,16 +353,25 @@ async fn a_full_store_says_so_can_be_pruned_and_goes_on() {
     };
     assert!(matches!(full.kind, StoreErrorKind::Full { .. }), "{full}");
     assert!(number > 50, "only {number} were stored");
-    assert!(matches!(append(number).await.unwrap_err().kind, StoreErrorKind::Full { .. }));
+    assert!(matches!(
+        append(number).await.unwrap_err().kind,
+        StoreErrorKind::Full { .. }
+    ));
     let last = number - 1;
     assert_eq!(held(&store).await, (1..=last).collect::<Vec<_>>());
     // Fencing and pruning still work.
     begin(&store, &disk(), 2, last + 1).await;
     store.publish(&disk(), Epoch(2), n(last)).await.unwrap();
     store.prune(&disk(), Epoch(2), n(last - 5)).await.unwrap();
-    store.append(&disk(), n(number), shard(2, number, 20_000), n(last)).await.unwrap();
+    store
+        .append(&disk(), n(number), shard(2, number, 20_000), n(last))
+        .await
+        .unwrap();
     drop(store);
     let store = open(directory.as_ref());
     assert_eq!(held(&store).await, (last - 5..=number).collect::<Vec<_>>());
-    assert_eq!(slot(&store, number).await, ShardSlot::Held(shard(2, number, 20_000)));
+    assert_eq!(
+        slot(&store, number).await,
+        ShardSlot::Held(shard(2, number, 20_000))
+    );
 }

@@ -51,7 +51,10 @@ async fn write_for_ever(directory: &Path) {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let committed = n(number.saturating_sub(IN_FLIGHT));
-                    store.append(&disk, n(number), shard(epoch, number, payload(number)), committed).await.unwrap();
+                    store
+                        .append(&disk, n(number), shard(epoch, number, payload(number)), committed)
+                        .await
+                        .unwrap();
                     say(format!("\nstored {which} {number} {epoch}\n"));
                     if number % 50 == 0 {
                         let first = number.saturating_sub(60);
@@ -62,9 +65,8 @@ async fn write_for_ever(directory: &Path) {
             });
         }
     }
-    while let Some(task) = tasks.join_next().await {
-        task.unwrap();
-    }
+    let ended = tasks.join_next().await;
+    panic!("a writer ended by itself: {ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +83,11 @@ async fn every_acknowledged_append_survives_sigkill() {
     let mut pruned: BTreeMap<u64, u64> = BTreeMap::new();
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "every_acknowledged_append_survives_sigkill", "--nocapture"])
+            .args([
+                "--exact",
+                "every_acknowledged_append_survives_sigkill",
+                "--nocapture",
+            ])
             .env(CHILD, directory.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -119,7 +125,10 @@ async fn every_acknowledged_append_survives_sigkill() {
         };
         for (&which, &epoch) in &epochs {
             let status = store.status(&vdisk(which)).await.unwrap();
-            assert!(status.epoch >= Epoch(epoch), "seed {seed}, round {round}: an epoch was forgotten");
+            assert!(
+                status.epoch >= Epoch(epoch),
+                "seed {seed}, round {round}: an epoch was forgotten"
+            );
         }
         for (&(which, number), &epoch) in &stored {
             if pruned.get(&which).is_some_and(|&first| number < first) {
@@ -127,7 +136,10 @@ async fn every_acknowledged_append_survives_sigkill() {
             }
             let slot = store.shard(&vdisk(which), n(number)).await.unwrap();
             let expected = ShardSlot::Held(shard(epoch, number, payload(number)));
-            assert_eq!(slot, expected, "seed {seed}, round {round}, vdisk {which}, number {number}");
+            assert_eq!(
+                slot, expected,
+                "seed {seed}, round {round}, vdisk {which}, number {number}"
+            );
         }
     }
     assert!(stored.len() > 100, "the writers hardly wrote");

@@ -13,6 +13,8 @@
 
 pub mod admin;
 pub mod admin_client;
+pub mod cli;
+mod commands;
 pub mod keys;
 pub mod logging;
 pub mod moment;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
-use tlog_flusher::{LogStatus, ScrubReport};
+use tlog_flusher::LogStatus;
 use tlog_proto::{Limits, LogPosition, VdiskId};
 use tlog_server::{RunReport, Server, ServerSettings, VdiskStatus};
 use tlog_store::NumberRanges;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Operations};
 use crate::keys;
 use crate::settings::{LimitSettings, ListenAddress, Settings};
-use crate::storage::FlusherStorage;
+use crate::storage::{FlusherStorage, Scrubbed};
 use crate::stores::Stores;
 
 /// A server that listens already, and serves once it is run.
@@ -230,9 +230,9 @@ impl Operations for ServerOperations {
     }
 
     async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String> {
-        let report = self.storage.scrub(vdisk, self.scrub_rate).await?;
-        tracing::info!(%vdisk, aggregations = report.aggregations, whole = report.is_whole(), "scrub done");
-        Ok(show_scrub(vdisk, &report))
+        let done = self.storage.scrub(vdisk, self.scrub_rate, |_| {}).await.map_err(|error| error.to_string())?;
+        tracing::info!(%vdisk, aggregations = done.report.aggregations, whole = done.report.is_whole(), "scrub done");
+        Ok(show_scrub(vdisk, &done))
     }
 }
 
@@ -281,7 +281,8 @@ fn show_log(log: &LogStatus) -> Value {
 }
 
 /// A scrub's report as JSON.
-pub fn show_scrub(vdisk: &VdiskId, report: &ScrubReport) -> Value {
+pub fn show_scrub(vdisk: &VdiskId, scrubbed: &Scrubbed) -> Value {
+    let Scrubbed { filled, report } = scrubbed;
     let ranges = |ranges: &NumberRanges| -> Vec<Value> {
         ranges.iter().map(|range| json!([range.start().0, range.end().0])).collect()
     };
@@ -295,6 +296,8 @@ pub fn show_scrub(vdisk: &VdiskId, report: &ScrubReport) -> Value {
                 "missing": ranges(&store.missing),
                 "damaged": ranges(&store.damaged),
                 "refilled": ranges(&store.refilled),
+                "missing_shards": store.missing.count(),
+                "damaged_shards": store.damaged.count(),
                 "refilled_shards": store.refilled.count(),
                 "error": store.error,
             })
@@ -305,6 +308,7 @@ pub fn show_scrub(vdisk: &VdiskId, report: &ScrubReport) -> Value {
         "aggregations": report.aggregations,
         "whole": report.is_whole(),
         "unreadable": ranges(&report.unreadable),
+        "filled_stores": filled,
         "stores": stores,
     })
 }

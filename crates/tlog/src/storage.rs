@@ -1,12 +1,13 @@
 //! The server's port to storage, on the log writer of `tlog-flusher`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tlog_codec::{Redundancy, VdiskKeys};
 use tlog_crypto::Keyring;
-use tlog_flusher::{Log, LogSettings, LogStatus, ScrubReport};
+use tlog_flusher::{LaneState, Log, LogSettings, LogStatus, ScrubProgress, ScrubReport};
 use tlog_proto::{LogPosition, VdiskId};
 use tlog_quorum::{Quorums, StoreSet};
 use tlog_server::{
@@ -50,9 +51,38 @@ pub struct FlusherStorage {
     stores: Vec<Arc<dyn ShardStore>>,
     keyring: Arc<Keyring>,
     quorums: Quorums,
-    store_timeout: std::time::Duration,
+    store_timeout: Duration,
     log: LogSettings,
     open: Mutex<BTreeMap<VdiskId, Weak<OpenLog>>>,
+    /// Logs that a scrub has open, and no client's session.
+    scrubbing: Mutex<BTreeMap<VdiskId, Arc<Log>>>,
+    turns: Mutex<BTreeMap<VdiskId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What a scrub did.
+#[derive(Debug)]
+pub struct Scrubbed {
+    /// Stores that came back empty and were filled.
+    pub filled: Vec<String>,
+    /// What it found and put back besides.
+    pub report: ScrubReport,
+}
+
+/// Why a log was not scrubbed.
+#[derive(Debug, thiserror::Error)]
+pub enum ScrubLogError {
+    /// No store has it.
+    #[error("no store has a log of vdisk {0}")]
+    NoLog(VdiskId),
+    /// The settings changed under us.
+    #[error("the number of stores is not that of the shards")]
+    NumberOfStores,
+    /// The log does not open.
+    #[error(transparent)]
+    Open(#[from] tlog_flusher::OpenError),
+    /// It could not be scrubbed.
+    #[error(transparent)]
+    Scrub(#[from] tlog_flusher::ScrubError),
 }
 
 impl FlusherStorage {
@@ -69,6 +99,8 @@ impl FlusherStorage {
             store_timeout: settings.store_timeout,
             log: log_settings(settings),
             open: Mutex::default(),
+            scrubbing: Mutex::default(),
+            turns: Mutex::default(),
         })
     }
 
@@ -77,10 +109,15 @@ impl FlusherStorage {
         StoreSet::new(vdisk.clone(), self.stores.clone(), self.quorums, self.store_timeout)
     }
 
+    /// The writer of a vdisk's log, while a client's session has it open.
+    fn open_log(&self, vdisk: &VdiskId) -> Option<Arc<Log>> {
+        guard(&self.open).get(vdisk).and_then(Weak::upgrade).map(|log| Arc::clone(&log.log))
+    }
+
     /// What every open writer shows, by name of its vdisk.
     pub async fn logs(&self) -> Vec<LogStatus> {
         let logs: Vec<Arc<Log>> = {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = guard(&self.open);
             open.values().filter_map(Weak::upgrade).map(|log| Arc::clone(&log.log)).collect()
         };
         let mut statuses = Vec::new();
@@ -90,19 +127,49 @@ impl FlusherStorage {
         statuses
     }
 
-    /// Puts back what is missing or damaged in a vdisk's log, reading at most `rate` bytes per second. An error is a sentence for
-    /// a person.
-    pub async fn scrub(&self, vdisk: &VdiskId, rate: u64) -> Result<ScrubReport, String> {
-        let mut known = false;
-        for store in &self.stores {
-            known |= store.vdisks().await.is_ok_and(|vdisks| vdisks.contains(vdisk));
+    /// Fills stores that came back empty, and puts back what is missing or damaged in a vdisk's log, reading at most `rate` bytes
+    /// per second. Opens the log where it is not open; a client that comes meanwhile takes it over, and the scrub goes on beside it.
+    pub async fn scrub(
+        &self,
+        vdisk: &VdiskId,
+        rate: u64,
+        progress: impl FnMut(ScrubProgress) + Send,
+    ) -> Result<Scrubbed, ScrubLogError> {
+        let set = self.store_set(vdisk).ok_or(ScrubLogError::NumberOfStores)?;
+        if set.survey().await.views.iter().all(|view| matches!(&view.answer, Ok(state) if state.identity.is_none())) {
+            return Err(ScrubLogError::NoLog(vdisk.clone()));
         }
-        if !known {
-            return Err(format!("no store in reach has a log of vdisk {vdisk}"));
+        let (log, ours) = match self.open_log(vdisk) {
+            Some(log) => (log, false),
+            None => {
+                let turn = self.turn(vdisk);
+                let _turn = turn.lock().await;
+                match self.open_log(vdisk) {
+                    Some(log) => (log, false),
+                    None => {
+                        let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(&self.keyring));
+                        let log = Arc::new(Log::open(set.clone(), keys, self.log.clone()).await?);
+                        guard(&self.scrubbing).insert(vdisk.clone(), Arc::clone(&log));
+                        (log, true)
+                    }
+                }
+            }
+        };
+        let filled = wait_while_filling(&log).await;
+        let report = tlog_flusher::scrub(&set, rate, progress).await;
+        if ours {
+            guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, &log));
+            // A client that has taken it over closed it already.
+            let _closed = log.close().await;
         }
-        let set = self.store_set(vdisk).ok_or("the number of stores is not that of the shards")?;
-        // Safe whether the log is open or not: what is committed never changes.
-        tlog_flusher::scrub(&set, rate, |_| {}).await.map_err(|error| error.to_string())
+        Ok(Scrubbed { filled, report: report? })
+    }
+
+    /// Whoever opens the log of a vdisk holds this meanwhile.
+    fn turn(&self, vdisk: &VdiskId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = guard(&self.turns);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(vdisk.clone()).or_default())
     }
 
     /// The stores, in order.
@@ -117,9 +184,16 @@ impl LogStorage for FlusherStorage {
         let wrong_number = || OpenError::Failed("the number of stores is not that of the shards".into());
         let set = self.store_set(vdisk).ok_or_else(wrong_number)?;
         let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(&self.keyring));
+        let turn = self.turn(vdisk);
+        let _turn = turn.lock().await;
+        let scrubbing = guard(&self.scrubbing).remove(vdisk);
+        if let Some(log) = scrubbing {
+            // Nothing was appended to it.
+            let _closed = log.close().await;
+        }
         let opened = Log::open(set, keys, self.log.clone()).await;
         let log = Arc::new(OpenLog::new(opened.map_err(|error| OpenError::Failed(error.into()))?));
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = guard(&self.open);
         open.retain(|_, log| log.strong_count() > 0);
         open.insert(vdisk.clone(), Arc::downgrade(&log));
         Ok(log)
@@ -220,6 +294,30 @@ impl VdiskLog for OpenLog {
     }
 }
 
+/// Waits until no store is being filled, and answers which were. A store that is away is not waited for.
+async fn wait_while_filling(log: &Log) -> Vec<String> {
+    let mut filled = Vec::new();
+    while let Some(status) = log.status().await {
+        let mut busy = false;
+        for store in status.stores {
+            let filling = store.state == LaneState::Filling;
+            if filling && !filled.contains(&store.address) {
+                filled.push(store.address);
+            }
+            busy |= filling || store.state == LaneState::Active && store.missing > 0;
+        }
+        if !busy {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    filled
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn in_server_words(state: &tlog_flusher::Durability) -> Durability {
     Durability { durable: state.durable, closed: state.closed.clone().map(reason) }
 }
@@ -288,6 +386,25 @@ mod tests {
         let expected =
             LogEnd { generation: Generation(1), first: Sequence(1), last: Some(Sequence(31)), session: SessionId(9) };
         assert_eq!(end, expected);
+    }
+
+    #[tokio::test]
+    async fn a_scrub_opens_a_log_that_is_not_open_and_a_client_can_open_it_afterwards() {
+        let storage = storage("1");
+        let vdisk = VdiskId::new("vda").unwrap();
+        let nothing = storage.scrub(&vdisk, 1 << 30, |_| {}).await;
+        assert!(matches!(nothing, Err(ScrubLogError::NoLog(_))));
+        let log = storage.open(&vdisk).await.unwrap();
+        log.append(block(1)).await.unwrap();
+        let while_open = storage.scrub(&vdisk, 1 << 30, |_| {}).await.unwrap();
+        assert!(while_open.report.is_whole());
+        log.close().await.unwrap();
+        drop(log);
+        let scrubbed = storage.scrub(&vdisk, 1 << 30, |_| {}).await.unwrap();
+        assert!(scrubbed.report.is_whole() && scrubbed.report.aggregations == 1 && scrubbed.filled.is_empty());
+        let log = storage.open(&vdisk).await.unwrap();
+        log.append(block(2)).await.unwrap();
+        log.close().await.unwrap();
     }
 
     #[tokio::test]

@@ -71,8 +71,7 @@ struct OracleBlock {
 
 impl Oracle {
     fn get(&mut self, sequence: u64) -> Option<&mut OracleBlock> {
-        self.blocks
-            .get_mut(usize::try_from(sequence.checked_sub(START)?).ok()?)
+        self.blocks.get_mut(usize::try_from(sequence.checked_sub(START)?).ok()?)
     }
 
     fn next(&self) -> u64 {
@@ -80,38 +79,22 @@ impl Oracle {
     }
 
     fn first_unacknowledged(&self) -> u64 {
-        let durable = self
-            .blocks
-            .iter()
-            .take_while(|block| block.phase == Phase::Durable)
-            .count();
+        let durable = self.blocks.iter().take_while(|block| block.phase == Phase::Durable).count();
         START + durable as u64
     }
 
     fn unflushed(&self) -> Vec<u64> {
-        (START..)
-            .zip(&self.blocks)
-            .filter(|(_, b)| b.phase != Phase::Durable)
-            .map(|(s, _)| s)
-            .collect()
+        (START..).zip(&self.blocks).filter(|(_, b)| b.phase != Phase::Durable).map(|(s, _)| s).collect()
     }
 
     fn refused(&self) -> Option<u64> {
-        (START..)
-            .zip(&self.blocks)
-            .find(|(_, b)| b.phase == Phase::Refused)
-            .map(|(s, _)| s)
+        (START..).zip(&self.blocks).find(|(_, b)| b.phase == Phase::Refused).map(|(s, _)| s)
     }
 
     /// Data of all durable blocks, and the rest of those with nothing missing before them.
     fn released(&self) -> usize {
         let whole = (self.first_unacknowledged() - START) as usize;
-        let data: usize = self
-            .blocks
-            .iter()
-            .filter(|b| b.phase == Phase::Durable)
-            .map(|b| b.size)
-            .sum();
+        let data: usize = self.blocks.iter().filter(|b| b.phase == Phase::Durable).map(|b| b.size).sum();
         data + whole * BLOCK_OVERHEAD
     }
 
@@ -168,10 +151,7 @@ impl Oracle {
                             block.phase = Phase::Refused;
                             let ticket = block.ticket.take();
                             self.stats.refused_blocks += 1;
-                            actions.push(Action::Refused {
-                                sequence: Sequence(sequence),
-                                ticket,
-                            });
+                            actions.push(Action::Refused { sequence: Sequence(sequence), ticket });
                         }
                         (BlockStatus::FlushOk, phase) if phase != Phase::Durable => {
                             block.phase = Phase::Durable;
@@ -187,10 +167,7 @@ impl Oracle {
             }
         }
         if !durable.is_empty() {
-            actions.push(Action::Durable {
-                sequences: durable,
-                tickets,
-            });
+            actions.push(Action::Durable { sequences: durable, tickets });
         }
         actions
     }
@@ -216,10 +193,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(BlockStatus::WaitNbdSlaveSyncReceived),
         1 => Just(BlockStatus::FlushFailed),
     ];
-    let command = prop_oneof![
-        sequence().prop_map(|s| Command::ForceFlush(Sequence(s))),
-        Just(Command::WaitSlaveSync)
-    ];
+    let command =
+        prop_oneof![sequence().prop_map(|s| Command::ForceFlush(Sequence(s))), Just(Command::WaitSlaveSync)];
     prop_oneof![
         4 => (0..9_usize).prop_map(Op::Push),
         3 => (1..5_usize).prop_map(Op::Send),
@@ -323,20 +298,13 @@ fn a_refused_block_that_is_resent_counts_again_and_goes_before_everything_else()
     respond(&mut state, BlockStatus::RecvFailed, &[START]);
     state.push(block(START + 2, 1), 1, 9);
     state.resend(Sequence(START), 10).unwrap();
-    assert_eq!(
-        state.resend(Sequence(START), 11),
-        Err(11),
-        "it is on its way already"
-    );
+    assert_eq!(state.resend(Sequence(START), 11), Err(11), "it is on its way already");
     assert_eq!(poll(&mut state), Some(Sent::Block(START)));
     assert_eq!(poll(&mut state), Some(Sent::Block(START + 2)));
     let sequences = vec![Sequence(START)];
     assert_eq!(
         respond(&mut state, BlockStatus::FlushOk, &[START]),
-        [Action::Durable {
-            sequences,
-            tickets: vec![10]
-        }]
+        [Action::Durable { sequences, tickets: vec![10] }]
     );
 }
 
@@ -368,10 +336,5 @@ fn the_last_sequences_there_are_make_no_trouble() {
     assert_eq!(poll(&mut state), None);
     assert_eq!(respond(&mut state, BlockStatus::FlushOk, &[u64::MAX]), []);
     assert_eq!(state.end().unacknowledged.to_string(), (u64::MAX - 1).to_string());
-    assert!(
-        State::<u64>::new(Sequence(u64::MAX))
-            .end()
-            .unacknowledged
-            .is_empty()
-    );
+    assert!(State::<u64>::new(Sequence(u64::MAX)).end().unacknowledged.is_empty());
 }

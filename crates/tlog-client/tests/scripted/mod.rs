@@ -31,9 +31,7 @@ pub struct ScriptedServer {
 
 impl ScriptedServer {
     pub async fn start() -> Self {
-        Self {
-            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
-        }
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
     pub fn addr(&self) -> String {
@@ -50,11 +48,7 @@ impl ScriptedServer {
         let (reader, writer) = self.accept().await.into_split();
         let mut reader = FrameReader::new(reader, Limits::default());
         let request = reader.handshake_request().await.unwrap().unwrap();
-        Peer {
-            reader,
-            writer,
-            request,
-        }
+        Peer { reader, writer, request }
     }
 
     /// Accepts a connection and answers the handshake with OK.
@@ -79,10 +73,8 @@ impl ScriptedServer {
 /// A client and the server's end of its connection.
 pub async fn connected(options: ClientOptions) -> (Client, Peer) {
     let server = ScriptedServer::start().await;
-    let (client, peer) = tokio::join!(
-        Client::connect(server.addr(), vdisk(), options),
-        server.accept_handshake()
-    );
+    let (client, peer) =
+        tokio::join!(Client::connect(server.addr(), vdisk(), options), server.accept_handshake());
     (client.unwrap(), peer)
 }
 
@@ -95,11 +87,8 @@ pub struct Peer {
 
 impl Peer {
     pub async fn answer_handshake(&mut self, status: HandshakeStatus, last_flushed: Option<u64>) {
-        let response = HandshakeResponse {
-            version: Version::CURRENT,
-            status,
-            last_flushed: last_flushed.map(Sequence),
-        };
+        let response =
+            HandshakeResponse { version: Version::CURRENT, status, last_flushed: last_flushed.map(Sequence) };
         self.answer_handshake_with(response).await;
     }
 
@@ -110,11 +99,7 @@ impl Peer {
     }
 
     pub async fn next_message(&mut self) -> ClientMessage {
-        self.reader
-            .client_message()
-            .await
-            .unwrap()
-            .expect("the client closed")
+        self.reader.client_message().await.unwrap().expect("the client closed")
     }
 
     pub async fn expect_block(&mut self, sequence: u64) -> Block {
@@ -135,10 +120,7 @@ impl Peer {
     }
 
     pub async fn expect_force_flush(&mut self, sequence: u64) {
-        assert_eq!(
-            self.next_message().await,
-            ClientMessage::ForceFlushAtSeq(Sequence(sequence))
-        );
+        assert_eq!(self.next_message().await, ClientMessage::ForceFlushAtSeq(Sequence(sequence)));
     }
 
     pub async fn expect_wait_slave_sync(&mut self) {

@@ -60,14 +60,14 @@ pub fn request(blocks: &[Block]) -> SealRequest<'_> {
 
 /// A set of `data`, some of whose fields follow from the sequence.
 pub fn set(sequence: u64, data: impl Into<Bytes>) -> Block {
-    let index = BlockIndex::new(sequence * 7 % 1000).unwrap();
+    let index = BlockIndex::new(sequence % 1000 * 7).unwrap();
     Block::set(Sequence(sequence), index, timestamp(sequence), data.into())
 }
 
 pub fn delete(sequence: u64) -> Block {
     Block::delete(
         Sequence(sequence),
-        BlockIndex::new(sequence * 7 % 1000).unwrap(),
+        BlockIndex::new(sequence % 1000 * 7).unwrap(),
         timestamp(sequence),
     )
 }

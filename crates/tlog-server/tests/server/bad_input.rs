@@ -53,6 +53,7 @@ impl Scene {
         back.sends_blocks([1]).await;
         back.asks_to_flush(1).await;
         back.hears_flushed([1]).await;
+        drop((back, self.bystander));
         assert!(self.server.stop().await.all_durable());
     }
 

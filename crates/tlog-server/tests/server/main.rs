@@ -8,3 +8,4 @@ mod bad_input;
 mod limits;
 mod sessions;
 mod shutdown;
+mod soak;

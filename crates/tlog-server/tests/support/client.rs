@@ -8,8 +8,8 @@ use tlog_proto::{
     HandshakeStatus, Limits, Response, Sequence, SessionId, Timestamp, VdiskId, Version,
 };
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::soon;
 
@@ -47,7 +47,9 @@ pub struct Client {
 impl Client {
     /// Connects and says nothing.
     pub async fn dial(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap(); // a client that does not read is noticed soon
+        let stream = socket.connect(addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (read, writer) = stream.into_split();
         Self {
@@ -105,22 +107,26 @@ impl Client {
             .await;
     }
 
-    /// Sends as much as the server takes; answers when it takes no more for a while, with how many blocks that were.
-    pub async fn sends_until_stuck(&mut self, blocks: impl Iterator<Item = Block>) -> usize {
+    /// Sends until the server takes no more for a while; answers how many blocks it took at least.
+    pub async fn sends_until_stuck(&mut self, mut blocks: impl Iterator<Item = Block>) -> usize {
+        const TOGETHER: usize = 16;
         let mut sent = 0;
-        for block in blocks {
+        loop {
             let mut bytes = BytesMut::new();
-            block.encode_into(&mut bytes);
+            blocks
+                .by_ref()
+                .take(TOGETHER)
+                .for_each(|block| block.encode_into(&mut bytes));
+            assert!(!bytes.is_empty(), "{sent} blocks and it is still taking more");
             let written = tokio::time::timeout(
                 std::time::Duration::from_millis(200),
                 self.writer.write_all(&bytes),
             );
             match written.await {
-                Ok(Ok(())) => sent += 1,
+                Ok(Ok(())) => sent += TOGETHER,
                 Ok(Err(_)) | Err(_) => return sent,
             }
         }
-        panic!("{sent} blocks and it is still taking more");
     }
 
     /// The next response.

@@ -77,7 +77,13 @@ enum Part {
 
 impl Log {
     pub(super) fn new(shared: Arc<Shared>, vdisk: VdiskId, directory: PathBuf) -> Self {
-        Self { shared, vdisk, directory, index: Mutex::default(), queue: Mutex::default() }
+        Self {
+            shared,
+            vdisk,
+            directory,
+            index: Mutex::default(),
+            queue: Mutex::default(),
+        }
     }
 
     pub(super) fn state(&self) -> Result<LogState, StoreErrorKind> {
@@ -90,7 +96,11 @@ impl Log {
     }
 
     /// What is at a place that was looked up before.
-    pub(super) fn shard_in(&self, index: &Index, number: AggregationNumber) -> Result<ShardSlot, StoreErrorKind> {
+    pub(super) fn shard_in(
+        &self,
+        index: &Index,
+        number: AggregationNumber,
+    ) -> Result<ShardSlot, StoreErrorKind> {
         self.shard_at(number, |_| Ok(index.slots.get(number).map(|slot| slot.place)))
     }
 
@@ -105,7 +115,12 @@ impl Log {
             Found::Record(header, mut bytes) => {
                 let head = bytes.split_to(header.head_len as usize);
                 let payload = bytes.split_to(header.payload_len as usize);
-                ShardSlot::Held(Shard { epoch: header.epoch, id: header.id, head, payload })
+                ShardSlot::Held(Shard {
+                    epoch: header.epoch,
+                    id: header.id,
+                    head,
+                    payload,
+                })
             }
         })
     }
@@ -120,7 +135,12 @@ impl Log {
         let (mut from, last) = range.into_inner();
         loop {
             let numbers: Vec<AggregationNumber> = self.with_index(|index| {
-                Ok(index.slots.range(from..=last).take(LOOKED_UP).map(|(number, _)| number).collect())
+                Ok(index
+                    .slots
+                    .range(from..=last)
+                    .take(LOOKED_UP)
+                    .map(|(number, _)| number)
+                    .collect())
             })?;
             for &number in &numbers {
                 let slot = match self.read(number, Part::Head, |log| log.place(number))? {
@@ -152,7 +172,10 @@ impl Log {
     fn place(&self, number: AggregationNumber) -> Result<Option<Place>, StoreErrorKind> {
         // A reader's index was brought up to date when the operation began.
         let index = guard(&self.index);
-        Ok(index.as_ref().and_then(|index| index.slots.get(number)).map(|slot| slot.place))
+        Ok(index
+            .as_ref()
+            .and_then(|index| index.slots.get(number))
+            .map(|slot| slot.place))
     }
 
     /// Reads and checks a record. `place` is asked again where the segment has been deleted meanwhile.
@@ -168,7 +191,12 @@ impl Log {
                 Some(Place::Lost(_)) => return Ok(Found::Damaged),
                 Some(Place::At(position, head_len, payload_len)) => (position, head_len, payload_len),
             };
-            let body = head_len as usize + if part == Part::Whole { payload_len as usize } else { 0 };
+            let body = head_len as usize
+                + if part == Part::Whole {
+                    payload_len as usize
+                } else {
+                    0
+                };
             let file = match self.shared.files.get(&self.vdisk, &self.directory, at.segment) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -180,10 +208,14 @@ impl Log {
             let mut bytes = BytesMut::zeroed(HEADER + body);
             let read = file.read_exact_at(&mut bytes, at.offset.into());
             let bytes = bytes.freeze();
-            let header = read.as_ref().ok().and_then(|()| Header::parse(&bytes)).filter(|header| {
-                let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
-                header.kind == Kind::Shard && header.number == number && lengths
-            });
+            let header = read
+                .as_ref()
+                .ok()
+                .and_then(|()| Header::parse(&bytes))
+                .filter(|header| {
+                    let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
+                    header.kind == Kind::Shard && header.number == number && lengths
+                });
             let content = bytes.slice(HEADER..);
             let whole = |header: &Header| {
                 let (head, payload) = content.split_at(head_len as usize);
@@ -200,7 +232,9 @@ impl Log {
                 }
             });
         }
-        Err(StoreErrorKind::Unavailable { source: io::Error::other("segments keep being deleted") })
+        Err(StoreErrorKind::Unavailable {
+            source: io::Error::other("segments keep being deleted"),
+        })
     }
 
     /// After a segment was not there. The writer has taken it out of its index before it deleted it.
@@ -226,7 +260,10 @@ impl Log {
         .map_err(|source| StoreErrorKind::Unavailable { source })?;
         let index = slot.insert(index);
         if index.meta.is_none() && index.segments().next().is_some() {
-            let what = format!("no state can be read in the segments of {}", self.directory.display());
+            let what = format!(
+                "no state can be read in the segments of {}",
+                self.directory.display()
+            );
             return Err(StoreErrorKind::Damaged { what });
         }
         act(index)
@@ -248,8 +285,14 @@ impl Log {
             return self.follow(Index::default());
         }
         let torn = self.take_in(&mut index, &file, tail.segment, Extent::TailAgain)?;
-        let ended = index.tail.is_some_and(|tail| u64::from(tail.cursor.offset) >= metadata.len());
-        if ended || torn { self.follow(index) } else { Ok(index) }
+        let ended = index
+            .tail
+            .is_some_and(|tail| u64::from(tail.cursor.offset) >= metadata.len());
+        if ended || torn {
+            self.follow(index)
+        } else {
+            Ok(index)
+        }
     }
 
     /// Reads the segments from the index's last one on.
@@ -260,7 +303,10 @@ impl Log {
         for _ in 0..TRIES {
             let there = segments(&self.directory)?;
             let from = index.tail.map_or(0, |tail| tail.segment);
-            match self.take_in_all(&mut index, there.iter().copied().filter(|&segment| segment >= from)) {
+            match self.take_in_all(
+                &mut index,
+                there.iter().copied().filter(|&segment| segment >= from),
+            ) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.shared.writing() => {
                     index = Index::default();
@@ -286,7 +332,11 @@ impl Log {
     fn take_in_all(&self, index: &mut Index, segments: impl Iterator<Item = u64>) -> io::Result<()> {
         let mut segments = segments.peekable();
         while let Some(segment) = segments.next() {
-            let extent = if segments.peek().is_some() { Extent::Sealed } else { Extent::Tail };
+            let extent = if segments.peek().is_some() {
+                Extent::Sealed
+            } else {
+                Extent::Tail
+            };
             let file = self.shared.files.get(&self.vdisk, &self.directory, segment)?;
             let torn = self.take_in(index, &file, segment, extent)?;
             if torn && self.shared.writing() {
@@ -298,9 +348,17 @@ impl Log {
 
     /// Reads on in one segment. Answers whether it ends in a write that was not finished.
     fn take_in(&self, index: &mut Index, file: &File, segment: u64, extent: Extent) -> io::Result<bool> {
-        let known = index.tail.filter(|tail| tail.segment == segment).map(|tail| tail.cursor);
+        let known = index
+            .tail
+            .filter(|tail| tail.segment == segment)
+            .map(|tail| tail.cursor);
         let cursor = known.unwrap_or_else(|| Cursor::first(&self.vdisk, segment));
-        let Scanned { events, cursor, torn, rotten } = scan(file, segment, cursor, extent)?;
+        let Scanned {
+            events,
+            cursor,
+            torn,
+            rotten,
+        } = scan(file, segment, cursor, extent)?;
         // A record can be in the file and not be durable: another process is about to sync it, or died before it did.
         if extent != Extent::Sealed && !events.is_empty() {
             file.sync_data()?;
@@ -310,7 +368,11 @@ impl Log {
         }
         self.count_damaged(rotten);
         index.add_segment(segment);
-        index.tail = Some(Tail { segment, cursor, room: file.metadata()?.len() });
+        index.tail = Some(Tail {
+            segment,
+            cursor,
+            room: file.metadata()?.len(),
+        });
         events.into_iter().for_each(|event: Event| index.apply(event));
         Ok(torn)
     }
@@ -319,7 +381,8 @@ impl Log {
         let Some(tail) = index.tail else { return Ok(()) };
         let (segment, offset) = (tail.segment, tail.cursor.offset);
         tracing::info!(store = %self.shared.address, vdisk = %self.vdisk, segment, offset, "cut off a torn tail");
-        metrics::counter!("tlog_store_torn_tails_total", "store" => Arc::clone(&self.shared.address)).increment(1);
+        metrics::counter!("tlog_store_torn_tails_total", "store" => Arc::clone(&self.shared.address))
+            .increment(1);
         erase(file, offset.into(), tail.room)
     }
 
@@ -368,7 +431,9 @@ pub(super) fn erase(file: &File, from: u64, to: u64) -> io::Result<()> {
     let mut at = from;
     while at < to {
         let length = (to - at).min(AT_ONCE as u64) as usize;
-        let Some(bytes) = bytes.get_mut(..length) else { break };
+        let Some(bytes) = bytes.get_mut(..length) else {
+            break;
+        };
         file.read_exact_at(bytes, at)?;
         if bytes.iter().any(|&byte| byte != 0) {
             bytes.fill(0);

@@ -66,7 +66,12 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
         Extent::Sealed | Extent::TailAgain => 4 << 10,
     };
     let mut walk = Walk::new(file, step)?;
-    let mut found = Scanned { events: Vec::new(), cursor, torn: false, rotten: 0 };
+    let mut found = Scanned {
+        events: Vec::new(),
+        cursor,
+        torn: false,
+        rotten: 0,
+    };
     loop {
         let at = found.cursor.offset;
         let position = Position { segment, offset: at };
@@ -82,7 +87,9 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
                 found.rotten += 1;
                 tracing::warn!(segment, offset = at, kind = ?header.kind, "a record is rotten");
             }
-            found.events.push(event.unwrap_or_else(|| Event::of(position, &header)));
+            found
+                .events
+                .push(event.unwrap_or_else(|| Event::of(position, &header)));
             found.cursor = behind;
             continue;
         }
@@ -106,16 +113,28 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
             found.torn = garbage && !acknowledged;
             if acknowledged {
                 // Nothing behind it can be told apart; nothing is written over it.
-                let end = u32::try_from(walk.length / u64::from(ALIGN) * u64::from(ALIGN)).unwrap_or(u32::MAX);
+                let end =
+                    u32::try_from(walk.length / u64::from(ALIGN) * u64::from(ALIGN)).unwrap_or(u32::MAX);
                 found.cursor.offset = at.max(end);
             }
             return Ok(found);
         };
         if header.previous_number > AggregationNumber(0) {
-            let position = Position { segment, offset: offset.saturating_sub(header.previous_len).max(at) };
-            found.events.push(Event::Lost(position, header.previous_number, header.previous_epoch));
+            let position = Position {
+                segment,
+                offset: offset.saturating_sub(header.previous_len).max(at),
+            };
+            found.events.push(Event::Lost(
+                position,
+                header.previous_number,
+                header.previous_epoch,
+            ));
         }
-        found.cursor = Cursor { offset, link: header.link, ..found.cursor };
+        found.cursor = Cursor {
+            offset,
+            link: header.link,
+            ..found.cursor
+        };
     }
 }
 
@@ -130,7 +149,13 @@ struct Walk<'f> {
 
 impl<'f> Walk<'f> {
     fn new(file: &'f File, step: usize) -> io::Result<Self> {
-        Ok(Self { file, length: file.metadata()?.len(), step, at: 0, bytes: Vec::new() })
+        Ok(Self {
+            file,
+            length: file.metadata()?.len(),
+            step,
+            at: 0,
+            bytes: Vec::new(),
+        })
     }
 
     /// None where the file ends before.
@@ -145,7 +170,11 @@ impl<'f> Walk<'f> {
             if let Err(error) = self.file.read_exact_at(&mut self.bytes, at) {
                 self.bytes.clear();
                 // It was cut while we looked: then it ends before.
-                return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+                return if error.kind() == io::ErrorKind::UnexpectedEof {
+                    Ok(None)
+                } else {
+                    Err(error)
+                };
             }
         }
         let start = (at - self.at) as usize;
@@ -156,13 +185,20 @@ impl<'f> Walk<'f> {
     fn header(&mut self, at: u32) -> io::Result<Option<Header>> {
         let header = self.get(at.into(), HEADER)?.and_then(Header::parse);
         let fits = |header: &Header| {
-            header.record_len().is_some_and(|length| u64::from(at) + u64::from(length) <= self.length)
+            header
+                .record_len()
+                .is_some_and(|length| u64::from(at) + u64::from(length) <= self.length)
         };
         Ok(header.filter(fits))
     }
 
     /// None where head part or payload is not what was written.
-    fn event(&mut self, position: Position, header: &Header, check_shards: bool) -> io::Result<Option<Event>> {
+    fn event(
+        &mut self,
+        position: Position,
+        header: &Header,
+        check_shards: bool,
+    ) -> io::Result<Option<Event>> {
         let body = u64::from(position.offset) + HEADER as u64;
         let (head_len, payload_len) = (header.head_len as usize, header.payload_len as usize);
         match header.kind {
@@ -170,14 +206,18 @@ impl<'f> Walk<'f> {
             Kind::State => {
                 let head = self.get(body, head_len)?;
                 let head = head.filter(|head| crc32c::crc32c(head) == header.head_check);
-                return Ok(head.and_then(State::parse).map(|state| Event::State(position, state)));
+                return Ok(head
+                    .and_then(State::parse)
+                    .map(|state| Event::State(position, state)));
             }
             Kind::Shard if check_shards => {
                 let Some(bytes) = self.get(body, head_len + payload_len)? else {
                     return Ok(None);
                 };
                 let (head, payload) = bytes.split_at(head_len);
-                if crc32c::crc32c(head) != header.head_check || crc32c::crc32c(payload) != header.payload_check {
+                if crc32c::crc32c(head) != header.head_check
+                    || crc32c::crc32c(payload) != header.payload_check
+                {
                     return Ok(None);
                 }
             }
@@ -220,7 +260,9 @@ impl<'f> Walk<'f> {
             let Some(bytes) = self.get(at, length)? else {
                 return Ok(None);
             };
-            let place = bytes.chunks(ALIGN as usize).position(|chunk| chunk.starts_with(&MAGIC));
+            let place = bytes
+                .chunks(ALIGN as usize)
+                .position(|chunk| chunk.starts_with(&MAGIC));
             let Some(place) = place else {
                 at += (length as u64).next_multiple_of(ALIGN.into());
                 continue;
@@ -235,5 +277,164 @@ impl<'f> Walk<'f> {
             at += u64::from(ALIGN);
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use bytes::Bytes;
+    use tlog_proto::{AggregationId, VdiskId};
+
+    use super::*;
+    use crate::directory::record::{Batch, Body};
+    use crate::log_state::LogMeta;
+    use crate::{Shard, StoreIdentity};
+
+    const ROOM: usize = 16 << 10;
+
+    fn beginning() -> Cursor {
+        Cursor::first(&VdiskId::new("disk").unwrap(), 1)
+    }
+
+    fn shard(payload: &[u8]) -> Shard {
+        let (head, payload) = (Bytes::from_static(b"head"), Bytes::copy_from_slice(payload));
+        Shard {
+            epoch: Epoch(1),
+            id: AggregationId([1; 32]),
+            head,
+            payload,
+        }
+    }
+
+    /// A segment as it is on disk, to which batches are written one by one.
+    struct Segment {
+        bytes: Vec<u8>,
+        cursor: Cursor,
+    }
+
+    impl Segment {
+        fn new() -> Self {
+            let mut segment = Self {
+                bytes: vec![0; ROOM],
+                cursor: beginning(),
+            };
+            let meta = LogMeta::created(StoreIdentity([1; 16]), Epoch(1)).unwrap();
+            segment.cursor = segment.write(vec![Body::State(State {
+                meta,
+                cuts: Vec::new(),
+            })]);
+            segment
+        }
+
+        /// Writes a batch where the last one that was acknowledged ended. Answers the cursor behind it.
+        fn write(&mut self, bodies: Vec<Body>) -> Cursor {
+            let mut batch = Batch::new(self.cursor);
+            for body in bodies {
+                batch.push(body, Epoch(1), AggregationNumber(0)).unwrap();
+            }
+            let bytes = batch.parts.concat();
+            self.bytes[batch.at as usize..][..bytes.len()].copy_from_slice(&bytes);
+            batch.cursor
+        }
+
+        fn write_shards(&mut self, shards: &[(u64, &[u8])]) -> Cursor {
+            let body =
+                |&(number, payload): &(u64, &[u8])| Body::Shard(AggregationNumber(number), shard(payload));
+            self.write(shards.iter().map(body).collect())
+        }
+
+        fn flip(&mut self, at: u32) {
+            self.bytes[at as usize] ^= 1;
+        }
+
+        fn scan(&self, extent: Extent) -> Scanned {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&self.bytes).unwrap();
+            scan(&file, 1, beginning(), extent).unwrap()
+        }
+    }
+
+    fn numbers(found: &Scanned) -> Vec<u64> {
+        let number = |event: &Event| match event {
+            Event::Shard(_, header) => Some(header.number.0),
+            Event::Lost(_, number, _) => Some(number.0 + 1000),
+            Event::State(..) | Event::Mark(..) => None,
+        };
+        found.events.iter().filter_map(number).collect()
+    }
+
+    #[test]
+    fn a_batch_of_which_only_the_end_arrived_is_a_torn_tail() {
+        let mut segment = Segment::new();
+        segment.cursor = segment.write_shards(&[(1, b"one")]);
+        let end = segment.cursor;
+        let behind = segment.write_shards(&[(2, b"two"), (3, b"three"), (4, b"four")]);
+        assert_eq!(numbers(&segment.scan(Extent::Tail)), [1, 2, 3, 4]);
+        segment.flip(end.offset + 20);
+        for extent in [Extent::Tail, Extent::TailAgain] {
+            let found = segment.scan(extent);
+            assert_eq!(
+                (numbers(&found), found.cursor, found.torn, found.rotten),
+                (vec![1], end, true, 0)
+            );
+        }
+        // A batch after it proves that it was whole once.
+        segment.cursor = behind;
+        segment.write_shards(&[(5, b"five")]);
+        let found = segment.scan(Extent::Tail);
+        assert_eq!(
+            (numbers(&found), found.torn, found.rotten),
+            (vec![1, 1002, 3, 4, 5], false, 1)
+        );
+    }
+
+    #[test]
+    fn what_an_abandoned_write_left_behind_is_not_taken_in() {
+        let mut segment = Segment::new();
+        segment.write_shards(&[(1, b"abandoned"), (2, b"abandoned")]);
+        let end = segment.write_shards(&[(1, b"repeated!")]);
+        let found = segment.scan(Extent::Tail);
+        assert_eq!((numbers(&found), found.cursor, found.rotten), (vec![1], end, 0));
+        // Nor is it evidence that the write that came in its place was acknowledged.
+        segment.flip(end.offset - 10);
+        let found = segment.scan(Extent::Tail);
+        assert_eq!(
+            (numbers(&found), found.cursor, found.torn, found.rotten),
+            (vec![], segment.cursor, true, 0)
+        );
+    }
+
+    #[test]
+    fn of_several_headers_rotten_in_a_row_the_last_is_named_and_the_rest_is_found() {
+        let mut segment = Segment::new();
+        let mut ends = vec![segment.cursor.offset];
+        for number in 1..=5 {
+            segment.cursor = segment.write_shards(&[(number, b"payload")]);
+            ends.push(segment.cursor.offset);
+        }
+        segment.bytes[ends[1] as usize..ends[3] as usize].fill(0);
+        for extent in [Extent::Tail, Extent::Sealed] {
+            let found = segment.scan(extent);
+            assert_eq!(
+                (numbers(&found), found.rotten),
+                (vec![1, 1003, 4, 5], 1),
+                "{extent:?}"
+            );
+            assert_eq!(found.cursor.offset, segment.cursor.offset);
+        }
+    }
+
+    #[test]
+    fn a_payload_that_looks_like_records_is_no_record() {
+        let mut other = Segment::new();
+        let end = other.write_shards(&[(77, b"other"), (78, b"other")]);
+        let copied = other.bytes[..end.offset as usize].to_vec();
+        let mut segment = Segment::new();
+        segment.cursor = segment.write_shards(&[(1, &copied)]);
+        segment.cursor = segment.write_shards(&[(2, b"two")]);
+        assert_eq!(numbers(&segment.scan(Extent::Tail)), [1, 2]);
+        assert_eq!(numbers(&segment.scan(Extent::Sealed)), [1, 2]);
     }
 }

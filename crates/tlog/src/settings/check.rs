@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
-use super::layers::Merged;
+use super::layers::{BY_DEFAULT, Merged};
 use super::values::{self, ValueFault};
 use super::{
     LimitSettings, LogFormat, LogSettings, RedundancySettings, Settings, SettingsError, Storage, StoreAddress,
@@ -295,7 +295,8 @@ fn logging(merged: &Merged) -> Result<LogSettings, SettingsError> {
         "json" => Ok(LogFormat::Json),
         _ => Err(ValueFault::OneOf("text or json")),
     })?;
-    Ok(LogSettings { filter, format })
+    let filter_is_set = merged.given("log-level")?.is_some_and(|given| given.place != BY_DEFAULT);
+    Ok(LogSettings { filter, filter_is_set, format })
 }
 
 /// A setting that has a default, so that it is always there.
@@ -305,7 +306,7 @@ fn of<T>(
     parse: impl FnOnce(&str) -> Result<T, ValueFault>,
 ) -> Result<T, SettingsError> {
     let value = merged.parsed(key, parse)?;
-    value.ok_or_else(|| SettingsError::value(key, None, "by default", ValueFault::Empty))
+    value.ok_or_else(|| SettingsError::value(key, None, BY_DEFAULT, ValueFault::Empty))
 }
 
 fn count(text: &str, min: u64, max: u64) -> Result<usize, ValueFault> {

@@ -15,6 +15,9 @@ use super::flags::SettingsArgs;
 use super::table::{DEFAULT_FILE, ENV_PREFIX, Kind, Preset, SETTINGS, Setting};
 use super::values::ValueFault;
 
+/// Where a value came from that nobody gave.
+pub(super) const BY_DEFAULT: &str = "by default";
+
 /// Everything that settings are read from.
 pub(super) struct Sources<'a> {
     pub(super) args: &'a SettingsArgs,
@@ -200,7 +203,7 @@ fn defaults() -> Result<Layer, SettingsError> {
             text.push_str(&format!("{} = {literal}\n", setting.key));
         }
     }
-    toml("by default", &text).map_err(|()| SettingsError::Merge(ConfigError::Message("defaults".into())))
+    toml(BY_DEFAULT, &text).map_err(|()| SettingsError::Merge(ConfigError::Message("defaults".into())))
 }
 
 fn file(path: &Path) -> Result<Layer, SettingsError> {

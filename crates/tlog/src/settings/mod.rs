@@ -137,6 +137,8 @@ pub struct LimitSettings {
 pub struct LogSettings {
     /// A legal filter: levels, by part where wanted.
     pub filter: String,
+    /// Whether somebody set it. A person's tool says less than a server where nobody did.
+    pub filter_is_set: bool,
     /// As what.
     pub format: LogFormat,
 }

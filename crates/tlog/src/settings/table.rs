@@ -107,7 +107,7 @@ impl Setting {
 }
 
 /// What the name of every environment variable starts with.
-pub const ENV_PREFIX: &str = "TLOG_";
+pub(super) const ENV_PREFIX: &str = "TLOG_";
 
 /// File that is read when no other is named and it is there.
 pub const DEFAULT_FILE: &str = "tlog.toml";

@@ -1,0 +1,363 @@
+//! Which write of each block counts at a moment, and where its data is: from manifests alone.
+//!
+//! The log is walked from its end to its beginning, which proves it step by step: first down to the moment, then on, taking
+//! for each block the first write that is met. That is the last one at the moment.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tlog_codec::{BlockEntry, Opener, VdiskKeys};
+use tlog_proto::{
+    AggregationId, AggregationNumber, BlockHash, BlockIndex, LogPosition, Operation, Timestamp, VdiskId, hash_many,
+};
+use tlog_quorum::HeadCandidate;
+
+use crate::history::HistoryError;
+use crate::moment::{Moment, MomentError, MomentReached, Span};
+use crate::reader::LogReader;
+use crate::walk::Backward;
+
+/// What a person may have to say before a disk can be put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Where it is uncertain whether the newest writes were acknowledged, go without them.
+    pub accept_uncertain_end: bool,
+    /// Where the beginning of history was removed, take blocks that were not written since as zeros. Right only where
+    /// everything was written again after it.
+    pub accept_pruned_base: bool,
+    /// Bytes of a block, where they are known from elsewhere. Else the longest block of the log counts.
+    pub block_size: Option<u32>,
+}
+
+/// Where the data of a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockPlace {
+    /// The aggregation that has it.
+    pub aggregation: AggregationNumber,
+    /// Which of the aggregation's blocks it is, from 0.
+    pub position: u32,
+    /// Bytes of data.
+    pub length: u32,
+    /// First 16 bytes of the hash of the data.
+    pub hash_prefix: [u8; 16],
+}
+
+/// A disk at a moment: which write of each block counts, without the data.
+#[derive(Clone, Debug)]
+pub struct DiskState {
+    vdisk: VdiskId,
+    reached: Option<MomentReached>,
+    block_size: u32,
+    /// By rising index. Blocks that were deleted or never written are not here; they read as zeros.
+    blocks: Vec<(BlockIndex, BlockPlace)>,
+    /// The aggregations that have data of `blocks`.
+    sources: BTreeMap<AggregationNumber, Source>,
+}
+
+/// An aggregation that is needed to restore a disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    pub(crate) id: AggregationId,
+    /// Bytes of memory that reading it takes, about.
+    pub(crate) cost: u64,
+    pub(crate) newest_timestamp: Timestamp,
+}
+
+/// The disk at a moment cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskStateError {
+    /// The log has no such moment.
+    #[error(transparent)]
+    Moment(#[from] MomentError),
+    /// History cannot be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// A manifest does not open: the key is not there, or is not the right one.
+    #[error("vdisk {vdisk}, aggregation {number}: {source}")]
+    Manifest {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Which aggregation.
+        number: AggregationNumber,
+        /// What is wrong.
+        #[source]
+        source: tlog_codec::OpenError,
+    },
+    /// The longest block at the moment is shorter than later ones, and it is not only one short block at the end of the disk.
+    #[error(
+        "vdisk {vdisk}: blocks have {then} bytes at that moment and {now} later, so where they belong is not clear; say the block size"
+    )]
+    BlockSizeUnclear {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Longest block up to the moment.
+        then: u32,
+        /// Longest block of the whole log.
+        now: u32,
+    },
+    /// A block is longer than the block size that was given.
+    #[error("vdisk {vdisk}: block {index} has {length} bytes, more than the block size of {block_size}")]
+    BlockTooLong {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Which block.
+        index: BlockIndex,
+        /// Its length.
+        length: u32,
+        /// The block size given.
+        block_size: u32,
+    },
+}
+
+impl LogReader {
+    /// The disk at a moment. Reads heads only: a few per cent of the bytes of the log.
+    ///
+    /// The newest moment of an empty log is an empty disk. Where the end of the log is uncertain and could change the answer,
+    /// that is an error unless the options accept it. `keys` must be those of the reader's vdisk.
+    pub async fn disk_state(
+        &self,
+        keys: &VdiskKeys,
+        moment: Moment,
+        options: &ReadOptions,
+    ) -> Result<DiskState, DiskStateError> {
+        let (vdisk, extent) = (self.vdisk(), self.extent());
+        if let Some(end) = &extent.uncertain
+            && !options.accept_uncertain_end
+            && moment.depends_on(end)
+        {
+            return Err(MomentError::UncertainEnd { vdisk: vdisk.clone(), end: Box::new(end.clone()) }.into());
+        }
+        if let Moment::Aggregation(number) = moment
+            && !extent.is_empty()
+            && !extent.contains(number)
+        {
+            // Known without reading the log down to its beginning.
+            let (first, last) = (extent.first, extent.last);
+            return Err(
+                MomentError::NoSuchAggregation { vdisk: vdisk.clone(), asked: number, first, last }.into()
+            );
+        }
+        if extent.first.0 > 1 && !options.accept_pruned_base {
+            return Err(MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first }.into());
+        }
+        if extent.is_empty() {
+            return match moment {
+                Moment::Newest => Ok(DiskState::empty(vdisk.clone(), options.block_size.unwrap_or(0))),
+                _ => Err(MomentError::Empty { vdisk: vdisk.clone() }.into()),
+            };
+        }
+
+        let mut gathering = Gathering { opener: Opener::new(keys.clone()), moment, ..Gathering::of(keys) };
+        let mut walk = Backward::new(self.clone());
+        loop {
+            let links = walk.next().await?;
+            if links.is_empty() {
+                break;
+            }
+            for link in &links {
+                gathering.handle(link)?;
+            }
+        }
+        match (gathering.reached, gathering.span) {
+            (None, Some(span)) => Err(moment.not_found(vdisk, extent, &span).into()),
+            (None, None) => Err(MomentError::Empty { vdisk: vdisk.clone() }.into()),
+            (Some(_), _) => gathering.finish(options.block_size),
+        }
+    }
+}
+
+/// The state while the log is walked from new to old.
+struct Gathering {
+    opener: Opener,
+    moment: Moment,
+    reached: Option<MomentReached>,
+    span: Option<Span>,
+    /// The last write of each block that was met; none where that is a delete.
+    last_writes: HashMap<BlockIndex, Option<BlockPlace>>,
+    sources: BTreeMap<AggregationNumber, Source>,
+    /// Longest block of the log, and of the log up to the moment.
+    longest: u32,
+    longest_then: u32,
+}
+
+impl Gathering {
+    fn of(keys: &VdiskKeys) -> Self {
+        Self {
+            opener: Opener::new(keys.clone()),
+            moment: Moment::Newest,
+            reached: None,
+            span: None,
+            last_writes: HashMap::new(),
+            sources: BTreeMap::new(),
+            longest: 0,
+            longest_then: 0,
+        }
+    }
+
+    fn handle(&mut self, link: &HeadCandidate) -> Result<(), DiskStateError> {
+        let header = &link.head.header;
+        Span::add(&mut self.span, header);
+        self.longest = self.longest.max(header.block_size);
+        if self.reached.is_none() && !self.moment.may_be_in(header) {
+            return Ok(());
+        }
+        let entries = self.opener.manifest(&link.head).map_err(|source| DiskStateError::Manifest {
+            vdisk: self.opener.vdisk().clone(),
+            number: header.number,
+            source,
+        })?;
+        let part = if self.reached.is_some() { entries.len() } else { self.moment.blocks_of(&entries) };
+        let part = entries.get(..part).unwrap_or_default();
+        let Some(last) = part.last() else { return Ok(()) };
+        if self.reached.is_none() {
+            self.reached = Some(MomentReached {
+                aggregation: header.number,
+                blocks: part.len() as u32,
+                position: LogPosition { generation: header.generation, sequence: last.sequence },
+                timestamp: last.timestamp,
+            });
+        }
+        self.longest_then = self.longest_then.max(header.block_size);
+        let mut needed = false;
+        for (position, entry) in part.iter().enumerate().rev() {
+            needed |= self.take(header.number, position as u32, entry);
+        }
+        if needed {
+            let cost = (header.body_sealed + header.body_plain).saturating_mul(2);
+            let source = Source { id: link.head.id, cost, newest_timestamp: header.newest_timestamp };
+            self.sources.insert(header.number, source);
+        }
+        Ok(())
+    }
+
+    /// Whether the data of the entry is part of the state.
+    fn take(&mut self, aggregation: AggregationNumber, position: u32, entry: &BlockEntry) -> bool {
+        let std::collections::hash_map::Entry::Vacant(unwritten) = self.last_writes.entry(entry.index) else {
+            return false;
+        };
+        let &BlockEntry { length, hash_prefix, .. } = entry;
+        let set = entry.operation == Operation::Set;
+        unwritten.insert(set.then_some(BlockPlace { aggregation, position, length, hash_prefix }));
+        set
+    }
+
+    fn finish(self, given: Option<u32>) -> Result<DiskState, DiskStateError> {
+        let vdisk = self.opener.vdisk().clone();
+        let set = self.last_writes.into_iter().filter_map(|(index, place)| Some((index, place?)));
+        let mut blocks: Vec<(BlockIndex, BlockPlace)> = set.collect();
+        blocks.sort_unstable_by_key(|(index, _)| *index);
+        let block_size = match given {
+            Some(block_size) => block_size,
+            // One block that is shorter than a block of the disk is the last one of a disk that ends with it.
+            None if self.longest_then == self.longest || blocks.len() <= 1 => self.longest,
+            // The size of blocks is a power of two, so nothing but short blocks were written yet.
+            None if !self.longest_then.is_power_of_two() => self.longest,
+            None => {
+                let (then, now) = (self.longest_then, self.longest);
+                return Err(DiskStateError::BlockSizeUnclear { vdisk, then, now });
+            }
+        };
+        if let Some((index, place)) = blocks.iter().find(|(_, place)| place.length > block_size) {
+            return Err(DiskStateError::BlockTooLong { vdisk, index: *index, length: place.length, block_size });
+        }
+        Ok(DiskState { vdisk, reached: self.reached, block_size, blocks, sources: self.sources })
+    }
+}
+
+impl DiskState {
+    /// A disk that nothing was written to.
+    pub fn empty(vdisk: VdiskId, block_size: u32) -> Self {
+        Self { vdisk, reached: None, block_size, blocks: Vec::new(), sources: BTreeMap::new() }
+    }
+
+    /// The vdisk.
+    pub fn vdisk(&self) -> &VdiskId {
+        &self.vdisk
+    }
+
+    /// Where in the log the moment is; none where the log is empty.
+    pub fn reached(&self) -> Option<&MomentReached> {
+        self.reached.as_ref()
+    }
+
+    /// Bytes of a block; 0 where nothing was ever written and no size was given.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// How many blocks have content.
+    pub fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Bytes up to the end of the highest block that has content; none where that does not fit 64 bits. A disk may be longer,
+    /// with zeros at its end: the log does not know.
+    pub fn disk_len(&self) -> Option<u64> {
+        match self.blocks.last() {
+            None => Some(0),
+            Some((index, place)) => index.offset(self.block_size)?.checked_add(u64::from(place.length)),
+        }
+    }
+
+    /// Bytes of content.
+    pub fn content_bytes(&self) -> u64 {
+        self.blocks.iter().map(|(_, place)| u64::from(place.length)).sum()
+    }
+
+    /// The blocks that have content, by rising index.
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = (BlockIndex, &BlockPlace)> {
+        self.blocks.iter().map(|(index, place)| (*index, place))
+    }
+
+    /// Where the data of a block is; none where it has no content and reads as zeros.
+    pub fn get(&self, index: BlockIndex) -> Option<&BlockPlace> {
+        let at = self.blocks.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        self.blocks.get(at).map(|(_, place)| place)
+    }
+
+    /// The blocks that have content, from this index on, by rising index: for finding what an image does not have any more.
+    pub fn blocks_from(&self, index: BlockIndex) -> impl Iterator<Item = (BlockIndex, &BlockPlace)> {
+        let at = self.blocks.partition_point(|(other, _)| *other < index);
+        self.blocks.iter().skip(at).map(|(index, place)| (*index, place))
+    }
+
+    /// Whether a block of an image differs from the disk. Compares 128 bits of the hash, or with zeros where the block has no
+    /// content; a short block is followed by zeros.
+    pub fn differs(&self, index: BlockIndex, data: &[u8]) -> bool {
+        self.differ([(index, data)]).first().copied().unwrap_or(true)
+    }
+
+    /// The same for many blocks, in order: faster, as they are hashed together.
+    pub fn differ<'a>(&self, blocks: impl IntoIterator<Item = (BlockIndex, &'a [u8])>) -> Vec<bool> {
+        let mut differs = Vec::new();
+        let mut to_hash: Vec<(usize, &'a [u8], [u8; 16])> = Vec::new();
+        for (at, (index, data)) in blocks.into_iter().enumerate() {
+            let Some(place) = self.get(index) else {
+                differs.push(!is_zero(data));
+                continue;
+            };
+            differs.push(true); // unless its hash says otherwise
+            if let Some((data, rest)) = data.split_at_checked(place.length as usize)
+                && is_zero(rest)
+            {
+                to_hash.push((at, data, place.hash_prefix));
+            }
+        }
+        let hashes: Vec<BlockHash> = hash_many(to_hash.iter().map(|(_, data, _)| *data));
+        for ((at, _, expected), hash) in to_hash.iter().zip(&hashes) {
+            if let Some(differs) = differs.get_mut(*at) {
+                *differs = BlockEntry::prefix_of(hash) != *expected;
+            }
+        }
+        differs
+    }
+
+    pub(crate) fn sources(&self) -> &BTreeMap<AggregationNumber, Source> {
+        &self.sources
+    }
+}
+
+/// Whether all bytes are zero.
+pub(crate) fn is_zero(data: &[u8]) -> bool {
+    let (words, rest) = data.as_chunks::<16>();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+}

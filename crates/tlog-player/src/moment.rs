@@ -1,0 +1,202 @@
+//! Moments in the history of a disk.
+
+use tlog_codec::{BlockEntry, Header};
+use tlog_proto::{AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
+
+use crate::extent::{Extent, UncertainEnd};
+use crate::history::AggregationInfo;
+
+/// A moment in the history of a disk: the state after some block of its log, in the log's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// After the last block.
+    Newest,
+    /// After the last block, in the log's order, whose timestamp is at or before this. Timestamps are the clients' and may
+    /// step back; blocks with a later timestamp that lie before that block in the log are part of the state.
+    At(Timestamp),
+    /// After the last block, in the log's order, with this sequence: that of the highest generation which has it, or of the
+    /// generation given.
+    Sequence {
+        /// Only in this generation.
+        generation: Option<Generation>,
+        /// The block's sequence.
+        sequence: Sequence,
+    },
+    /// After the last block of this aggregation.
+    Aggregation(AggregationNumber),
+}
+
+/// Where in the log a moment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MomentReached {
+    /// Aggregation of the last block that is part of the state.
+    pub aggregation: AggregationNumber,
+    /// How many of the aggregation's blocks are part of it.
+    pub blocks: u32,
+    /// Generation and sequence of the last block that is part of it.
+    pub position: LogPosition,
+    /// That block's timestamp.
+    pub timestamp: Timestamp,
+}
+
+/// The log has no such moment, or it cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MomentError {
+    /// Nothing was logged yet.
+    #[error("vdisk {vdisk}: its log is empty, there is no moment to go to")]
+    Empty {
+        /// The vdisk.
+        vdisk: VdiskId,
+    },
+    /// All blocks are younger.
+    #[error("vdisk {vdisk}: its history begins at {oldest} ns and ends at {newest} ns since the Unix epoch; {asked} is before that")]
+    BeforeHistory {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What was asked for.
+        asked: Timestamp,
+        /// Lowest timestamp of its log.
+        oldest: Timestamp,
+        /// Highest timestamp of its log.
+        newest: Timestamp,
+    },
+    /// No block has that sequence.
+    #[error("vdisk {vdisk}: no block of its log has sequence {sequence}{}; it goes from {first} to {last} (generation:sequence)", in_generation(*generation))]
+    NoSuchSequence {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What was asked for.
+        sequence: Sequence,
+        /// In which generation, if that was said.
+        generation: Option<Generation>,
+        /// First block of the log.
+        first: LogPosition,
+        /// Last block of the log.
+        last: LogPosition,
+    },
+    /// No aggregation has that number.
+    #[error("vdisk {vdisk}: its log has aggregations {first} to {last}, not {asked}")]
+    NoSuchAggregation {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What was asked for.
+        asked: AggregationNumber,
+        /// Lowest number of the log.
+        first: AggregationNumber,
+        /// Highest number of the log.
+        last: AggregationNumber,
+    },
+    /// What may lie above the log's certain end would change what the moment is.
+    #[error(
+        "vdisk {vdisk}: it cannot be told whether aggregation {} was acknowledged and belongs to this moment: {} of {} stores that must hold it are in reach with it. Bring back {}, or accept the uncertain end, which may leave out the newest writes",
+        end.beyond, end.holders.len(), end.needed, end.missing.join(", ")
+    )]
+    UncertainEnd {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What is not certain.
+        end: Box<UncertainEnd>,
+    },
+    /// What the disk was before the history that is kept is not known.
+    #[error(
+        "vdisk {vdisk}: history below aggregation {first} was removed, so blocks that were written only before it are not known"
+    )]
+    BasePruned {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Lowest number that is kept.
+        first: AggregationNumber,
+    },
+}
+
+fn in_generation(generation: Option<Generation>) -> String {
+    generation.map(|g| format!(" in generation {g}")).unwrap_or_default()
+}
+
+impl Moment {
+    /// Whether what may lie above the certain end could change where the moment is.
+    pub(crate) fn depends_on(&self, end: &UncertainEnd) -> bool {
+        let any = |holds: &dyn Fn(&AggregationInfo) -> bool| end.more || end.tail.iter().any(holds);
+        match *self {
+            Moment::Newest => true,
+            Moment::At(time) => any(&|info| info.oldest_timestamp <= time),
+            Moment::Sequence { generation, sequence } => any(&|info| {
+                generation.is_none_or(|g| g == info.generation)
+                    && (info.first_sequence..=info.last_sequence).contains(&sequence)
+            }),
+            Moment::Aggregation(number) => {
+                number >= end.beyond && any(&|info| info.number == number)
+            }
+        }
+    }
+
+    /// Whether the moment is in an aggregation, by what its header says: given from new to old, the first that may have it has.
+    pub(crate) fn may_be_in(&self, header: &Header) -> bool {
+        match *self {
+            Moment::Newest => true,
+            Moment::At(time) => header.oldest_timestamp <= time,
+            Moment::Sequence { generation, sequence } => {
+                generation.is_none_or(|g| g == header.generation)
+                    && (header.first_sequence..=header.last_sequence).contains(&sequence)
+            }
+            Moment::Aggregation(number) => header.number == number,
+        }
+    }
+
+    /// How many blocks of such an aggregation are part of the state.
+    pub(crate) fn blocks_of(&self, entries: &[BlockEntry]) -> usize {
+        let last = match *self {
+            Moment::Newest | Moment::Aggregation(_) => return entries.len(),
+            Moment::At(time) => entries.iter().rposition(|entry| entry.timestamp <= time),
+            Moment::Sequence { sequence, .. } => entries.iter().rposition(|entry| entry.sequence == sequence),
+        };
+        last.map_or(0, |at| at + 1)
+    }
+
+    /// The error for a moment that no aggregation has. `seen` spans the whole log.
+    pub(crate) fn not_found(&self, vdisk: &VdiskId, extent: &Extent, seen: &Span) -> MomentError {
+        let vdisk = vdisk.clone();
+        match *self {
+            Moment::Newest => MomentError::Empty { vdisk },
+            Moment::At(asked) => {
+                MomentError::BeforeHistory { vdisk, asked, oldest: seen.oldest, newest: seen.newest }
+            }
+            Moment::Sequence { generation, sequence } => MomentError::NoSuchSequence {
+                vdisk,
+                sequence,
+                generation,
+                first: seen.first,
+                last: seen.last,
+            },
+            Moment::Aggregation(asked) => {
+                MomentError::NoSuchAggregation { vdisk, asked, first: extent.first, last: extent.last }
+            }
+        }
+    }
+}
+
+/// What a log spans, learned while it is walked from new to old.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    oldest: Timestamp,
+    newest: Timestamp,
+    first: LogPosition,
+    last: LogPosition,
+}
+
+impl Span {
+    /// Takes the next older aggregation in.
+    pub(crate) fn add(span: &mut Option<Self>, header: &Header) {
+        let at = |sequence| LogPosition { generation: header.generation, sequence };
+        let (oldest, newest) = (header.oldest_timestamp, header.newest_timestamp);
+        let span = span.get_or_insert(Self {
+            oldest,
+            newest,
+            first: at(header.first_sequence),
+            last: at(header.last_sequence),
+        });
+        span.oldest = span.oldest.min(oldest);
+        span.newest = span.newest.max(newest);
+        span.first = at(header.first_sequence);
+    }
+}

@@ -1,0 +1,74 @@
+//! The command line of `tlog`, a person's tool.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{config, keygen, scrub};
+
+/// Records virtual disks in a transaction log, and restores them to any moment.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tlog",
+    version,
+    arg_required_else_help = true,
+    after_help = "Each command has a help of its own: 'tlog record -h' shows what is usual, 'tlog record --help' everything.\n\
+        Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usage; 'tlog verify' tells its own."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Scrub(scrub::Arguments),
+    Keygen(keygen::Arguments),
+    Config(config::Arguments),
+}
+
+impl Cli {
+    /// Does what was asked for, and tells a person on standard error if that failed.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Scrub(arguments) => blocking(scrub::run(arguments)),
+            Command::Keygen(arguments) => keygen::run(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
+        };
+        match done {
+            Ok(code) => code,
+            // Whoever read the output has seen enough, as in 'tlog history vda | head'.
+            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("tlog: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn blocking<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_fits_together_and_every_command_shows_examples() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for subcommand in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = subcommand.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{help}");
+            assert!(help.contains(&format!("tlog {}", subcommand.get_name())), "{help}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Real servers and real commands, in directories that go away.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+/// A directory in which a server and the tool find the same log.
+pub struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn store(&self, number: usize) -> PathBuf {
+        self.path().join(format!("tlog-data/store-{number}"))
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.path()).env_clear();
+        command
+    }
+
+    /// Runs `tlog`, and answers when it is done.
+    pub fn tlog(&self, arguments: &[&str]) -> Output {
+        self.command(env!("CARGO_BIN_EXE_tlog"), arguments).output().unwrap()
+    }
+
+    /// Runs `tlog`, which must succeed, and answers what it printed.
+    pub fn tlog_ok(&self, arguments: &[&str]) -> String {
+        let output = self.tlog(arguments);
+        assert!(output.status.success(), "tlog {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `tlog`, which must fail with 1, and answers what it said.
+    pub fn tlog_fails(&self, arguments: &[&str]) -> String {
+        let output = self.tlog(arguments);
+        assert_eq!(output.status.code(), Some(1), "tlog {arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Starts `tlog` and does not wait.
+    pub fn tlog_begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(env!("CARGO_BIN_EXE_tlog"), arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Starts a server that must not come up, and answers what it said.
+    pub fn server_fails(&self, arguments: &[&str]) -> String {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let output = self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Starts a server on ports of its own, and answers when it listens.
+    pub fn server(&self, arguments: &[&str]) -> Server {
+        let arguments = [&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], arguments].concat();
+        Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments))
+    }
+}
+
+/// A running `tlog-server`; killed when dropped.
+pub struct Server {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut after = |words: &str| {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            let address = line.trim().strip_prefix(words);
+            address.unwrap_or_else(|| panic!("the server said {line:?}")).parse().unwrap()
+        };
+        let (address, admin) = (after("listening on "), after("admin endpoint on "));
+        Self { child, out, address, admin }
+    }
+
+    pub fn addr(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal such as `-TERM`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end; answers its exit status and what else it printed.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+
+    /// SIGTERM, and waits until it has stopped as it should.
+    pub fn stop(self) {
+        self.signal("-TERM");
+        let (status, said) = self.wait();
+        assert_eq!(status.code(), Some(0), "{said}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
