@@ -61,9 +61,9 @@ impl Client {
     }
 
     /// Connects and goes on after the last sequence that the log durably holds. For an empty log that is
-    /// [`ClientOptions::first_sequence`]. `reset_first_sequence` is not looked at.
+    /// [`ClientOptions::first_sequence`]. `reset_first_sequence` and `session` are not looked at.
     ///
-    /// This takes two connections: the first asks where the log ends, by naming a first sequence that no log can continue
+    /// The session is always a new one. This takes two connections: the first asks where the log ends, by naming a first sequence that no log can continue
     /// with. An empty log takes even that; nothing is sent then and nothing has changed.
     ///
     /// What another client has sent and the server has not flushed yet lies before this client's first block in the log all
@@ -74,7 +74,9 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Client, ConnectError> {
         let addr = addr.to_string();
-        let options = ClientOptions { reset_first_sequence: false, ..options };
+        // A new session always: with that of an earlier client, whose last blocks the server may hold and not have flushed,
+        // ours would be taken for those blocks sent again, and be acknowledged without being stored.
+        let options = ClientOptions { reset_first_sequence: false, session: None, ..options };
         let question = HandshakeRequest {
             version: Version::CURRENT,
             vdisk_id: vdisk.clone(),

@@ -169,12 +169,14 @@ async fn continuing_a_log_starts_after_its_last_durable_sequence() {
         let question = server.refuse_handshake(HandshakeStatus::InternalServerError, Some(41)).await;
         (question, server.accept_handshake().await)
     };
-    let connect = Client::connect_continuing(server.addr(), vdisk(), starting_at(1));
+    let options = ClientOptions { session: Some(SessionId(7)), ..starting_at(1) };
+    let connect = Client::connect_continuing(server.addr(), vdisk(), options);
     let (client, (question, mut peer)) = tokio::join!(connect, script);
     let client = client.unwrap();
     assert_eq!(question.first_sequence, Sequence(u64::MAX));
     assert_eq!(peer.request.first_sequence, Sequence(42));
     assert_ne!(peer.request.session, question.session);
+    assert_ne!(peer.request.session, SessionId(7), "what an earlier client sent must not pass for ours");
     client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(42).await;
 }

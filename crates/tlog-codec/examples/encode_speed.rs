@@ -75,13 +75,9 @@ fn main() {
             }
         });
         measure("open", || drop(black_box(opener.blocks(&head, &all).unwrap())));
-        measure("open, two data shards lost", || {
-            drop(black_box(opener.blocks(&head, &two_lost).unwrap()))
-        });
+        measure("open, two data shards lost", || drop(black_box(opener.blocks(&head, &two_lost).unwrap())));
         measure("manifest", || drop(black_box(opener.manifest(&head).unwrap())));
-        measure("rebuild two lost shards", || {
-            drop(black_box(rebuild(&head, &two_lost).unwrap()))
-        });
+        measure("rebuild two lost shards", || drop(black_box(rebuild(&head, &two_lost).unwrap())));
     }
 }
 
@@ -95,11 +91,7 @@ fn measure(name: &str, mut once: impl FnMut()) {
         rounds.push(start.elapsed().as_secs_f64() * 1e6 / (ROUND * BLOCKS) as f64);
     }
     rounds.sort_by(f64::total_cmp);
-    println!(
-        "  {name:44} {:6.2} us per block (best {:.2})",
-        rounds[rounds.len() / 2],
-        rounds[0]
-    );
+    println!("  {name:44} {:6.2} us per block (best {:.2})", rounds[rounds.len() / 2], rounds[0]);
 }
 
 /// Xorshift: fast, repeatable, nothing that snappy could shrink.
@@ -111,9 +103,7 @@ fn next(seed: &mut u64) -> u64 {
 }
 
 fn random(seed: &mut u64) -> Vec<u8> {
-    (0..BLOCK_SIZE / 8)
-        .flat_map(|_| next(seed).to_le_bytes())
-        .collect()
+    (0..BLOCK_SIZE / 8).flat_map(|_| next(seed).to_le_bytes()).collect()
 }
 
 fn text(seed: &mut u64) -> Vec<u8> {
@@ -124,11 +114,7 @@ fn text(seed: &mut u64) -> Vec<u8> {
     let mut out = Vec::new();
     while out.len() < BLOCK_SIZE {
         out.extend_from_slice(WORDS[(next(seed) % 16) as usize].as_bytes());
-        out.push(if next(seed).is_multiple_of(12) {
-            b'\n'
-        } else {
-            b' '
-        });
+        out.push(if next(seed).is_multiple_of(12) { b'\n' } else { b' ' });
     }
     out.truncate(BLOCK_SIZE);
     out

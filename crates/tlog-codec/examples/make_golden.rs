@@ -29,20 +29,11 @@ fn main() {
     }
     let master = || MasterKey::from_hex(fs::read_to_string(&key).unwrap().trim()).unwrap();
 
-    let text = |i: u64| {
-        format!("block {i} of a log that is kept; ")
-            .repeat(16)
-            .into_bytes()
-    };
+    let text = |i: u64| format!("block {i} of a log that is kept; ").repeat(16).into_bytes();
     let texts = (1..=12).map(|i| set(i, i * 3, text(i))).collect();
     let random = |at: u64| u64::from_le_bytes(noise(at, 8).try_into().unwrap());
     let index = BlockIndex::new(random(2) >> 1).unwrap();
-    let one = vec![Block::set(
-        Sequence(random(3)),
-        index,
-        Timestamp(random(4)),
-        noise(5, 100).into(),
-    )];
+    let one = vec![Block::set(Sequence(random(3)), index, Timestamp(random(4)), noise(5, 100).into())];
     let deletes = vec![
         delete(1, 36),
         set(2, 36, text(2)),
@@ -52,24 +43,12 @@ fn main() {
     ];
     let as_is = vec![set(6, 1, noise(6, 100)), delete(7, 2)];
 
-    let first = made(
-        "1-text-4+2",
-        (1, 0, 0),
-        (4, 2),
-        texts,
-        AggregationId::BEFORE_FIRST,
-    );
+    let first = made("1-text-4+2", (1, 0, 0), (4, 2), texts, AggregationId::BEFORE_FIRST);
     let first = write(first, |golden| seal(golden, master()));
-    let second = write(made("2-noise-1+0", (2, 0, 576), (1, 0), one, first), |golden| {
-        seal(golden, master())
-    });
-    let third = write(
-        made("3-deletes-2+1", (3, 1, 576), (2, 1), deletes, second),
-        |golden| seal(golden, master()),
-    );
-    write(made("4-as-is-1+0", (4, 1, 576), (1, 0), as_is, third), |golden| {
-        seal_as_is(golden, &master())
-    });
+    let second = write(made("2-noise-1+0", (2, 0, 576), (1, 0), one, first), |golden| seal(golden, master()));
+    let third =
+        write(made("3-deletes-2+1", (3, 1, 576), (2, 1), deletes, second), |golden| seal(golden, master()));
+    write(made("4-as-is-1+0", (4, 1, 576), (1, 0), as_is, third), |golden| seal_as_is(golden, &master()));
 }
 
 /// A folder, and what is to be in it.
@@ -103,11 +82,7 @@ fn set(sequence: u64, index: u64, data: Vec<u8>) -> Block {
 }
 
 fn delete(sequence: u64, index: u64) -> Block {
-    Block::delete(
-        Sequence(sequence),
-        BlockIndex::new(index).unwrap(),
-        timestamp(sequence),
-    )
+    Block::delete(Sequence(sequence), BlockIndex::new(index).unwrap(), timestamp(sequence))
 }
 
 fn timestamp(sequence: u64) -> Timestamp {

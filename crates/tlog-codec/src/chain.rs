@@ -38,18 +38,12 @@ pub enum ChainBreak {
 impl ChainVerifier {
     /// From the first aggregation of a log on.
     pub fn from_start() -> Self {
-        Self {
-            next: AggregationNumber(1),
-            prev: Some(AggregationId::BEFORE_FIRST),
-        }
+        Self { next: AggregationNumber(1), prev: Some(AggregationId::BEFORE_FIRST) }
     }
 
     /// From aggregation `next` on, where the id of the one before it is known.
     pub fn after(next: AggregationNumber, prev: AggregationId) -> Self {
-        Self {
-            next,
-            prev: Some(prev),
-        }
+        Self { next, prev: Some(prev) }
     }
 
     /// From aggregation `next` on, where what was before it is gone, as after pruning. Nothing is before the first, so that
@@ -70,17 +64,12 @@ impl ChainVerifier {
     pub fn handle(&mut self, head: &ShardHead) -> Result<(), ChainBreak> {
         let header = &head.header;
         if header.number != self.next {
-            return Err(ChainBreak::Number {
-                expected: self.next,
-                found: header.number,
-            });
+            return Err(ChainBreak::Number { expected: self.next, found: header.number });
         }
         match self.prev {
-            Some(expected) if expected != header.prev => Err(ChainBreak::Prev {
-                number: header.number,
-                expected,
-                found: header.prev,
-            }),
+            Some(expected) if expected != header.prev => {
+                Err(ChainBreak::Prev { number: header.number, expected, found: header.prev })
+            }
             _ => {
                 self.prev = Some(head.id);
                 self.next = header.number.next();

@@ -27,10 +27,7 @@ impl Compression {
         match number {
             0 => Ok(Compression::None),
             1 => Ok(Compression::Snappy),
-            value => Err(HeaderError::Unknown {
-                what: "compression",
-                value,
-            }),
+            value => Err(HeaderError::Unknown { what: "compression", value }),
         }
     }
 
@@ -113,10 +110,7 @@ mod tests {
         for wrong in [plain.len().wrapping_sub(1), plain.len() + 1] {
             assert_eq!(decompress(compression, packed.to_vec(), wrong), None);
         }
-        assert_eq!(
-            decompress(compression, packed.to_vec(), plain.len()).as_deref(),
-            Some(plain)
-        );
+        assert_eq!(decompress(compression, packed.to_vec(), plain.len()).as_deref(), Some(plain));
     }
 
     #[test]

@@ -86,10 +86,7 @@ pub(crate) struct ErasureCode {
 
 impl ErasureCode {
     pub(crate) fn new(redundancy: Redundancy) -> Self {
-        Self {
-            redundancy,
-            coder: OnceLock::new(),
-        }
+        Self { redundancy, coder: OnceLock::new() }
     }
 
     /// None without parity: there is nothing to compute then.
@@ -130,9 +127,7 @@ impl ErasureCode {
             let (data, parity) = body.split_at_mut(data_bytes);
             let data: Vec<&[u8]> = data.chunks_exact(len).collect();
             let mut parity: Vec<&mut [u8]> = parity.chunks_exact_mut(len).collect();
-            coder
-                .encode(&data, &mut parity)
-                .expect("k and m chunks of one length each were just made");
+            coder.encode(&data, &mut parity).expect("k and m chunks of one length each were just made");
         }
         let mut body = body.freeze();
         (0..self.redundancy.total()).map(|_| body.split_to(len)).collect()
@@ -161,18 +156,10 @@ impl ErasureCode {
         if shards.len() != total || present.any(|shard| shard.len() != len) {
             return Err(ErasureError::Unequal);
         }
-        let missing: Vec<usize> = shards
-            .iter()
-            .take(wanted)
-            .enumerate()
-            .filter(|(_, s)| s.is_none())
-            .map(|(i, _)| i)
-            .collect();
+        let missing: Vec<usize> =
+            shards.iter().take(wanted).enumerate().filter(|(_, s)| s.is_none()).map(|(i, _)| i).collect();
         let present = shards.iter().flatten().count();
-        let too_few = ErasureError::TooFew {
-            present,
-            needed: self.redundancy.data(),
-        };
+        let too_few = ErasureError::TooFew { present, needed: self.redundancy.data() };
         if present < self.redundancy.data() {
             return Err(too_few);
         }
@@ -181,16 +168,10 @@ impl ErasureCode {
             let coder = self.coder().ok_or(too_few)?;
             let shards: Vec<Option<&[u8]>> = shards.iter().map(|shard| shard.as_deref()).collect();
             let mut out: Vec<&mut [u8]> = made.iter_mut().map(|shard| shard.as_mut()).collect();
-            coder
-                .recover(&shards, &missing, &mut out)
-                .map_err(|_| ErasureError::Unequal)?;
+            coder.recover(&shards, &missing, &mut out).map_err(|_| ErasureError::Unequal)?;
         }
         let mut made = made.into_iter().map(BytesMut::freeze);
-        Ok(shards
-            .iter()
-            .take(wanted)
-            .map_while(|shard| shard.clone().or_else(|| made.next()))
-            .collect())
+        Ok(shards.iter().take(wanted).map_while(|shard| shard.clone().or_else(|| made.next())).collect())
     }
 }
 
@@ -251,13 +232,7 @@ mod tests {
         left[0] = None;
         left[3] = None;
         left[5] = None;
-        assert_eq!(
-            code.complete(&left),
-            Err(ErasureError::TooFew {
-                present: 3,
-                needed: 4
-            })
-        );
+        assert_eq!(code.complete(&left), Err(ErasureError::TooFew { present: 3, needed: 4 }));
         left[1] = Some(Bytes::from_static(&[1]));
         assert_eq!(code.complete(&left), Err(ErasureError::Unequal));
     }
@@ -282,10 +257,7 @@ mod tests {
         assert_eq!(code.join(&left).unwrap().len(), 0);
         assert_eq!(code.complete(&left).unwrap(), vec![Bytes::new(); 6]);
         let nothing = vec![None; 6];
-        let too_few = ErasureError::TooFew {
-            present: 0,
-            needed: 4,
-        };
+        let too_few = ErasureError::TooFew { present: 0, needed: 4 };
         assert_eq!(code.join(&nothing).unwrap_err(), too_few);
         assert_eq!(code.join(&nothing[1..]).unwrap_err(), ErasureError::Unequal);
     }
@@ -302,9 +274,8 @@ mod tests {
     #[test]
     fn the_rows_of_4_plus_2_are_those_of_existing_servers() {
         let unit = |j: usize| (0..4).map(|i| u8::from(i == j)).collect::<Vec<u8>>();
-        let columns: Vec<Vec<u8>> = (0..4)
-            .map(|j| split(4, 2, &unit(j)).1[4..].iter().map(|s| s[0]).collect())
-            .collect();
+        let columns: Vec<Vec<u8>> =
+            (0..4).map(|j| split(4, 2, &unit(j)).1[4..].iter().map(|s| s[0]).collect()).collect();
         let row = |i: usize| columns.iter().map(|column| column[i]).collect::<Vec<u8>>();
         assert_eq!(row(0), [0x47, 0xa7, 0x7a, 0xba]);
         assert_eq!(row(1), [0xa7, 0x47, 0xba, 0x7a]);
@@ -321,12 +292,7 @@ mod tests {
             };
             let coder = Coder::with_kernels(Matrix::cauchy(5, 3).unwrap(), kernels).unwrap();
             let mut parity = vec![vec![0; data[0].len()]; 3];
-            coder
-                .encode(
-                    &data,
-                    &mut parity.iter_mut().map(|p| &mut p[..]).collect::<Vec<_>>(),
-                )
-                .unwrap();
+            coder.encode(&data, &mut parity.iter_mut().map(|p| &mut p[..]).collect::<Vec<_>>()).unwrap();
             assert_eq!(parity, &shards[5..], "{name}");
         }
         assert_eq!(code.redundancy().total(), 8);
@@ -335,13 +301,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         assert_eq!(Redundancy::new(0, 2), Err(InvalidRedundancy::NoData));
-        assert_eq!(
-            Redundancy::new(200, 56),
-            Err(InvalidRedundancy::TooMany {
-                data: 200,
-                parity: 56
-            })
-        );
+        assert_eq!(Redundancy::new(200, 56), Err(InvalidRedundancy::TooMany { data: 200, parity: 56 }));
         assert!(Redundancy::new(253, 2).is_ok());
         assert!(Redundancy::new(255, 0).is_ok());
         assert!(Redundancy::new(1, 254).is_ok());

@@ -88,9 +88,7 @@ pub fn try_encode(
     let mut message = BytesMut::new();
     aggregation.encode_into(&mut message);
     let bytes = message.len() as u64;
-    let packed = snap::raw::Encoder::new()
-        .compress_vec(&message)
-        .map_err(|_| TooLarge { bytes })?;
+    let packed = snap::raw::Encoder::new().compress_vec(&message).map_err(|_| TooLarge { bytes })?;
     Ok(split(&encrypter.encrypt(&packed), redundancy))
 }
 
@@ -129,11 +127,7 @@ fn join_with(code: &ErasureCode, id: AggregationId, shards: &[Option<Bytes>]) ->
     }
     body.truncate(length as usize);
     let actual = AggregationId(blake2b_256(&[&body]));
-    if actual == id {
-        Ok(body)
-    } else {
-        Err(Format1Error::WrongId { expected: id, actual })
-    }
+    if actual == id { Ok(body) } else { Err(Format1Error::WrongId { expected: id, actual }) }
 }
 
 /// What [`join_any`] found.
@@ -163,9 +157,7 @@ pub fn join_any(
         Ok(ciphertext) => return Ok(Joined::new(ciphertext, shards, &code)),
         Err(error) => error,
     };
-    let present: Vec<usize> = (0..shards.len())
-        .filter(|i| matches!(shards.get(*i), Some(Some(_))))
-        .collect();
+    let present: Vec<usize> = (0..shards.len()).filter(|i| matches!(shards.get(*i), Some(Some(_)))).collect();
     if shards.len() != redundancy.total() || present.len() < redundancy.data() {
         return Err(first_error);
     }
@@ -193,11 +185,7 @@ impl Joined {
             .filter(|(_, (given, whole))| given.as_ref().is_some_and(|given| given != *whole))
             .map(|(index, _)| index)
             .collect();
-        Self {
-            ciphertext,
-            shards,
-            damaged,
-        }
+        Self { ciphertext, shards, damaged }
     }
 }
 
@@ -256,9 +244,8 @@ pub fn decode_any(
 /// Reads an aggregation from its ciphertext.
 pub fn open(ciphertext: &[u8], decrypter: &AesDecrypter) -> Result<Aggregation, Format1Error> {
     let packed = decrypter.decrypt(ciphertext).map_err(|_| Format1Error::Decrypt)?;
-    let length = snappy_length(&packed)
-        .filter(|length| *length <= MAX_BODY_BYTES)
-        .ok_or(Format1Error::Decompress)?;
+    let length =
+        snappy_length(&packed).filter(|length| *length <= MAX_BODY_BYTES).ok_or(Format1Error::Decompress)?;
     let message = decompress(Compression::Snappy, packed, length as usize).ok_or(Format1Error::Decompress)?;
     Ok(Aggregation::decode(&message)?)
 }

@@ -127,23 +127,10 @@ impl Header {
 
     /// Its bytes.
     pub fn encode(&self) -> [u8; Self::LEN] {
-        let mut out = Writer {
-            bytes: [0; Self::LEN],
-            at: 0,
-        };
+        let mut out = Writer { bytes: [0; Self::LEN], at: 0 };
         out.put(MAGIC);
-        out.put([
-            FORMAT,
-            self.redundancy.data() as u8,
-            self.redundancy.parity() as u8,
-            KIND_BLOCKS,
-        ]);
-        out.put([
-            self.manifest_compression.number(),
-            self.body_compression.number(),
-            CIPHER_AES_256_GCM,
-            0,
-        ]);
+        out.put([FORMAT, self.redundancy.data() as u8, self.redundancy.parity() as u8, KIND_BLOCKS]);
+        out.put([self.manifest_compression.number(), self.body_compression.number(), CIPHER_AES_256_GCM, 0]);
         out.put(self.block_count.to_le_bytes());
         out.put(self.key_id.0);
         for field in [
@@ -158,12 +145,7 @@ impl Header {
         ] {
             out.put(field.to_le_bytes());
         }
-        for field in [
-            self.block_size,
-            self.manifest_plain,
-            self.manifest_sealed,
-            self.payload_len,
-        ] {
+        for field in [self.block_size, self.manifest_plain, self.manifest_sealed, self.payload_len] {
             out.put(field.to_le_bytes());
         }
         out.put(self.body_plain.to_le_bytes());
@@ -186,11 +168,7 @@ impl Header {
         }
         let [manifest_compression, body_compression, cipher, zero] = from.take()?;
         let known = |what, value, expected| {
-            if value == expected {
-                Ok(())
-            } else {
-                Err(HeaderError::Unknown { what, value })
-            }
+            if value == expected { Ok(()) } else { Err(HeaderError::Unknown { what, value }) }
         };
         known("kind", kind, KIND_BLOCKS)?;
         known("cipher", cipher, CIPHER_AES_256_GCM)?;
@@ -218,11 +196,7 @@ impl Header {
             body_sealed: from.u64()?,
             nonce: from.take()?,
             prev: {
-                known(
-                    "reserved field",
-                    from.take::<4>()?.into_iter().fold(0, |a, b| a | b),
-                    0,
-                )?;
+                known("reserved field", from.take::<4>()?.into_iter().fold(0, |a, b| a | b), 0)?;
                 AggregationId(from.take()?)
             },
         };
@@ -252,41 +226,22 @@ impl Header {
     /// Whether these payloads have the length that the header says.
     pub(crate) fn check_payloads(&self, payloads: &[Option<Bytes>]) -> Result<(), ErasureError> {
         let fits = |payload: &Bytes| payload.len() as u64 == u64::from(self.payload_len);
-        if payloads.iter().flatten().all(fits) {
-            Ok(())
-        } else {
-            Err(ErasureError::Unequal)
-        }
+        if payloads.iter().flatten().all(fits) { Ok(()) } else { Err(ErasureError::Unequal) }
     }
 
     /// Whether the fields agree with each other. What does not pass here could be stored, and never be read.
     pub(crate) fn check(&self) -> Result<(), HeaderError> {
         let consistent = |holds: bool, what| {
-            if holds {
-                Ok(())
-            } else {
-                Err(HeaderError::Inconsistent(what))
-            }
+            if holds { Ok(()) } else { Err(HeaderError::Inconsistent(what)) }
         };
-        let sequences = self
-            .last_sequence
-            .0
-            .checked_sub(self.first_sequence.0)
-            .and_then(|n| n.checked_add(1));
-        consistent(
-            sequences == Some(u64::from(self.block_count)),
-            "range of sequences",
-        )?;
+        let sequences =
+            self.last_sequence.0.checked_sub(self.first_sequence.0).and_then(|n| n.checked_add(1));
+        consistent(sequences == Some(u64::from(self.block_count)), "range of sequences")?;
         consistent(self.number.0 > 0, "number")?;
-        consistent(
-            self.oldest_timestamp <= self.newest_timestamp,
-            "range of timestamps",
-        )?;
+        consistent(self.oldest_timestamp <= self.newest_timestamp, "range of timestamps")?;
         // A part cannot claim to become more than its compression can make of the bytes that are there.
         let can_be = |compression: Compression, plain, sealed: u64| {
-            sealed
-                .checked_sub(TAG_SIZE as u64)
-                .is_some_and(|packed| compression.can_turn(plain, packed))
+            sealed.checked_sub(TAG_SIZE as u64).is_some_and(|packed| compression.can_turn(plain, packed))
         };
         consistent(
             self.body_plain <= MAX_BODY_BYTES
@@ -298,11 +253,7 @@ impl Header {
         let manifest = u64::from(self.block_count) * crate::manifest::ENTRY_LEN as u64;
         consistent(u64::from(self.manifest_plain) == manifest, "manifest length")?;
         consistent(
-            can_be(
-                self.manifest_compression,
-                manifest,
-                u64::from(self.manifest_sealed),
-            ),
+            can_be(self.manifest_compression, manifest, u64::from(self.manifest_sealed)),
             "sealed manifest length",
         )?;
         consistent(self.nonce[0] & 1 == 0, "nonce")

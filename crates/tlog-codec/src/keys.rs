@@ -30,11 +30,7 @@ pub struct KeyError {
 impl VdiskKeys {
     /// Keys for one vdisk, from these master keys.
     pub fn new(vdisk: VdiskId, keyring: Arc<Keyring>) -> Self {
-        Self {
-            vdisk,
-            keyring,
-            derived: Arc::default(),
-        }
+        Self { vdisk, keyring, derived: Arc::default() }
     }
 
     /// The vdisk.
@@ -83,8 +79,7 @@ mod tests {
         let id = ring.active().id();
         let keys = VdiskKeys::new(VdiskId::new("myimg").unwrap(), Arc::new(ring));
         for claimed in 0..1000 {
-            keys.opening_key(id, AggregationNumber(claimed * AGGREGATIONS_PER_DATA_KEY))
-                .unwrap();
+            keys.opening_key(id, AggregationNumber(claimed * AGGREGATIONS_PER_DATA_KEY)).unwrap();
         }
         assert!(keys.kept().is_empty());
 

@@ -70,12 +70,7 @@ impl Opener {
             nonce: header.manifest_nonce(),
             bytes: head.sealed_manifest().to_vec(),
         };
-        let plain = self.unseal(
-            head,
-            sealed,
-            header.manifest_compression,
-            header.manifest_plain as usize,
-        )?;
+        let plain = self.unseal(head, sealed, header.manifest_compression, header.manifest_plain as usize)?;
         let entries = manifest::decode(&plain)?;
         let sequences = (header.first_sequence.0..=header.last_sequence.0).map(Sequence);
         if !entries.iter().map(|entry| entry.sequence).eq(sequences) {
@@ -99,11 +94,7 @@ impl Opener {
         header.check_payloads(payloads)?;
         let mut body = ErasureCode::new(header.redundancy).join(payloads)?;
         body.truncate(header.body_sealed as usize);
-        let sealed = Sealed {
-            part: "body",
-            nonce: header.body_nonce(),
-            bytes: body.into(),
-        };
+        let sealed = Sealed { part: "body", nonce: header.body_nonce(), bytes: body.into() };
         let plain = self.unseal(head, sealed, header.body_compression, header.body_plain as usize)?;
         let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode(&plain)?;
         if vdisk_id != *self.vdisk() {
@@ -122,18 +113,13 @@ impl Opener {
         compression: Compression,
         plain_len: usize,
     ) -> Result<Vec<u8>, OpenError> {
-        let Sealed {
-            part,
-            nonce,
-            mut bytes,
-        } = sealed;
+        let Sealed { part, nonce, mut bytes } = sealed;
         let forged = || OpenError::Forged { part };
         let tag_at = bytes.len().checked_sub(TAG_SIZE).ok_or_else(forged)?;
         let tag: [u8; TAG_SIZE] = bytes.split_off(tag_at).try_into().map_err(|_| forged())?;
         let key = self.keys.opening_key(head.header.key_id, head.header.number)?;
         let bound = head.header.associated_data(self.vdisk().as_str().as_bytes());
-        key.open_in_place(&mut bytes, nonce, &bound, &tag)
-            .map_err(|_| forged())?;
+        key.open_in_place(&mut bytes, nonce, &bound, &tag).map_err(|_| forged())?;
         self.keys.keep(key);
         decompress(compression, bytes, plain_len).ok_or(OpenError::Decompress { part })
     }

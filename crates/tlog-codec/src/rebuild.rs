@@ -25,10 +25,5 @@ pub fn rebuild(head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<EncodedAg
     if hash_payloads(&payloads) != head.payload_hashes() {
         return Err(RebuildError::Mismatch);
     }
-    Ok(EncodedAggregation {
-        id: head.id,
-        header: head.header,
-        common: head.common.clone(),
-        payloads,
-    })
+    Ok(EncodedAggregation { id: head.id, header: head.header, common: head.common.clone(), payloads })
 }

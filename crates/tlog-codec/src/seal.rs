@@ -96,23 +96,12 @@ pub struct Sealer {
 impl Sealer {
     /// Seals under the keyring's active key and splits as told.
     pub fn new(keys: VdiskKeys, redundancy: Redundancy) -> Self {
-        Self {
-            keys,
-            code: ErasureCode::new(redundancy),
-        }
+        Self { keys, code: ErasureCode::new(redundancy) }
     }
 
     /// Compresses, seals, splits and hashes. Takes about 0.1 ms for 25 blocks of 4 KiB.
     pub fn seal(&self, request: SealRequest<'_>) -> Result<Sealed, SealError> {
-        let SealRequest {
-            number,
-            generation,
-            session,
-            sealed_at,
-            block_size,
-            mut nonce,
-            blocks,
-        } = request;
+        let SealRequest { number, generation, session, sealed_at, block_size, mut nonce, blocks } = request;
         let (first, last) = check_blocks(blocks)?;
         let message_bytes = check_size(blocks).map_err(SealError::TooLarge)?;
         let vdisk = self.keys.vdisk();
@@ -142,10 +131,7 @@ impl Sealer {
             oldest_timestamp: blocks.iter().map(|b| b.timestamp).min().unwrap_or_default(),
             newest_timestamp: blocks.iter().map(|b| b.timestamp).max().unwrap_or_default(),
             sealed_at,
-            block_size: blocks
-                .iter()
-                .map(|b| BlockEntry::from(b).length)
-                .fold(block_size, u32::max),
+            block_size: blocks.iter().map(|b| BlockEntry::from(b).length).fold(block_size, u32::max),
             manifest_plain: u32::try_from(manifest_plain).map_err(too_large)?,
             manifest_sealed: u32::try_from(manifest.len() + TAG_SIZE).map_err(too_large)?,
             payload_len: u32::try_from(self.code.shard_len(body_sealed)).map_err(too_large)?,
@@ -205,11 +191,7 @@ pub(crate) fn check_size(blocks: &[Block]) -> Result<u64, u64> {
     /// Cap'n Proto has no longer data than this.
     const LONGEST: u64 = (1 << 29) - 1;
     let length = |block: &Block| block.data.len() as u64;
-    let bytes = FRAME
-        + blocks
-            .iter()
-            .map(|block| BLOCK + length(block).next_multiple_of(8))
-            .sum::<u64>();
+    let bytes = FRAME + blocks.iter().map(|block| BLOCK + length(block).next_multiple_of(8)).sum::<u64>();
     if bytes > MAX_BODY_BYTES || blocks.iter().any(|block| length(block) > LONGEST) {
         Err(bytes)
     } else {
@@ -256,20 +238,13 @@ impl Sealed {
         common.put_slice(self.hashes.as_flattened());
         common.put_slice(&self.manifest);
         let id = aggregation_id(&self.vdisk, &header_bytes, &self.manifest, &self.hashes);
-        EncodedAggregation {
-            id,
-            header,
-            common: common.freeze(),
-            payloads: self.payloads,
-        }
+        EncodedAggregation { id, header, common: common.freeze(), payloads: self.payloads }
     }
 }
 
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Header {
-            number, redundancy, ..
-        } = self.header;
+        let Header { number, redundancy, .. } = self.header;
         let vdisk = &self.vdisk;
         write!(f, "Sealed(vdisk {vdisk}, number {number}, {redundancy:?})")
     }
@@ -284,13 +259,7 @@ pub(crate) fn aggregation_id(
 ) -> AggregationId {
     let vdisk = vdisk.as_str().as_bytes();
     let length = (vdisk.len() as u16).to_le_bytes();
-    AggregationId(blake2b_256(&[
-        &length,
-        vdisk,
-        header,
-        sealed_manifest,
-        payload_hashes.as_flattened(),
-    ]))
+    AggregationId(blake2b_256(&[&length, vdisk, header, sealed_manifest, payload_hashes.as_flattened()]))
 }
 
 /// An aggregation with its id, ready to be stored.
@@ -336,34 +305,21 @@ impl EncodedAggregation {
     /// payload.
     pub fn shard(&self, index: usize, epoch: Epoch) -> Option<EncodedShard> {
         let payload = self.payloads.get(index)?.clone();
-        let prefix = Prefix {
-            index: u8::try_from(index).ok()?,
-            epoch,
-        }
-        .encode(&self.id);
+        let prefix = Prefix { index: u8::try_from(index).ok()?, epoch }.encode(&self.id);
         let mut head = BytesMut::with_capacity(PREFIX_LEN + self.common.len());
         head.put_slice(&prefix);
         head.put_slice(&self.common);
-        Some(EncodedShard {
-            head: head.freeze(),
-            payload,
-        })
+        Some(EncodedShard { head: head.freeze(), payload })
     }
 
     /// Bytes that all shards take together.
     pub fn stored_bytes(&self) -> usize {
-        self.payloads
-            .iter()
-            .map(|payload| PREFIX_LEN + self.common.len() + payload.len())
-            .sum()
+        self.payloads.iter().map(|payload| PREFIX_LEN + self.common.len() + payload.len()).sum()
     }
 
     /// Opens it again, as a reader of all its shards would. What a careful writer may do before it lets go of the blocks.
     pub fn open(&self, opener: &Opener) -> Result<Vec<Block>, OpenError> {
-        let head = self
-            .shard(0, Epoch(0))
-            .map(|shard| shard.head)
-            .unwrap_or_default();
+        let head = self.shard(0, Epoch(0)).map(|shard| shard.head).unwrap_or_default();
         let head = ShardHead::parse(opener.vdisk(), &head)?;
         let payloads: Vec<Option<Bytes>> = self.payloads.iter().cloned().map(Some).collect();
         opener.blocks(&head, &payloads)

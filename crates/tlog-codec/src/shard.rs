@@ -36,10 +36,7 @@ pub(crate) struct Prefix {
 impl Prefix {
     pub(crate) fn encode(&self, id: &AggregationId) -> [u8; PREFIX_LEN] {
         let mut out = [0; PREFIX_LEN];
-        let fields = MAGIC
-            .into_iter()
-            .chain([self.index, 0, 0, 0])
-            .chain(self.epoch.0.to_le_bytes());
+        let fields = MAGIC.into_iter().chain([self.index, 0, 0, 0]).chain(self.epoch.0.to_le_bytes());
         for (to, from) in out.iter_mut().zip(fields) {
             *to = from;
         }
@@ -118,18 +115,13 @@ impl fmt::Debug for ShardHead {
 impl ShardHead {
     /// Checks the head part of a shard of `vdisk`. Needs no key. What it returns shares memory with `head`.
     pub fn parse(vdisk: &VdiskId, head: &Bytes) -> Result<Self, ShardFault> {
-        let (prefix_bytes, rest) = head
-            .split_first_chunk::<PREFIX_LEN>()
-            .ok_or(ShardFault::NotAShard)?;
+        let (prefix_bytes, rest) = head.split_first_chunk::<PREFIX_LEN>().ok_or(ShardFault::NotAShard)?;
         let prefix = Prefix::decode(prefix_bytes).ok_or(ShardFault::NotAShard)?;
         let header = Header::decode(rest)?;
         let hashes = header.redundancy.total() * 32;
         let expected = (PREFIX_LEN + Header::LEN + hashes).saturating_add(header.manifest_sealed as usize);
         if head.len() != expected {
-            return Err(ShardFault::Length {
-                actual: head.len(),
-                expected,
-            });
+            return Err(ShardFault::Length { actual: head.len(), expected });
         }
         let index = usize::from(prefix.index);
         if index >= header.redundancy.total() {
@@ -191,8 +183,6 @@ impl ShardHead {
     }
 
     pub(crate) fn sealed_manifest(&self) -> &[u8] {
-        self.common
-            .get(Header::LEN + self.header.redundancy.total() * 32..)
-            .unwrap_or_default()
+        self.common.get(Header::LEN + self.header.redundancy.total() * 32..).unwrap_or_default()
     }
 }

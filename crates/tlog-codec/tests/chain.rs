@@ -56,10 +56,7 @@ fn id(name: &str, head: &Bytes) -> AggregationId {
 }
 
 fn number(expected: u64, found: u64) -> Result<(), ChainBreak> {
-    Err(ChainBreak::Number {
-        expected: AggregationNumber(expected),
-        found: AggregationNumber(found),
-    })
+    Err(ChainBreak::Number { expected: AggregationNumber(expected), found: AggregationNumber(found) })
 }
 
 #[test]
@@ -70,15 +67,9 @@ fn a_whole_log_holds_from_its_start_and_from_anywhere_in_it() {
         let next = AggregationNumber(at as u64 + 1);
         let after = ChainVerifier::after(next, id("myimg", &log[at - 1]));
         assert_eq!(walk(after, "myimg", &log[at..]), Ok(()));
-        assert_eq!(
-            walk(ChainVerifier::from_pruned(next), "myimg", &log[at..]),
-            Ok(())
-        );
+        assert_eq!(walk(ChainVerifier::from_pruned(next), "myimg", &log[at..]), Ok(()));
         let wrong = ChainVerifier::after(next, AggregationId([1; 32]));
-        assert!(matches!(
-            walk(wrong, "myimg", &log[at..]),
-            Err(ChainBreak::Prev { .. })
-        ));
+        assert!(matches!(walk(wrong, "myimg", &log[at..]), Err(ChainBreak::Prev { .. })));
     }
 }
 
@@ -117,11 +108,8 @@ fn a_replaced_aggregation_breaks_the_chain_at_the_one_after_it() {
     forged.header[field::PREV].copy_from_slice(&id(name, &whole[1]).0);
     let before = id(name, &whole[2]);
     whole[2] = forged.put_together(name);
-    let expected = ChainBreak::Prev {
-        number: AggregationNumber(4),
-        expected: id(name, &whole[2]),
-        found: before,
-    };
+    let expected =
+        ChainBreak::Prev { number: AggregationNumber(4), expected: id(name, &whole[2]), found: before };
     assert_eq!(walk(ChainVerifier::from_start(), name, &whole), Err(expected));
 }
 
@@ -170,10 +158,8 @@ fn the_golden_log_is_proven_and_rebuilt_by_an_auditor_without_a_key() {
     let mut verifier = ChainVerifier::from_start();
     for folder in golden::all() {
         let (golden, shards) = Golden::load(&folder);
-        let heads: Vec<ShardHead> = shards
-            .iter()
-            .map(|shard| ShardHead::parse(&golden.vdisk, &shard.head).unwrap())
-            .collect();
+        let heads: Vec<ShardHead> =
+            shards.iter().map(|shard| ShardHead::parse(&golden.vdisk, &shard.head).unwrap()).collect();
         verifier.handle(&heads[0]).unwrap();
         for (head, shard) in heads.iter().zip(&shards) {
             assert_eq!(head.id, golden.id);

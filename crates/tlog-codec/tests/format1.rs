@@ -75,9 +75,7 @@ fn recorded_blocks() -> Vec<Block> {
 
 fn check_recorded(recorded: &Recorded) {
     // Every step by itself.
-    let unpacked = snap::raw::Decoder::new()
-        .decompress_vec(&recorded.snappy)
-        .unwrap();
+    let unpacked = snap::raw::Decoder::new().decompress_vec(&recorded.snappy).unwrap();
     assert_eq!(unpacked, recorded.message);
     assert_eq!(encrypter().encrypt(&recorded.snappy), recorded.ciphertext);
     assert_eq!(blake2b_256(&[&recorded.ciphertext]), recorded.id.0);
@@ -87,9 +85,8 @@ fn check_recorded(recorded: &Recorded) {
     // What it says, of every choice of four pieces.
     let mut choices = 0;
     for choice in (0u32..1 << 6).filter(|set| set.count_ones() == 4) {
-        let left: Vec<_> = (0..6)
-            .map(|i| (choice >> i & 1 == 1).then(|| recorded.pieces[i].clone()))
-            .collect();
+        let left: Vec<_> =
+            (0..6).map(|i| (choice >> i & 1 == 1).then(|| recorded.pieces[i].clone())).collect();
         let read = format1::decode(recorded.id, &left, four_plus_two(), &decrypter()).unwrap();
         assert_eq!(read.name, "The Go Tlog");
         assert_eq!(read.timestamp, Timestamp(1_500_000_000_000_000_000));
@@ -144,10 +141,7 @@ fn a_damaged_piece_is_noticed_and_found_by_leaving_out_one_after_the_other() {
             other => panic!("{other:?}"),
         }
         let joined = format1::join_any(recorded.id, &given, four_plus_two(), MAX_TRIES).unwrap();
-        assert_eq!(
-            (&joined.ciphertext[..], joined.damaged),
-            (&recorded.ciphertext[..], vec![at])
-        );
+        assert_eq!((&joined.ciphertext[..], joined.damaged), (&recorded.ciphertext[..], vec![at]));
         assert_eq!(joined.shards, recorded.pieces);
         let (read, damaged) =
             format1::decode_any(recorded.id, &given, four_plus_two(), &decrypter(), MAX_TRIES).unwrap();
@@ -193,23 +187,14 @@ fn one_lost_and_one_damaged_piece_are_made_up_for_and_no_more() {
     given[1] = None;
     given[2] = Some(Bytes::from(vec![7; 98]));
     let joined = format1::join_any(recorded.id, &given, four_plus_two(), MAX_TRIES).unwrap();
-    assert_eq!(
-        (joined.damaged, joined.shards),
-        (vec![2], recorded.pieces.clone())
-    );
+    assert_eq!((joined.damaged, joined.shards), (vec![2], recorded.pieces.clone()));
     given[4] = None;
     let error = format1::join_any(recorded.id, &given, four_plus_two(), MAX_TRIES).unwrap_err();
     assert!(matches!(error, Format1Error::WrongId { .. }), "{error}");
     given[5] = None;
     let error = format1::join_any(recorded.id, &given, four_plus_two(), MAX_TRIES).unwrap_err();
-    let too_few = ErasureError::TooFew {
-        present: 3,
-        needed: 4,
-    };
-    assert!(
-        matches!(error, Format1Error::Erasure(e) if e == too_few),
-        "{error}"
-    );
+    let too_few = ErasureError::TooFew { present: 3, needed: 4 };
+    assert!(matches!(error, Format1Error::Erasure(e) if e == too_few), "{error}");
 }
 
 #[test]
@@ -232,19 +217,12 @@ fn the_number_of_tries_is_bounded() {
 fn pieces_cut_anywhere_and_lengths_that_lie_are_refused() {
     let recorded = Recorded::own();
     for length in 0..98 {
-        let cut: Vec<_> = recorded
-            .pieces
-            .iter()
-            .map(|piece| Some(piece.slice(..length)))
-            .collect();
+        let cut: Vec<_> = recorded.pieces.iter().map(|piece| Some(piece.slice(..length))).collect();
         assert!(format1::decode(recorded.id, &cut, four_plus_two(), &decrypter()).is_err());
         let mut one_cut = recorded.given();
         one_cut[2] = Some(recorded.pieces[2].slice(..length));
         let error = format1::join(recorded.id, &one_cut, four_plus_two()).unwrap_err();
-        assert!(
-            matches!(error, Format1Error::Erasure(ErasureError::Unequal)),
-            "{error}"
-        );
+        assert!(matches!(error, Format1Error::Erasure(ErasureError::Unequal)), "{error}");
     }
     for length in [0, 381, 384, 385, 1 << 40, u64::MAX] {
         let mut body = length.to_le_bytes().to_vec();
@@ -320,10 +298,7 @@ fn what_is_sealed_and_no_aggregation_is_refused_and_a_bomb_takes_no_memory() {
 
 #[test]
 fn what_could_not_be_read_again_is_not_encoded() {
-    let block = Block {
-        data: Bytes::from(vec![0; 1 << 29]),
-        ..recorded_blocks().remove(0)
-    };
+    let block = Block { data: Bytes::from(vec![0; 1 << 29]), ..recorded_blocks().remove(0) };
     let aggregation = aggregation(vec![block]);
     let refused = format1::try_encode(&aggregation, &encrypter(), four_plus_two()).unwrap_err();
     assert!(refused.bytes > 1 << 29);

@@ -27,24 +27,18 @@ fn stored_as_is(shard: &EncodedShard) -> bool {
 fn golden_aggregations_are_read_of_every_choice_of_k_shards() {
     let opener = Opener::new(keys());
     for (golden, shards) in all() {
-        let heads: Vec<ShardHead> = shards
-            .iter()
-            .map(|shard| ShardHead::parse(&golden.vdisk, &shard.head).unwrap())
-            .collect();
+        let heads: Vec<ShardHead> =
+            shards.iter().map(|shard| ShardHead::parse(&golden.vdisk, &shard.head).unwrap()).collect();
         for (index, (head, shard)) in heads.iter().zip(&shards).enumerate() {
-            assert_eq!(
-                (head.index, head.epoch, head.id),
-                (index, golden.epoch, golden.id)
-            );
+            assert_eq!((head.index, head.epoch, head.id), (index, golden.epoch, golden.id));
             head.verify_payload(&shard.payload).unwrap();
         }
         let entries: Vec<BlockEntry> = golden.blocks.iter().map(BlockEntry::from).collect();
         let n = golden.redundancy.total();
         let mut choices = 0;
         for choice in (0u32..1 << n).filter(|set| set.count_ones() as usize == golden.redundancy.data()) {
-            let left: Vec<Option<Bytes>> = (0..n)
-                .map(|i| (choice >> i & 1 == 1).then(|| shards[i].payload.clone()))
-                .collect();
+            let left: Vec<Option<Bytes>> =
+                (0..n).map(|i| (choice >> i & 1 == 1).then(|| shards[i].payload.clone())).collect();
             let head = &heads[choice.trailing_zeros() as usize];
             assert_eq!(opener.blocks(head, &left).unwrap(), golden.blocks);
             assert_eq!(opener.manifest(head).unwrap(), entries);
@@ -59,21 +53,11 @@ fn golden_headers_say_what_was_sealed() {
     for (golden, shards) in all() {
         let header = ShardHead::parse(&golden.vdisk, &shards[0].head).unwrap().header;
         assert_eq!((header.number, header.prev), (golden.number, golden.prev));
-        assert_eq!(
-            (header.generation, header.session),
-            (golden.generation, golden.session)
-        );
-        assert_eq!(
-            (header.sealed_at, header.redundancy),
-            (golden.sealed_at, golden.redundancy)
-        );
+        assert_eq!((header.generation, header.session), (golden.generation, golden.session));
+        assert_eq!((header.sealed_at, header.redundancy), (golden.sealed_at, golden.redundancy));
         assert_eq!(header.block_count as usize, golden.blocks.len());
         let key = keys_of("golden", [MasterKey::from_bytes([0x6b; 32])]);
-        assert_eq!(
-            format!("{key:?}"),
-            format!("{:?}", keys()),
-            "the ids of keys never change"
-        );
+        assert_eq!(format!("{key:?}"), format!("{:?}", keys()), "the ids of keys never change");
     }
 }
 

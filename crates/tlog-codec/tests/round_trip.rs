@@ -19,10 +19,8 @@ use tlog_proto::{
 /// Seals, loses the shards `lost`, and expects everything back in every way there is.
 fn check(request: SealRequest<'_>, redundancy: Redundancy, lost: &[usize]) {
     let (data, parity) = (redundancy.data(), redundancy.parity());
-    let encoded = Sealer::new(keys("myimg"), redundancy)
-        .seal(request)
-        .unwrap()
-        .link(AggregationId([0xee; 32]));
+    let encoded =
+        Sealer::new(keys("myimg"), redundancy).seal(request).unwrap().link(AggregationId([0xee; 32]));
     let shards: Vec<_> = (0..).map_while(|i| encoded.shard(i, Epoch(7))).collect();
     assert_eq!(shards.len(), data + parity);
     let stored: usize = shards.iter().map(|s| s.head.len() + s.payload.len()).sum();
@@ -30,11 +28,7 @@ fn check(request: SealRequest<'_>, redundancy: Redundancy, lost: &[usize]) {
 
     // Every shard proves itself and says what was sealed.
     let heads: Vec<ShardHead> = shards.iter().map(parse).collect();
-    let pairs: Vec<_> = heads
-        .iter()
-        .zip(&shards)
-        .map(|(h, s)| (h, &s.payload[..]))
-        .collect();
+    let pairs: Vec<_> = heads.iter().zip(&shards).map(|(h, s)| (h, &s.payload[..])).collect();
     assert!(ShardHead::verify_payloads(&pairs).iter().all(Result::is_ok));
     for (index, (head, shard)) in heads.iter().zip(&shards).enumerate() {
         head.verify_payload(&shard.payload).unwrap();
@@ -44,14 +38,8 @@ fn check(request: SealRequest<'_>, redundancy: Redundancy, lost: &[usize]) {
     let header = &encoded.header;
     let (blocks, timestamps) = (request.blocks, || request.blocks.iter().map(|b| b.timestamp));
     assert_eq!(header.redundancy, redundancy);
-    assert_eq!(
-        (header.number, header.generation),
-        (request.number, request.generation)
-    );
-    assert_eq!(
-        (header.session, header.sealed_at),
-        (request.session, request.sealed_at)
-    );
+    assert_eq!((header.number, header.generation), (request.number, request.generation));
+    assert_eq!((header.session, header.sealed_at), (request.session, request.sealed_at));
     assert_eq!(header.first_sequence, blocks.first().unwrap().sequence);
     assert_eq!(header.last_sequence, blocks.last().unwrap().sequence);
     assert_eq!(header.oldest_timestamp, timestamps().min().unwrap());
@@ -81,10 +69,7 @@ fn check(request: SealRequest<'_>, redundancy: Redundancy, lost: &[usize]) {
     let by_hand = by_hand::Head::take_apart(&shards[0].head);
     assert_eq!(by_hand.put_together("myimg"), shards[0].head);
     assert_eq!(by_hand.id("myimg"), encoded.id.0);
-    assert_eq!(
-        by_hand.open_manifest("myimg", &master()),
-        by_hand::manifest_of(blocks)
-    );
+    assert_eq!(by_hand.open_manifest("myimg", &master()), by_hand::manifest_of(blocks));
     let all: Vec<Bytes> = shards.iter().map(|shard| shard.payload.clone()).collect();
     let opened = by_hand.open_body("myimg", &master(), &all[..data]);
     assert_eq!((opened.blocks, opened.prev.len()), (blocks.to_vec(), 0));
@@ -176,15 +161,8 @@ fn one_block_one_long_block_and_ten_thousand_blocks_work() {
     check(request(&[delete(u64::MAX)]), four_plus_two, &[3, 5]);
     check(request(&[set(1, noise(5, 1 << 20))]), four_plus_two, &[0, 3]);
     check(request(&[set(1, vec![0; 2 << 20])]), four_plus_two, &[0, 3]);
-    let many: Vec<Block> = (1..=10_000)
-        .map(|i| {
-            if i % 7 == 0 {
-                delete(i)
-            } else {
-                set(i, noise(i, 64))
-            }
-        })
-        .collect();
+    let many: Vec<Block> =
+        (1..=10_000).map(|i| if i % 7 == 0 { delete(i) } else { set(i, noise(i, 64)) }).collect();
     check(request(&many), four_plus_two, &[2, 4]);
 }
 
@@ -192,10 +170,7 @@ fn one_block_one_long_block_and_ten_thousand_blocks_work() {
 fn the_same_request_gives_the_same_bytes_and_another_nonce_gives_others() {
     let blocks = few_blocks();
     let seal = |nonce| {
-        let request = SealRequest {
-            nonce,
-            ..request(&blocks)
-        };
+        let request = SealRequest { nonce, ..request(&blocks) };
         stored(sealer(4, 2).seal(request).unwrap())
     };
     assert_eq!(seal(NONCE), seal(NONCE));
@@ -219,15 +194,9 @@ fn sealing_does_not_need_the_aggregation_before_and_linking_changes_only_the_pla
     let two = sealed.link(AggregationId([2; 32]));
     assert_ne!(one.id, two.id);
     for index in 0..6 {
-        let (one, two) = (
-            one.shard(index, Epoch(1)).unwrap(),
-            two.shard(index, Epoch(1)).unwrap(),
-        );
+        let (one, two) = (one.shard(index, Epoch(1)).unwrap(), two.shard(index, Epoch(1)).unwrap());
         assert_eq!(one.payload, two.payload);
-        let (mut one, two) = (
-            by_hand::Head::take_apart(&one.head),
-            by_hand::Head::take_apart(&two.head),
-        );
+        let (mut one, two) = (by_hand::Head::take_apart(&one.head), by_hand::Head::take_apart(&two.head));
         one.header[field::PREV].copy_from_slice(&[2; 32]);
         assert_eq!(one, two);
     }
@@ -243,10 +212,7 @@ fn the_data_key_changes_with_its_window() {
         (2 * AGGREGATIONS_PER_DATA_KEY - 1, 1),
         (u64::MAX, u64::MAX >> 29),
     ] {
-        let request = SealRequest {
-            number: AggregationNumber(number),
-            ..request(&blocks)
-        };
+        let request = SealRequest { number: AggregationNumber(number), ..request(&blocks) };
         check(request, Redundancy::new(2, 1).unwrap(), &[0]);
         // Under this key, and under none of the windows beside it.
         let shards = stored(sealer(2, 1).seal(request).unwrap());
@@ -271,12 +237,7 @@ fn a_manifest_that_does_not_shrink_stays_as_it_is() {
     };
     let random = |at: u64| u64::from_le_bytes(noise(at, 8).try_into().unwrap());
     let index = BlockIndex::new(random(1) >> 1).unwrap();
-    let one = Block::set(
-        Sequence(random(2)),
-        index,
-        Timestamp(random(3)),
-        noise(4, 100).into(),
-    );
+    let one = Block::set(Sequence(random(2)), index, Timestamp(random(3)), noise(4, 100).into());
     assert_eq!(compression(&[one]), 0);
     assert_eq!(compression(&(1..20).map(delete).collect::<Vec<_>>()), 1);
 }
@@ -287,28 +248,19 @@ fn an_older_master_key_still_opens_what_it_sealed_and_the_active_one_seals() {
     let new_master = || tlog_crypto::MasterKey::from_bytes([7; 32]);
     let old = stored(sealer(4, 2).seal(request(&blocks)).unwrap());
     let both = keys_of("myimg", [new_master(), master()]);
-    let new = stored(
-        Sealer::new(both.clone(), Redundancy::new(4, 2).unwrap())
-            .seal(request(&blocks))
-            .unwrap(),
-    );
+    let new =
+        stored(Sealer::new(both.clone(), Redundancy::new(4, 2).unwrap()).seal(request(&blocks)).unwrap());
     let opener = Opener::new(both);
     for (shards, master) in [(old, master()), (new, new_master())] {
         assert_eq!(parse(&shards[0]).header.key_id, master.id());
-        assert_eq!(
-            opener.blocks(&parse(&shards[0]), &payloads(&shards)).unwrap(),
-            blocks
-        );
+        assert_eq!(opener.blocks(&parse(&shards[0]), &payloads(&shards)).unwrap(), blocks);
     }
 }
 
 #[test]
 fn what_no_reader_would_take_is_not_sealed() {
     let refuse = |number: u64, blocks: &[Block]| {
-        let request = SealRequest {
-            number: AggregationNumber(number),
-            ..request(blocks)
-        };
+        let request = SealRequest { number: AggregationNumber(number), ..request(blocks) };
         sealer(4, 2).seal(request).unwrap_err()
     };
     assert!(matches!(refuse(1, &[]), SealError::NoBlocks));
@@ -316,24 +268,12 @@ fn what_no_reader_would_take_is_not_sealed() {
     assert!(matches!(refuse(1, &[delete(2), delete(1)]), SealError::Sequences));
     assert!(matches!(refuse(1, &[delete(2), delete(2)]), SealError::Sequences));
     let last = u64::MAX;
-    assert!(matches!(
-        refuse(1, &[delete(last), delete(last)]),
-        SealError::Sequences
-    ));
-    assert!(matches!(
-        refuse(1, &[delete(last), delete(0)]),
-        SealError::Sequences
-    ));
+    assert!(matches!(refuse(1, &[delete(last), delete(last)]), SealError::Sequences));
+    assert!(matches!(refuse(1, &[delete(last), delete(0)]), SealError::Sequences));
     assert!(matches!(refuse(0, &[delete(1)]), SealError::Header(_)));
 
-    let empty_set = Block {
-        operation: Operation::Set,
-        ..delete(1)
-    };
-    let full_delete = Block {
-        operation: Operation::Delete,
-        ..set(2, vec![1, 2, 3])
-    };
+    let empty_set = Block { operation: Operation::Set, ..delete(1) };
+    let full_delete = Block { operation: Operation::Delete, ..set(2, vec![1, 2, 3]) };
     let check = |block: Block, expected: BlockFault| match refuse(1, std::slice::from_ref(&block)) {
         SealError::Block { sequence, fault } => assert_eq!((sequence, fault), (block.sequence, expected)),
         other => panic!("{other}"),
@@ -346,11 +286,8 @@ fn what_no_reader_would_take_is_not_sealed() {
 fn more_than_the_format_holds_is_refused_before_memory_is_taken() {
     // One mapping of zeros stands for all data: nobody reads it, or this test would take a while.
     let data = Bytes::from(vec![0; 1 << 29]);
-    let block = |sequence: u64, data: Bytes| Block {
-        data,
-        hash: BlockHash([0; 32]),
-        ..set(sequence, vec![1])
-    };
+    let block =
+        |sequence: u64, data: Bytes| Block { data, hash: BlockHash([0; 32]), ..set(sequence, vec![1]) };
     let refuse = |blocks: &[Block]| match sealer(4, 2).seal(request(blocks)).unwrap_err() {
         SealError::TooLarge(bytes) => bytes,
         other => panic!("{other}"),

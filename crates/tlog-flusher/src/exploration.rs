@@ -253,7 +253,7 @@ impl World {
     }
 
     fn set_reach(&mut self, controls: &[FaultControl]) {
-        let out = self.rng.random_range(0..=2.min(controls.len() - 1));
+        let out = [0, 0, 0, 1, 1, 2][self.rng.random_range(0..6)].min(controls.len() - 1);
         for control in controls {
             control.set_down(false);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tlog_codec::{EncodedAggregation, EncodedShard};
 use tlog_proto::{AggregationNumber, Epoch};
 use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey};
 use tlog_store::{
@@ -83,9 +84,13 @@ async fn fill_one(
 
 /// The shard that `store` should hold.
 pub(crate) fn rebuilt_shard(candidate: &Candidate, store: usize) -> Option<Shard> {
-    let aggregation = candidate.rebuild().ok()?;
-    let shard = aggregation.shard(store, candidate.epoch)?;
-    Some(Shard { epoch: candidate.epoch, id: aggregation.id, head: shard.head, payload: shard.payload })
+    shard_of(&candidate.rebuild().ok()?, store, candidate.epoch)
+}
+
+/// The shard of an aggregation that `store` holds, as the writer of `epoch` stores it.
+pub(crate) fn shard_of(aggregation: &EncodedAggregation, store: usize, epoch: Epoch) -> Option<Shard> {
+    let EncodedShard { head, payload } = aggregation.shard(store, epoch)?;
+    Some(Shard { epoch, id: aggregation.id, head, payload })
 }
 
 /// Bounds a rate of reading, on average.
@@ -131,13 +136,18 @@ pub(crate) struct RefillOrder {
     pub(crate) start: StartRecord,
     pub(crate) members: Members,
     pub(crate) committed: AggregationNumber,
+    /// What this opening adopted and has not committed again, by rising number.
+    pub(crate) adopted: Vec<EncodedAggregation>,
     pub(crate) rate: u64,
 }
 
-/// Makes an empty store ready to be a member: start records, what is committed, every committed shard. It is not a member
-/// before the writer has told all others.
+/// Makes an empty store ready to be a member: start records, what is committed, every committed shard, and what was adopted. It
+/// is not a member before the writer has told all others.
+///
+/// What was adopted may have been acknowledged by the writer before, with the store's old identity among the W that held it. A
+/// store that became a member without it would leave one holder too few, unnoticed.
 pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> {
-    let RefillOrder { set, store, start, members, committed, rate } = order;
+    let RefillOrder { set, store, start, members, committed, adopted, rate } = order;
     let source = |why: &str| RefillError::Source(why.to_owned());
     let survey = set.survey().await;
     survey.require(opening_quorum(&set)).map_err(|too_few| RefillError::Source(too_few.to_string()))?;
@@ -160,6 +170,12 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
             Filling::NotNow => "cannot be read right now",
         };
         return Err(RefillError::Source(format!("aggregation {number} {why}")));
+    }
+    for aggregation in adopted {
+        let number = aggregation.header.number;
+        let shard = shard_of(&aggregation, store, start.epoch).ok_or_else(|| source("no such shard"))?;
+        let append = port.append(set.vdisk(), number, shard, committed);
+        set.within_limit(&port, append).await.map_err(RefillError::Store)?;
     }
     Ok(Refilled { identity, up_to: committed })
 }

@@ -17,7 +17,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tlog_codec::{EncodedAggregation, SealRequest, Sealer};
 use tlog_proto::{AggregationId, AggregationNumber, LogPosition, Timestamp};
 use tlog_quorum::{Standing, StoreSet};
-use tlog_store::{Members, NumberRanges, Shard, StartRecord, StoreError, StoreErrorKind, StoreIdentity};
+use tlog_store::{Members, NumberRanges, StartRecord, StoreError, StoreErrorKind, StoreIdentity};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
@@ -27,7 +27,7 @@ use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
 use crate::recovery::{Recovered, opening_quorum};
-use crate::repair::{Filled, Probe, RefillError, RefillOrder, Refilled, backfill, probe, refill};
+use crate::repair::{Filled, Probe, RefillError, RefillOrder, Refilled, backfill, probe, refill, shard_of};
 use crate::settings::LogSettings;
 use crate::status::{LaneState, LogStatus, StoreStatus};
 
@@ -550,10 +550,7 @@ impl Writer {
             return;
         }
         let epoch = self.start.epoch;
-        let Some(shard) = in_flight.aggregation.shard(store, epoch) else {
-            return;
-        };
-        let shard = Shard { epoch, id: in_flight.aggregation.id, head: shard.head, payload: shard.payload };
+        let Some(shard) = shard_of(&in_flight.aggregation, store, epoch) else { return };
         lane.outstanding += 1;
         let set = self.set.clone();
         self.calls.push(Box::pin(async move {
@@ -575,6 +572,8 @@ impl Writer {
 
     /// Asks stores that are away, fills blank ones, fills in what members miss.
     fn look_after_stores(&mut self, now: Instant) {
+        let adopted = self.in_flight.iter().map(|in_flight| &in_flight.aggregation);
+        let adopted = adopted.filter(|aggregation| aggregation.header.number < self.start.number);
         for store in 0..self.lanes.len() {
             let Some(lane) = self.lanes.get_mut(store) else {
                 continue;
@@ -599,6 +598,7 @@ impl Writer {
                         start: self.start,
                         members: self.members.clone(),
                         committed: self.tracker.committed(),
+                        adopted: adopted.clone().cloned().collect(),
                         rate: self.settings.fill_bytes_per_second,
                     };
                     self.calls.push(Box::pin(async move {

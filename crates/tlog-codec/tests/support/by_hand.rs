@@ -130,8 +130,7 @@ impl Head {
         let key = self.data_key(vdisk, master);
         let (packed, tag) = sealed.split_last_chunk::<16>().unwrap();
         let mut packed = packed.to_vec();
-        key.open_in_place(&mut packed, self.nonce(body), &self.associated(vdisk), tag)
-            .unwrap();
+        key.open_in_place(&mut packed, self.nonce(body), &self.associated(vdisk), tag).unwrap();
         match self.header[if body { 9 } else { 8 }] {
             0 => packed,
             _ => snap::raw::Decoder::new().decompress_vec(&packed).unwrap(),
@@ -182,9 +181,7 @@ impl Head {
         let key = self.data_key(vdisk, master);
         let seal = |plain: &[u8], nonce| {
             let mut bytes = plain.to_vec();
-            let tag = key
-                .seal_in_place(&mut bytes, nonce, &self.associated(vdisk))
-                .unwrap();
+            let tag = key.seal_in_place(&mut bytes, nonce, &self.associated(vdisk)).unwrap();
             [&bytes[..], &tag].concat()
         };
         let sealed_manifest = seal(manifest, self.nonce(false));

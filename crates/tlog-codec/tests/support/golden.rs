@@ -140,10 +140,6 @@ pub fn all() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     folders.retain(|path| path.is_dir());
     folders.sort();
-    assert!(
-        !folders.is_empty(),
-        "no golden aggregations in {}",
-        folder().display()
-    );
+    assert!(!folders.is_empty(), "no golden aggregations in {}", folder().display());
     folders
 }

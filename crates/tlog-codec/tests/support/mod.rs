@@ -7,7 +7,9 @@ pub mod golden;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tlog_codec::{EncodedShard, Opener, Redundancy, SealRequest, Sealed, Sealer, ShardHead, VdiskKeys};
+use tlog_codec::{
+    EncodedShard, Opener, Redundancy, SealRequest, Sealed, Sealer, ShardFault, ShardHead, VdiskKeys,
+};
 use tlog_crypto::{Keyring, MasterKey};
 use tlog_proto::{
     AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId, Timestamp,
@@ -65,11 +67,7 @@ pub fn set(sequence: u64, data: impl Into<Bytes>) -> Block {
 }
 
 pub fn delete(sequence: u64) -> Block {
-    Block::delete(
-        Sequence(sequence),
-        BlockIndex::new(sequence % 1000 * 7).unwrap(),
-        timestamp(sequence),
-    )
+    Block::delete(Sequence(sequence), BlockIndex::new(sequence % 1000 * 7).unwrap(), timestamp(sequence))
 }
 
 /// Steps back now and then, as clients' clocks do.
@@ -79,11 +77,7 @@ fn timestamp(sequence: u64) -> Timestamp {
 
 /// Three blocks: text, noise, a delete.
 pub fn few_blocks() -> Vec<Block> {
-    vec![
-        set(9, b"some text, some text, some text".to_vec()),
-        set(10, noise(1, 64)),
-        delete(11),
-    ]
+    vec![set(9, b"some text, some text, some text".to_vec()), set(10, noise(1, 64)), delete(11)]
 }
 
 /// Bytes in which snappy finds nothing.
@@ -110,4 +104,26 @@ pub fn parse(shard: &EncodedShard) -> ShardHead {
 
 pub fn payloads(shards: &[EncodedShard]) -> Vec<Option<Bytes>> {
     shards.iter().map(|shard| Some(shard.payload.clone())).collect()
+}
+
+/// All shards of a 4 + 2 aggregation of [`few_blocks`].
+pub fn shards() -> Vec<EncodedShard> {
+    stored(sealer(4, 2).seal(request(&few_blocks())).unwrap())
+}
+
+/// Shard 0, taken apart, with everything else that came with it.
+pub fn apart() -> (by_hand::Head, Vec<EncodedShard>) {
+    let shards = shards();
+    (by_hand::Head::take_apart(&shards[0].head), shards)
+}
+
+/// As a shard of that vdisk.
+pub fn parse_as(name: &str, head: impl Into<Bytes>) -> Result<ShardHead, ShardFault> {
+    ShardHead::parse(&vdisk(name), &head.into())
+}
+
+pub fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {
+    let mut flipped = bytes.to_vec();
+    flipped[bit / 8] ^= 1 << (bit % 8);
+    flipped
 }

@@ -56,7 +56,8 @@ impl Place {
 
     /// Starts a server that must not come up, and answers what it said.
     pub fn server_fails(&self, arguments: &[&str]) -> String {
-        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let listen: &[&str] = if arguments.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let arguments = [listen, arguments].concat();
         let output = self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
@@ -65,7 +66,12 @@ impl Place {
     /// Starts a server on ports of its own, and answers when it listens.
     pub fn server(&self, arguments: &[&str]) -> Server {
         let arguments = [&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], arguments].concat();
-        Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments))
+        Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments), true)
+    }
+
+    /// The same without an admin endpoint.
+    pub fn server_without_admin(&self) -> Server {
+        Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &["--listen", "127.0.0.1:0"]), false)
     }
 }
 
@@ -74,11 +80,11 @@ pub struct Server {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
     pub address: SocketAddr,
-    pub admin: SocketAddr,
+    pub admin: Option<SocketAddr>,
 }
 
 impl Server {
-    fn start(mut command: Command) -> Self {
+    fn start(mut command: Command, admin: bool) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut after = |words: &str| {
@@ -87,12 +93,17 @@ impl Server {
             let address = line.trim().strip_prefix(words);
             address.unwrap_or_else(|| panic!("the server said {line:?}")).parse().unwrap()
         };
-        let (address, admin) = (after("listening on "), after("admin endpoint on "));
+        let address = after("listening on ");
+        let admin = admin.then(|| after("admin endpoint on "));
         Self { child, out, address, admin }
     }
 
     pub fn addr(&self) -> String {
         self.address.to_string()
+    }
+
+    pub fn admin(&self) -> String {
+        self.admin.unwrap().to_string()
     }
 
     /// `kill -9`.
