@@ -42,9 +42,7 @@ fn generate(root: &Path) -> Result<String> {
         bail!("the Cap'n Proto compiler `capnp` is not there; run `cargo xtask setup`");
     }
     // In a folder of its own, since the generator names the file itself.
-    let folder = root
-        .join("target")
-        .join(format!("codegen-{}", std::process::id()));
+    let folder = root.join("target").join(format!("codegen-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let made = capnpc::CompilerCommand::new()
         .src_prefix(root.join("schema"))
@@ -60,9 +58,7 @@ fn generate(root: &Path) -> Result<String> {
 
 /// The code without the line that names the compiler's version, which differs between machines and changes nothing.
 fn comparable(code: &str) -> Vec<&str> {
-    code.lines()
-        .filter(|line| !line.starts_with("// capnp binary version:"))
-        .collect()
+    code.lines().filter(|line| !line.starts_with("// capnp binary version:")).collect()
 }
 
 #[cfg(test)]

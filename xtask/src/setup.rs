@@ -16,16 +16,8 @@ struct Tool {
 
 /// What must be there. Whoever writes a test that starts another program adds its line.
 const TOOLS: &[Tool] = &[
-    Tool {
-        program: "capnp",
-        package: "capnproto",
-        needed_for: "cargo xtask codegen",
-    },
-    Tool {
-        program: "mkfs.ext4",
-        package: "e2fsprogs",
-        needed_for: "the demo and its test",
-    },
+    Tool { program: "capnp", package: "capnproto", needed_for: "cargo xtask codegen" },
+    Tool { program: "mkfs.ext4", package: "e2fsprogs", needed_for: "the demo and its test" },
 ];
 
 /// Checks, and installs where it may; fails with the commands to type where it may not.
@@ -37,54 +29,35 @@ pub(crate) fn run() -> Result<()> {
         return Ok(());
     }
     for tool in &missing {
-        println!(
-            "setup: {} is missing, needed for {}",
-            tool.program, tool.needed_for
-        );
+        println!("setup: {} is missing, needed for {}", tool.program, tool.needed_for);
     }
     let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
     if program("apt-get").is_none() {
-        bail!(
-            "install these, by the names that they have on this system: {}",
-            packages.join(", ")
-        );
+        bail!("install these, by the names that they have on this system: {}", packages.join(", "));
     }
     let install = [&["install", "-y", "--no-install-recommends"], &packages[..]].concat();
     if !is_root() {
-        bail!(
-            "run:\n\n  sudo apt-get update\n  sudo apt-get {}\n",
-            install.join(" ")
-        );
+        bail!("run:\n\n  sudo apt-get update\n  sudo apt-get {}\n", install.join(" "));
     }
     apt_get(&["update"])?;
     apt_get(&install)?;
     match self::missing().first() {
         None => Ok(()),
         Some(tool) => {
-            bail!(
-                "package {} was installed and {} is still not in PATH",
-                tool.package,
-                tool.program
-            )
+            bail!("package {} was installed and {} is still not in PATH", tool.package, tool.program)
         }
     }
 }
 
 fn missing() -> Vec<&'static Tool> {
-    TOOLS
-        .iter()
-        .filter(|tool| program(tool.program).is_none())
-        .collect()
+    TOOLS.iter().filter(|tool| program(tool.program).is_none()).collect()
 }
 
 /// Where a program is. Looks beyond PATH too: without root's PATH, mkfs.ext4 is there and not found.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(more)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 fn is_root() -> bool {

@@ -11,28 +11,14 @@ use crate::{setup, tidy};
 /// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples.
 pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     step("setup", setup::run)?;
-    step("test", || {
-        cargo(
-            root,
-            &[&["test", "--workspace", "--locked"], arguments].concat(),
-            &[],
-        )
-    })
+    step("test", || cargo(root, &[&["test", "--workspace", "--locked"], arguments].concat(), &[]))
 }
 
 /// Every check, the cheap ones first; stops at the first that fails.
 pub(crate) fn ci(root: &Path, with_test: bool) -> Result<()> {
     step("fmt", || cargo(root, &["fmt", "--all", "--check"], &[]))?;
     step("tidy", || tidy::run(root))?;
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     step("clippy", || cargo(root, &clippy, &[]))?;
     let doc = ["doc", "--no-deps", "--workspace", "--locked"];
     step("doc", || cargo(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")]))?;

@@ -142,8 +142,9 @@ pub struct Joined {
 }
 
 /// Like [`join`], but finds the way around damaged shards: leaves out one after the other, then two at a time, and so on,
-/// until what is left makes up the ciphertext with this id. At most `max_tries` times, each of which costs as much as a
-/// [`join`]: 15 are every way there is for 4 + 2 (1 + 4 of them without or with one shard left out), 1001 for 10 + 4.
+/// until what is left makes up the ciphertext with this id. After all of them together at most `max_tries` choices of k, each
+/// of which costs as much as a [`join`]. For 4 + 2 there are 15, of which the first 5 find any one that is damaged; for
+/// 10 + 4 there are 1001, and the first 11 do.
 ///
 /// The error, where nothing fits, is that of the first try: of all shards.
 pub fn join_any(

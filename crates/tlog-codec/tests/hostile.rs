@@ -10,11 +10,10 @@ use proptest::prelude::*;
 use support::by_hand::{self, field};
 use support::*;
 use tlog_codec::{
-    EncodedShard, ErasureError, Header, HeaderError, ManifestError, OpenError, Opener, PayloadError,
-    RebuildError, SealRequest, ShardFault, ShardHead, rebuild,
+    ErasureError, Header, HeaderError, ManifestError, OpenError, PayloadError, RebuildError, ShardFault,
+    ShardHead, rebuild,
 };
-use tlog_crypto::MasterKey;
-use tlog_proto::{AggregationNumber, Block, BlockIndex, Sequence, Timestamp};
+use tlog_proto::{Block, BlockIndex, Sequence, Timestamp};
 
 #[test]
 fn a_head_part_cut_anywhere_or_too_long_is_refused() {

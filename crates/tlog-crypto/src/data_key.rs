@@ -70,12 +70,7 @@ impl DataKey {
         let parts = [&length.to_le_bytes()[..], vdisk_id, &window.to_le_bytes()[..]];
         let key = keyed(master.secret(), b"tlog data key v1", &parts);
         let cipher = Aes256Gcm::new((&*key).into());
-        Self {
-            cipher,
-            master: master.id(),
-            window,
-            seals: AtomicU64::new(0),
-        }
+        Self { cipher, master: master.id(), window, seals: AtomicU64::new(0) }
     }
 
     /// Encrypts `bytes` where they are and answers the tag that proves them and `associated`.
@@ -92,10 +87,7 @@ impl DataKey {
         let take = |seals: u64| (seals < MAX_SEALS_PER_KEY).then_some(seals + 1);
         self.seals
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .map_err(|_| SealError::KeyExhausted {
-                master: self.master,
-                window: self.window,
-            })?;
+            .map_err(|_| SealError::KeyExhausted { master: self.master, window: self.window })?;
         let length = bytes.len();
         self.cipher
             .encrypt_inout_detached(&nonce.into(), associated, InOutBuf::from(bytes))
@@ -157,9 +149,7 @@ mod tests {
     fn derivation_never_changes() {
         // Another value here means that everything sealed so far can no longer be read.
         let mut bytes = *b"some plain bytes";
-        let tag = key(1, "myimg", 2)
-            .seal_in_place(&mut bytes, NONCE, b"header")
-            .unwrap();
+        let tag = key(1, "myimg", 2).seal_in_place(&mut bytes, NONCE, b"header").unwrap();
         assert_eq!(hex::encode(bytes), "421562139e1b9f0fc1cbfa5f90e76801");
         assert_eq!(hex::encode(tag), "4a291529dd949df3cf50a35b626eddc8");
     }
@@ -167,9 +157,7 @@ mod tests {
     #[test]
     fn only_the_same_master_key_vdisk_window_nonce_and_associated_data_open_a_seal() {
         let mut sealed = *b"some plain bytes";
-        let tag = key(1, "a", 0)
-            .seal_in_place(&mut sealed, NONCE, b"header")
-            .unwrap();
+        let tag = key(1, "a", 0).seal_in_place(&mut sealed, NONCE, b"header").unwrap();
         let check = |key: DataKey, nonce: [u8; NONCE_SIZE], associated: &[u8], opens: bool| {
             let mut bytes = sealed;
             let opened = key.open_in_place(&mut bytes, nonce, associated, &tag);
@@ -195,13 +183,7 @@ mod tests {
         assert_eq!(key.seals(), MAX_SEALS_PER_KEY);
         let mut bytes = *b"plain";
         let refused = key.seal_in_place(&mut bytes, [1; NONCE_SIZE], b"").unwrap_err();
-        assert_eq!(
-            refused,
-            SealError::KeyExhausted {
-                master: key.master_id(),
-                window: 3
-            }
-        );
+        assert_eq!(refused, SealError::KeyExhausted { master: key.master_id(), window: 3 });
         assert_eq!(&bytes, b"plain");
         assert_eq!(key.seals(), MAX_SEALS_PER_KEY, "a refused seal does not count");
     }
@@ -228,10 +210,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", key(0x5e, "a", 4));
         let id = MasterKey::from_bytes([0x5e; 32]).id();
-        assert_eq!(
-            shown,
-            format!("DataKey {{ master: {id:?}, window: 4, seals: 0, .. }}")
-        );
+        assert_eq!(shown, format!("DataKey {{ master: {id:?}, window: 4, seals: 0, .. }}"));
     }
 
     proptest! {

@@ -103,12 +103,7 @@ impl AesDecrypter {
         let mut out = body.to_vec();
         self.0
             .cipher
-            .decrypt_inout_detached(
-                &self.0.nonce.into(),
-                &[],
-                InOutBuf::from(&mut out[..]),
-                tag.into(),
-            )
+            .decrypt_inout_detached(&self.0.nonce.into(), &[], InOutBuf::from(&mut out[..]), tag.into())
             .map_err(|_| OpenError)?;
         Ok(out)
     }
@@ -121,20 +116,15 @@ struct FixedNonce {
 
 impl FixedNonce {
     fn new(private_key: &[u8], hex_nonce: &str) -> Result<Self, ConfigError> {
-        let key: &[u8; KEY_SIZE] = private_key.try_into().map_err(|_| ConfigError::KeySize {
-            got: private_key.len(),
-        })?;
+        let key: &[u8; KEY_SIZE] =
+            private_key.try_into().map_err(|_| ConfigError::KeySize { got: private_key.len() })?;
         if let Some(before) = hex_nonce.chars().position(|c| !c.is_ascii_hexdigit()) {
             return Err(ConfigError::NonceNotHex { at: before + 1 });
         }
         let mut nonce = [0; NONCE_SIZE];
-        hex::decode_to_slice(hex_nonce, &mut nonce).map_err(|_| ConfigError::NonceSize {
-            digits: hex_nonce.len(),
-        })?;
-        Ok(Self {
-            cipher: Aes256Gcm::new(key.into()),
-            nonce,
-        })
+        hex::decode_to_slice(hex_nonce, &mut nonce)
+            .map_err(|_| ConfigError::NonceSize { digits: hex_nonce.len() })?;
+        Ok(Self { cipher: Aes256Gcm::new(key.into()), nonce })
     }
 }
 

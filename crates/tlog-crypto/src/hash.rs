@@ -24,15 +24,10 @@ pub fn blake2b_256(parts: &[&[u8]]) -> [u8; 32] {
 pub fn blake2b_256_many(inputs: &[&[u8]]) -> Vec<[u8; 32]> {
     let mut params = Params::new();
     params.hash_length(32);
-    let mut jobs: Vec<_> = inputs
-        .iter()
-        .map(|input| HashManyJob::new(&params, input))
-        .collect();
+    let mut jobs: Vec<_> = inputs.iter().map(|input| HashManyJob::new(&params, input)).collect();
     hash_many(jobs.iter_mut());
     let digest = |job: &HashManyJob<'_>| job.to_hash().as_bytes().try_into();
-    jobs.iter()
-        .map(|job| digest(job).expect("hash_length is 32"))
-        .collect()
+    jobs.iter().map(|job| digest(job).expect("hash_length is 32")).collect()
 }
 
 /// BLAKE2b-256 keyed with `key`. `purpose` is BLAKE2's personalisation: what is made for one purpose tells nothing
@@ -57,14 +52,8 @@ mod tests {
         let check =
             |input: &[u8], hex_digest: &str| assert_eq!(hex::encode(blake2b_256(&[input])), hex_digest);
         // From `b2sum -l 256`.
-        check(
-            b"",
-            "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8",
-        );
-        check(
-            b"abc",
-            "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319",
-        );
+        check(b"", "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8");
+        check(b"abc", "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319");
     }
 
     #[test]
@@ -95,9 +84,6 @@ mod tests {
             .to_state()
             .update(b"some input")
             .finalize();
-        assert_eq!(
-            &keyed(&key, purpose, &[b"some ", b"input"])[..],
-            expected.as_bytes()
-        );
+        assert_eq!(&keyed(&key, purpose, &[b"some ", b"input"])[..], expected.as_bytes());
     }
 }

@@ -62,10 +62,7 @@ pub enum KeyringError {
 impl Keyring {
     /// A ring of one key.
     pub fn new(active: MasterKey) -> Self {
-        Self {
-            active,
-            older: Vec::new(),
-        }
+        Self { active, older: Vec::new() }
     }
 
     /// Parses the text of a key file.
@@ -85,10 +82,7 @@ impl Keyring {
         }
         let mut keys = keys.into_iter().map(|(_, key)| key);
         let active = keys.next().ok_or(KeyringError::Empty)?;
-        Ok(Self {
-            active,
-            older: keys.collect(),
-        })
+        Ok(Self { active, older: keys.collect() })
     }
 
     /// The ring as [`Keyring::parse`] takes it, secrets and all: for writing a key file, never for a log.
@@ -164,18 +158,10 @@ mod tests {
 
     #[test]
     fn the_first_key_is_active_and_all_are_found() {
-        let text = format!(
-            "# mine\r\n\r\n  {}  # since March\r\n{}\n\n{}",
-            line(1),
-            line(2),
-            line(3)
-        );
+        let text = format!("# mine\r\n\r\n  {}  # since March\r\n{}\n\n{}", line(1), line(2), line(3));
         let ring: Keyring = text.parse().unwrap();
         assert_eq!(ring.active().id(), key(1).id());
-        assert_eq!(
-            ring.ids().collect::<Vec<_>>(),
-            [1, 2, 3].map(|byte| key(byte).id())
-        );
+        assert_eq!(ring.ids().collect::<Vec<_>>(), [1, 2, 3].map(|byte| key(byte).id()));
         assert_eq!(ring.get(key(3).id()).unwrap().expose_hex().as_str(), line(3));
         let missing = ring.get(key(4).id()).unwrap_err();
         assert_eq!(missing, MissingKey { id: key(4).id() });
@@ -188,21 +174,14 @@ mod tests {
         ring.activate(key(2));
         let text = ring.to_text();
         assert_eq!(text.as_str(), format!("{}\n{}\n", line(2), line(1)));
-        assert_eq!(
-            Keyring::parse(&text).unwrap().ids().collect::<Vec<_>>(),
-            ring.ids().collect::<Vec<_>>()
-        );
+        assert_eq!(Keyring::parse(&text).unwrap().ids().collect::<Vec<_>>(), ring.ids().collect::<Vec<_>>());
     }
 
     #[test]
     fn a_new_active_key_keeps_the_older_ones_and_none_twice() {
         let mut ring = Keyring::new(key(1));
-        for (byte, expected) in [
-            (2, vec![2, 1]),
-            (3, vec![3, 2, 1]),
-            (1, vec![1, 3, 2]),
-            (1, vec![1, 3, 2]),
-        ] {
+        for (byte, expected) in [(2, vec![2, 1]), (3, vec![3, 2, 1]), (1, vec![1, 3, 2]), (1, vec![1, 3, 2])]
+        {
             ring.activate(key(byte));
             let expected: Vec<_> = expected.into_iter().map(|byte| key(byte).id()).collect();
             assert_eq!(ring.ids().collect::<Vec<_>>(), expected);
@@ -223,30 +202,12 @@ mod tests {
         };
         let secret = line(0x5e);
         let short = KeyTextError::Length { got: 63 };
-        check(
-            format!("# x\n{}", &secret[1..]),
-            KeyringError::Key {
-                line: 2,
-                fault: short,
-            },
-            "line 2: ",
-        );
+        check(format!("# x\n{}", &secret[1..]), KeyringError::Key { line: 2, fault: short }, "line 2: ");
         let not_hex = KeyTextError::NotHex { at: 65 };
-        check(
-            format!("{secret}x\n"),
-            KeyringError::Key {
-                line: 1,
-                fault: not_hex,
-            },
-            "line 1: ",
-        );
+        check(format!("{secret}x\n"), KeyringError::Key { line: 1, fault: not_hex }, "line 1: ");
         check(
             format!("{secret}\n\n{secret}\n"),
-            KeyringError::Duplicate {
-                line: 3,
-                first_line: 1,
-                id: key(0x5e).id(),
-            },
+            KeyringError::Duplicate { line: 3, first_line: 1, id: key(0x5e).id() },
             "line 3: ",
         );
         check(" \n# only words\n".to_owned(), KeyringError::Empty, "no key");
@@ -257,11 +218,7 @@ mod tests {
         let mut ring = Keyring::new(key(0x5e));
         ring.activate(key(0x5f));
         let shown = format!("{ring:?}");
-        let expected = format!(
-            "Keyring {{ active: {:?}, older: [{:?}] }}",
-            key(0x5f).id(),
-            key(0x5e).id()
-        );
+        let expected = format!("Keyring {{ active: {:?}, older: [{:?}] }}", key(0x5f).id(), key(0x5e).id());
         assert_eq!(shown, expected);
     }
 }

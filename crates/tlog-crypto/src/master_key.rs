@@ -100,9 +100,7 @@ impl MasterKey {
 
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MasterKey")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("MasterKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -117,10 +115,7 @@ mod tests {
         let key = MasterKey::from_hex(TEXT).unwrap();
         assert_eq!(key.expose_hex().as_str(), TEXT);
         assert_eq!(MasterKey::from_hex(&TEXT.to_uppercase()).unwrap().id(), key.id());
-        assert_eq!(
-            MasterKey::from_bytes(std::array::from_fn(|i| i as u8)).id(),
-            key.id()
-        );
+        assert_eq!(MasterKey::from_bytes(std::array::from_fn(|i| i as u8)).id(), key.id());
     }
 
     #[test]
@@ -128,10 +123,7 @@ mod tests {
         let key = MasterKey::from_hex(TEXT).unwrap();
         // Stored in the header of every aggregation: another value here means old logs can no longer be read.
         assert_eq!(key.id().to_string(), "ef643ef6737ee842");
-        assert_ne!(
-            MasterKey::generate().unwrap().id(),
-            MasterKey::generate().unwrap().id()
-        );
+        assert_ne!(MasterKey::generate().unwrap().id(), MasterKey::generate().unwrap().id());
     }
 
     #[test]
@@ -150,9 +142,6 @@ mod tests {
     #[test]
     fn debug_shows_the_id_and_not_the_secret() {
         let key = MasterKey::from_hex(TEXT).unwrap();
-        assert_eq!(
-            format!("{key:?}"),
-            format!("MasterKey {{ id: KeyId({}), .. }}", key.id())
-        );
+        assert_eq!(format!("{key:?}"), format!("MasterKey {{ id: KeyId({}), .. }}", key.id()));
     }
 }

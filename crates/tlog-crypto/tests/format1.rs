@@ -9,10 +9,7 @@ const KEY: &[u8] = b"12345678901234567890123456789012";
 const NONCE: &str = "37b8e8a308c354048d245f6d";
 
 fn pair() -> (AesEncrypter, AesDecrypter) {
-    (
-        AesEncrypter::new(KEY, NONCE).unwrap(),
-        AesDecrypter::new(KEY, NONCE).unwrap(),
-    )
+    (AesEncrypter::new(KEY, NONCE).unwrap(), AesDecrypter::new(KEY, NONCE).unwrap())
 }
 
 #[test]
@@ -52,21 +49,13 @@ fn the_bytes_are_aes_256_gcm_with_the_tag_behind() {
 #[test]
 fn a_key_or_nonce_that_cannot_be_is_refused_with_what_is_wrong_and_not_with_what_it_was() {
     let check = |key: &[u8], nonce: &str, expected: ConfigError, message: &str| {
-        let errors = [
-            AesEncrypter::new(key, nonce).unwrap_err(),
-            AesDecrypter::new(key, nonce).unwrap_err(),
-        ];
+        let errors = [AesEncrypter::new(key, nonce).unwrap_err(), AesDecrypter::new(key, nonce).unwrap_err()];
         for error in errors {
             assert_eq!(error, expected);
             assert_eq!(error.to_string(), message);
         }
     };
-    check(
-        b"",
-        NONCE,
-        ConfigError::KeySize { got: 0 },
-        "the private key has 0 bytes, it must have 32",
-    );
+    check(b"", NONCE, ConfigError::KeySize { got: 0 }, "the private key has 0 bytes, it must have 32");
     check(
         &KEY[1..],
         NONCE,
@@ -77,12 +66,7 @@ fn a_key_or_nonce_that_cannot_be_is_refused_with_what_is_wrong_and_not_with_what
     check(&KEY.repeat(2), NONCE, ConfigError::KeySize { got: 64 }, too_many);
     let at_3 = "the nonce must be hex digits, character 3 is none";
     check(KEY, "37xx", ConfigError::NonceNotHex { at: 3 }, at_3);
-    check(
-        KEY,
-        "37é8e8a308c354048d245f6",
-        ConfigError::NonceNotHex { at: 3 },
-        at_3,
-    );
+    check(KEY, "37é8e8a308c354048d245f6", ConfigError::NonceNotHex { at: 3 }, at_3);
     for digits in [0, 23, 22, 26] {
         let nonce = "0".repeat(digits);
         let message = format!("the nonce has {digits} hex digits, it must have 24");
@@ -105,10 +89,7 @@ fn what_was_cut_changed_or_sealed_with_another_key_does_not_decrypt() {
     for bit in 0..cipher.len() * 8 {
         let mut changed = cipher.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(
-            decrypter.decrypt(&changed).unwrap_err(),
-            DecryptError::Rejected(OpenError)
-        );
+        assert_eq!(decrypter.decrypt(&changed).unwrap_err(), DecryptError::Rejected(OpenError));
     }
     let other_key = AesDecrypter::new(&[1; 32], NONCE).unwrap();
     assert!(other_key.decrypt(&cipher).is_err());

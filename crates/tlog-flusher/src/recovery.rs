@@ -169,7 +169,13 @@ async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
     });
     let promises = promises.await;
     let overtaken = promises.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
-    let survey = set.assess(promises);
+    let mut survey = set.assess(promises);
+    // A store that another writer made a member between the two questions has promised nothing: it does not count.
+    for (view, before) in survey.views.iter_mut().zip(standings) {
+        if before == Standing::Blank && view.standing == Standing::Member {
+            view.standing = Standing::Blank;
+        }
+    }
     match survey.require(needed) {
         Ok(()) => Ok(Some((epoch, survey))),
         Err(_) if overtaken => Ok(None),

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use tlog_codec::{BlockEntry, Opener, VdiskKeys};
 use tlog_proto::{
-    AggregationId, AggregationNumber, BlockHash, BlockIndex, LogPosition, Operation, Timestamp, VdiskId, hash_many,
+    AggregationId, AggregationNumber, BlockHash, BlockIndex, LogPosition, Operation, Timestamp, VdiskId,
+    hash_many,
 };
 use tlog_quorum::HeadCandidate;
 
@@ -257,7 +258,12 @@ impl Gathering {
             }
         };
         if let Some((index, place)) = blocks.iter().find(|(_, place)| place.length > block_size) {
-            return Err(DiskStateError::BlockTooLong { vdisk, index: *index, length: place.length, block_size });
+            return Err(DiskStateError::BlockTooLong {
+                vdisk,
+                index: *index,
+                length: place.length,
+                block_size,
+            });
         }
         Ok(DiskState { vdisk, reached: self.reached, block_size, blocks, sources: self.sources })
     }

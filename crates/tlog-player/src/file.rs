@@ -105,6 +105,10 @@ pub async fn restore_to_file(
 ) -> Result<RestoreSummary, RestoreFileError> {
     let path = destination(path, options.overwrite)?;
     let (temporary, file) = Temporary::beside(&path)?;
+    if let Ok(replaced) = std::fs::metadata(&path) {
+        let kept = file.set_permissions(replaced.permissions());
+        kept.map_err(|source| failed("set the permissions of", &temporary.path, source))?;
+    }
     let target = Arc::new(SparseFile::new(file));
     let summary = reader.restore(keys, state, target, &options.restore, progress).await?;
     temporary.rename_to(&path, options.overwrite)?;
@@ -138,7 +142,8 @@ impl Temporary {
         let mut name = OsString::from(".");
         name.push(path.file_name().ok_or_else(not_a_file)?);
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| failed("name a file beside", path, io::Error::other(e.to_string())))?;
+        getrandom::fill(&mut random)
+            .map_err(|e| failed("name a file beside", path, io::Error::other(e.to_string())))?;
         name.push(format!(".{}.restoring", hex::encode(random)));
         let temporary = path.with_file_name(name);
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary);

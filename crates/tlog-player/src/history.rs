@@ -68,7 +68,10 @@ impl From<&HeadCandidate> for AggregationInfo {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
     /// Something in the middle is gone.
-    #[error("vdisk {vdisk}: aggregations {} of its log are lost on the stores in reach ({source}); bring back stores or run tlog verify", list(numbers))]
+    #[error(
+        "vdisk {vdisk}: aggregations {} of its log are lost on the stores in reach ({source}); bring back stores or run tlog verify",
+        list(numbers)
+    )]
     DataLost {
         /// The vdisk.
         vdisk: VdiskId,
@@ -88,7 +91,9 @@ pub enum HistoryError {
         source: ChainBreak,
     },
     /// It was removed while it was being read.
-    #[error("vdisk {vdisk}: history below aggregation {first} was removed while it was being read; begin again")]
+    #[error(
+        "vdisk {vdisk}: history below aggregation {first} was removed while it was being read; begin again"
+    )]
     Pruned {
         /// The vdisk.
         vdisk: VdiskId,
@@ -144,7 +149,8 @@ impl History {
             match self.prove(resolved) {
                 Ok(Some(info)) => batch.push(info),
                 Ok(None) => {
-                    let lost: NumberRanges = run.iter().filter(|r| r.chosen.is_none()).map(|r| r.number).collect();
+                    let lost: NumberRanges =
+                        run.iter().filter(|r| r.chosen.is_none()).map(|r| r.number).collect();
                     self.failed = Some(self.reader.lost(lost, &resolved.conditions).await);
                     break;
                 }
@@ -173,10 +179,9 @@ impl History {
     /// None where it is lost.
     fn prove(&mut self, resolved: &Resolved) -> Result<Option<AggregationInfo>, HistoryError> {
         let Some(candidate) = &resolved.chosen else { return Ok(None) };
-        self.chain.handle(&candidate.head).map_err(|source| HistoryError::ChainBroken {
-            vdisk: self.reader.vdisk().clone(),
-            source,
-        })?;
+        self.chain
+            .handle(&candidate.head)
+            .map_err(|source| HistoryError::ChainBroken { vdisk: self.reader.vdisk().clone(), source })?;
         Ok(Some(AggregationInfo::from(candidate)))
     }
 }

@@ -42,3 +42,35 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn jobs_overlap_as_far_as_their_bytes_fit_and_a_large_one_runs_alone() {
+        let (bytes, count, most_bytes, most) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
+        let costs = [30, 30, 30, 30, 500, 30, 100, 1, 1, 1].into_iter().chain(std::iter::repeat_n(0, 40));
+        let run = async |cost: u64| {
+            bytes.set(bytes.get() + cost);
+            count.set(count.get() + 1);
+            most.set(most.get().max(count.get()));
+            most_bytes.set(most_bytes.get().max(bytes.get()));
+            assert!(bytes.get() <= 100 || count.get() == 1, "{} bytes in {} jobs", bytes.get(), count.get());
+            tokio::task::yield_now().await;
+            bytes.set(bytes.get() - cost);
+            count.set(count.get() - 1);
+            Ok::<_, ()>(cost)
+        };
+        let mut done = 0;
+        run_bounded(costs.map(|cost| (cost, cost)), 100, run, |cost| done += cost).await.unwrap();
+        assert_eq!((done, most_bytes.get(), most.get()), (753, 500, MOST));
+    }
+
+    #[tokio::test]
+    async fn the_first_error_ends_it() {
+        let run = async |job: u32| if job == 3 { Err(job) } else { Ok(()) };
+        assert_eq!(run_bounded((0..).map(|job| (60, job)), 100, run, |()| {}).await, Err(3));
+    }
+}

@@ -35,5 +35,7 @@ pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
 pub use history::{AggregationInfo, History, HistoryError};
 pub use moment::{Moment, MomentError, MomentReached};
 pub use reader::{LogReader, OpenError};
-pub use restore::{MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget};
+pub use restore::{
+    MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
+};
 pub use verify::{ContentFault, Depth, StoreReport, Verdict, VerifyError, VerifyProgress, VerifyReport};

@@ -49,7 +49,9 @@ pub enum MomentError {
         vdisk: VdiskId,
     },
     /// All blocks are younger.
-    #[error("vdisk {vdisk}: its history begins at {oldest} ns and ends at {newest} ns since the Unix epoch; {asked} is before that")]
+    #[error(
+        "vdisk {vdisk}: its history begins at {oldest} ns and ends at {newest} ns since the Unix epoch; {asked} is before that"
+    )]
     BeforeHistory {
         /// The vdisk.
         vdisk: VdiskId,
@@ -124,9 +126,7 @@ impl Moment {
                 generation.is_none_or(|g| g == info.generation)
                     && (info.first_sequence..=info.last_sequence).contains(&sequence)
             }),
-            Moment::Aggregation(number) => {
-                number >= end.beyond && any(&|info| info.number == number)
-            }
+            Moment::Aggregation(number) => number >= end.beyond && any(&|info| info.number == number),
         }
     }
 

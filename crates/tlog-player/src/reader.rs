@@ -129,7 +129,11 @@ impl LogReader {
 
     /// Reads enough shards of an aggregation of the log. Asks the stores once more before it gives up: one may be back, and
     /// another may have been pruned.
-    pub(crate) async fn fetch(&self, number: AggregationNumber, id: AggregationId) -> Result<Candidate, Unreadable> {
+    pub(crate) async fn fetch(
+        &self,
+        number: AggregationNumber,
+        id: AggregationId,
+    ) -> Result<Candidate, Unreadable> {
         let read = match self.stores.aggregation(&self.survey, number, id).await {
             Ok(candidate) => candidate,
             Err(error) => {

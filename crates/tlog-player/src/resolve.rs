@@ -3,9 +3,8 @@
 //! A number has more than one candidate only where a writer died in the middle and a store that missed the next opening still
 //! holds what was ruled out, in a way that the start records in reach do not tell. What follows such a number refers to one of
 //! them by id. So candidates that follow what is before them are kept *live* until the other end of the run is reached, and
-//! then the chain is followed back from there. Where nothing tells them apart the highest epoch counts.
+//! then the chain is followed back from there. Where nothing tells them apart the highest epoch that can be rebuilt counts.
 
-use tlog_codec::ChainBreak;
 use tlog_proto::{AggregationId, AggregationNumber};
 use tlog_quorum::{HeadCandidate, Located, ShardCondition};
 
@@ -17,8 +16,6 @@ pub(crate) struct Resolved {
     pub(crate) chosen: Option<HeadCandidate>,
     /// What each store has; [`ShardCondition::Held`] may name another aggregation than the chosen one.
     pub(crate) conditions: Vec<ShardCondition>,
-    /// It does not follow what is before it.
-    pub(crate) broken: Option<ChainBreak>,
 }
 
 /// A run of numbers, decided.
@@ -51,31 +48,26 @@ pub(crate) fn resolve(
         let is_last = at + 1 == run.len();
         let allowed = |c: &&HeadCandidate| !is_last || last.is_none_or(|id| c.head.id == id);
         let mut candidates: Vec<_> = following(located, ids.as_deref()).filter(allowed).collect();
-        let broken = match (candidates.is_empty(), located.candidates.first(), &ids) {
-            (true, Some(found), Some(ids)) => ids.first().map(|expected| ChainBreak::Prev {
-                number: located.number,
-                expected: *expected,
-                found: found.head.header.prev,
-            }),
-            _ => None,
-        };
-        if candidates.is_empty() {
+        let follows = !candidates.is_empty();
+        if !follows {
+            // The chain is broken here, or what was before is lost: it goes on from whatever is there.
             candidates = located.candidates.iter().filter(allowed).collect();
         }
         ids = (!candidates.is_empty()).then(|| candidates.iter().map(|c| c.head.id).collect());
-        live.push(Step { located, candidates, broken });
+        live.push(Step { located, candidates, follows });
     }
     let ambiguous = live.last().is_some_and(|step| step.candidates.len() > 1);
 
     let mut wanted: Option<AggregationId> = None;
     let mut run: Vec<Resolved> = Vec::with_capacity(live.len());
-    for Step { located, candidates, broken } in live.into_iter().rev() {
-        let chosen = candidates.into_iter().find(|c| wanted.is_none_or(|id| c.head.id == id)).cloned();
-        wanted = match (&broken, &chosen) {
-            (None, Some(chosen)) => Some(chosen.head.header.prev),
-            _ => None,
+    for Step { located, candidates, follows } in live.into_iter().rev() {
+        let chosen = match wanted {
+            Some(id) => candidates.into_iter().find(|c| c.head.id == id),
+            None => likeliest(&candidates),
         };
-        run.push(Resolved { number: located.number, chosen, conditions: located.conditions.clone(), broken });
+        wanted = chosen.filter(|_| follows).map(|chosen| chosen.head.header.prev);
+        let (number, conditions) = (located.number, located.conditions.clone());
+        run.push(Resolved { number, chosen: chosen.cloned(), conditions });
     }
     run.reverse();
     Resolution { run, ambiguous }
@@ -85,5 +77,12 @@ struct Step<'a> {
     located: &'a Located,
     /// Highest epoch first, as they were located.
     candidates: Vec<&'a HeadCandidate>,
-    broken: Option<ChainBreak>,
+    /// They follow what is before them.
+    follows: bool,
+}
+
+/// Of candidates, highest epoch first, that nothing tells apart: the first that enough stores hold to give it back.
+fn likeliest<'a>(candidates: &[&'a HeadCandidate]) -> Option<&'a HeadCandidate> {
+    let enough = |c: &&&HeadCandidate| c.holders.len() >= c.head.header.redundancy.data();
+    candidates.iter().find(enough).or(candidates.first()).copied()
 }

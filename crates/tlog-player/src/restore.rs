@@ -119,7 +119,9 @@ pub enum RestoreError {
         source: ReadError,
     },
     /// It was removed while it was being read.
-    #[error("vdisk {vdisk}: history below aggregation {first} was removed while it was being read; begin again")]
+    #[error(
+        "vdisk {vdisk}: history below aggregation {first} was removed while it was being read; begin again"
+    )]
     Pruned {
         /// The vdisk.
         vdisk: VdiskId,
@@ -148,7 +150,9 @@ pub enum RestoreError {
         index: BlockIndex,
     },
     /// The disk would be longer than 2^64 bytes.
-    #[error("vdisk {vdisk}: with blocks of {block_size} bytes, the disk would be longer than 2^64 bytes; say the right block size")]
+    #[error(
+        "vdisk {vdisk}: with blocks of {block_size} bytes, the disk would be longer than 2^64 bytes; say the right block size"
+    )]
     TooLong {
         /// The vdisk.
         vdisk: VdiskId,
@@ -239,8 +243,11 @@ impl LogReader {
         })?;
         blocking(move || {
             let opened = opener.blocks(&candidate.head, &candidate.payloads);
-            let blocks =
-                opened.map_err(|source| RestoreError::Open { vdisk: vdisk.clone(), number: job.number, source })?;
+            let blocks = opened.map_err(|source| RestoreError::Open {
+                vdisk: vdisk.clone(),
+                number: job.number,
+                source,
+            })?;
             write_blocks(&job, &blocks, &vdisk, block_size, &*target)
         })
         .await
@@ -256,7 +263,8 @@ fn write_blocks(
 ) -> Result<Written, RestoreError> {
     let mut bytes = 0;
     for &(position, index) in &job.blocks {
-        let block = blocks.get(position as usize).filter(|b| b.index == index && b.operation == Operation::Set);
+        let block =
+            blocks.get(position as usize).filter(|b| b.index == index && b.operation == Operation::Set);
         let block = block.ok_or_else(|| RestoreError::OtherState {
             vdisk: vdisk.clone(),
             number: job.number,
@@ -275,7 +283,8 @@ fn write_blocks(
 
 /// What is to be read, oldest first, each with what it costs.
 fn jobs(state: &DiskState) -> Vec<(u64, Job)> {
-    let mut blocks: std::collections::BTreeMap<AggregationNumber, Vec<(u32, BlockIndex)>> = Default::default();
+    let mut blocks: std::collections::BTreeMap<AggregationNumber, Vec<(u32, BlockIndex)>> =
+        Default::default();
     for (index, place) in state.blocks() {
         blocks.entry(place.aggregation).or_default().push((place.position, index));
     }

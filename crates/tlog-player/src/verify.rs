@@ -155,10 +155,15 @@ impl LogReader {
                 Depth::Deep(keys) => {
                     let opener = Opener::new(keys.clone());
                     let jobs = run.into_iter().map(|resolved| (cost(&resolved), resolved));
-                    run_bounded(jobs, DEEP_MEMORY, |resolved| self.look_deep(resolved, &opener), |looked| {
-                        tally.handle(looked);
-                        progress(&tally.progress());
-                    })
+                    run_bounded(
+                        jobs,
+                        DEEP_MEMORY,
+                        |resolved| self.look_deep(resolved, &opener),
+                        |looked| {
+                            tally.handle(looked);
+                            progress(&tally.progress());
+                        },
+                    )
                     .await?;
                 }
             }
@@ -217,10 +222,16 @@ enum Shard {
 }
 
 impl Looked {
-    fn at_heads(number: AggregationNumber, chosen: Option<&HeadCandidate>, found: Vec<ShardCondition>) -> Self {
+    fn at_heads(
+        number: AggregationNumber,
+        chosen: Option<&HeadCandidate>,
+        found: Vec<ShardCondition>,
+    ) -> Self {
         let shard = |condition| match condition {
             ShardCondition::Held(id) if chosen.is_some_and(|c| c.head.id == id) => Shard::Held,
-            ShardCondition::Held(id) => Shard::Damaged(format!("it is a shard of {id}, which is not in the log")),
+            ShardCondition::Held(id) => {
+                Shard::Damaged(format!("it is a shard of {id}, which is not in the log"))
+            }
             ShardCondition::RuledOut(_) => Shard::RuledOut,
             ShardCondition::Missing => Shard::Missing,
             ShardCondition::Damaged(how) => Shard::Damaged(how),
@@ -285,7 +296,11 @@ impl Tally {
 
     fn progress(&self) -> VerifyProgress {
         let VerifyReport { aggregations, blocks_checked, extent, .. } = &self.report;
-        VerifyProgress { aggregations: *aggregations, aggregations_total: extent.count(), blocks: *blocks_checked }
+        VerifyProgress {
+            aggregations: *aggregations,
+            aggregations_total: extent.count(),
+            blocks: *blocks_checked,
+        }
     }
 
     fn handle_chain(&mut self, resolved: &Resolved) {

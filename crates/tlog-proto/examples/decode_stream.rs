@@ -26,13 +26,7 @@ async fn print_stream(stream: impl AsyncRead + Unpin, mut out: impl Write) -> Re
     let Some(request) = frames.handshake_request().await? else {
         return Ok(writeln!(out, "an empty stream")?);
     };
-    let HandshakeRequest {
-        version,
-        vdisk_id,
-        first_sequence,
-        reset_first_sequence,
-        session,
-    } = request;
+    let HandshakeRequest { version, vdisk_id, first_sequence, reset_first_sequence, session } = request;
     let reset = if reset_first_sequence { ", reset" } else { "" };
     writeln!(
         out,
@@ -53,10 +47,9 @@ fn describe(block: UnverifiedBlock) -> String {
     let (sequence, bytes) = (block.sequence, block.data.len());
     match block.verify() {
         Ok(block) => match block.operation {
-            Operation::Set => format!(
-                "{sequence}: set block {} to {bytes} bytes {}",
-                block.index, block.hash
-            ),
+            Operation::Set => {
+                format!("{sequence}: set block {} to {bytes} bytes {}", block.index, block.hash)
+            }
             Operation::Delete => format!("{sequence}: delete block {}", block.index),
         },
         Err(fault) => format!("{sequence}: refused, {fault}"),
@@ -94,19 +87,11 @@ mod tests {
         print_stream(&stream[..], &mut out).await.unwrap();
         let lines: Vec<_> = std::str::from_utf8(&out).unwrap().lines().collect();
         let hash = "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319";
-        let [handshake, set, delete, refused, flush, wait] = lines[..] else {
-            panic!("{lines:#?}")
-        };
-        assert_eq!(
-            handshake,
-            "handshake: 1.1.0-alpha, vdisk myimg, from sequence 7, reset, session 5"
-        );
+        let [handshake, set, delete, refused, flush, wait] = lines[..] else { panic!("{lines:#?}") };
+        assert_eq!(handshake, "handshake: 1.1.0-alpha, vdisk myimg, from sequence 7, reset, session 5");
         assert_eq!(set, format!("7: set block 42 to 3 bytes {hash}"));
         assert_eq!(delete, "8: delete block 42");
-        assert!(
-            refused.starts_with("7: refused, the hash of the data is "),
-            "{refused}"
-        );
+        assert!(refused.starts_with("7: refused, the hash of the data is "), "{refused}");
         assert_eq!(flush, "force flush up to 8");
         assert_eq!(wait, "wait for the slave");
 

@@ -95,11 +95,7 @@ impl Aggregation {
         for block in list {
             let block = read_block(block)?;
             let sequence = block.sequence;
-            blocks.push(
-                block
-                    .verify()
-                    .map_err(|fault| AggregationError::Block { sequence, fault })?,
-            );
+            blocks.push(block.verify().map_err(|fault| AggregationError::Block { sequence, fault })?);
         }
         Ok(Self {
             name: String::from_utf8_lossy(root.get_name()?.as_bytes()).into_owned(),

@@ -52,27 +52,13 @@ pub struct Block {
 impl Block {
     /// A write of `data`. Computes the hash.
     pub fn set(sequence: Sequence, index: BlockIndex, timestamp: Timestamp, data: Bytes) -> Self {
-        Self {
-            sequence,
-            index,
-            operation: Operation::Set,
-            timestamp,
-            hash: BlockHash::of(&data),
-            data,
-        }
+        Self { sequence, index, operation: Operation::Set, timestamp, hash: BlockHash::of(&data), data }
     }
 
     /// A deletion: from now on the block reads as zeros.
     pub fn delete(sequence: Sequence, index: BlockIndex, timestamp: Timestamp) -> Self {
         let data = Bytes::new();
-        Self {
-            sequence,
-            index,
-            operation: Operation::Delete,
-            timestamp,
-            hash: BlockHash::of(&data),
-            data,
-        }
+        Self { sequence, index, operation: Operation::Delete, timestamp, hash: BlockHash::of(&data), data }
     }
 
     /// Byte offset on a vdisk with blocks of `block_size` bytes; none where it does not fit 64 bits.
@@ -170,20 +156,8 @@ impl UnverifiedBlock {
         if claimed != computed {
             return Err(BlockFault::WrongHash { claimed, computed });
         }
-        let Self {
-            sequence,
-            timestamp,
-            data,
-            ..
-        } = self;
-        Ok(Block {
-            sequence,
-            index,
-            operation,
-            timestamp,
-            hash: computed,
-            data,
-        })
+        let Self { sequence, timestamp, data, .. } = self;
+        Ok(Block { sequence, index, operation, timestamp, hash: computed, data })
     }
 }
 

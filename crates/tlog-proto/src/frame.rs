@@ -76,25 +76,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Reads from `reader`, accepting what `limits` allow.
     pub fn new(reader: R, limits: Limits) -> Self {
-        Self {
-            reader,
-            limits,
-            buffer: Vec::new(),
-            start: 0,
-            end: 0,
-        }
+        Self { reader, limits, buffer: Vec::new(), start: 0, end: 0 }
     }
 
     /// Reads a handshake request; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
     pub async fn handshake_request(&mut self) -> Result<Option<HandshakeRequest>, FrameError> {
-        self.message(self.limits.of_handshake(), HandshakeRequest::decode)
-            .await
+        self.message(self.limits.of_handshake(), HandshakeRequest::decode).await
     }
 
     /// Reads a handshake response; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
     pub async fn handshake_response(&mut self) -> Result<Option<HandshakeResponse>, FrameError> {
-        self.message(self.limits.of_handshake(), HandshakeResponse::decode)
-            .await
+        self.message(self.limits.of_handshake(), HandshakeResponse::decode).await
     }
 
     /// Reads a response of the server.
@@ -120,9 +112,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             return Ok(None);
         };
         let message_type = MessageType::try_from(type_byte)?;
-        self.buffered(1, self.limits, |message| {
-            ClientMessage::decode(message_type, message)
-        })
+        self.buffered(1, self.limits, |message| ClientMessage::decode(message_type, message))
     }
 
     /// Whether bytes have arrived that were not returned yet. Where [`Self::buffered_client_message`] has nothing, they

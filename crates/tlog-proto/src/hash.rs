@@ -27,14 +27,9 @@ impl BlockHash {
 /// Hashes several blocks at once; faster than one by one where the processor has wide registers. In order.
 pub fn hash_many<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<BlockHash> {
     let params = params();
-    let mut jobs: Vec<_> = blocks
-        .into_iter()
-        .map(|data| HashManyJob::new(&params, data))
-        .collect();
+    let mut jobs: Vec<_> = blocks.into_iter().map(|data| HashManyJob::new(&params, data)).collect();
     hash_jobs(jobs.iter_mut());
-    jobs.iter()
-        .map(|job| BlockHash::from_digest(&job.to_hash()))
-        .collect()
+    jobs.iter().map(|job| BlockHash::from_digest(&job.to_hash())).collect()
 }
 
 fn params() -> Params {

@@ -58,9 +58,7 @@ impl VdiskId {
             Some(at) => Err(IllegalVdiskId::Character { at }),
             None => std::str::from_utf8(name)
                 .map(|name| Self(name.into()))
-                .map_err(|error| IllegalVdiskId::Character {
-                    at: error.valid_up_to(),
-                }),
+                .map_err(|error| IllegalVdiskId::Character { at: error.valid_up_to() }),
         }
     }
 
@@ -233,30 +231,10 @@ mod tests {
 
     #[test]
     fn vdisk_ids_that_could_harm_a_path_or_a_log_line_are_refused() {
-        for bad in [
-            "",
-            ".",
-            "..",
-            "../x",
-            "a/b",
-            "a b",
-            "a\nb",
-            "a\0",
-            "-x",
-            "ä",
-            "{x}",
-            &"x".repeat(129),
-        ] {
+        for bad in ["", ".", "..", "../x", "a/b", "a b", "a\nb", "a\0", "-x", "ä", "{x}", &"x".repeat(129)] {
             assert!(VdiskId::new(bad).is_err(), "{bad:?}");
         }
-        for good in [
-            "myimg",
-            "a",
-            "7",
-            "vm-1_root.img",
-            "tenant:disk@1+x",
-            &"x".repeat(128),
-        ] {
+        for good in ["myimg", "a", "7", "vm-1_root.img", "tenant:disk@1+x", &"x".repeat(128)] {
             assert_eq!(VdiskId::new(good).unwrap().as_str(), good);
         }
         assert!(VdiskId::from_bytes(&[b'a', 0xff]).is_err());

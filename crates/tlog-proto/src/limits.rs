@@ -26,18 +26,12 @@ impl Limits {
     /// The same limits, for a handshake.
     pub(crate) fn of_handshake(self) -> Self {
         let most = Self::MAX_HANDSHAKE_BYTES - Self::MESSAGE_OVERHEAD;
-        Self {
-            max_block_bytes: self.max_block_bytes.min(most),
-            ..self
-        }
+        Self { max_block_bytes: self.max_block_bytes.min(most), ..self }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_block_bytes: 16 << 20,
-            max_segments: 64,
-        }
+        Self { max_block_bytes: 16 << 20, max_segments: 64 }
     }
 }

@@ -89,9 +89,7 @@ impl HandshakeResponse {
         Ok(Self {
             version: Version::from_wire(root.get_version()),
             status: root.get_status().try_into()?,
-            last_flushed: root
-                .get_has_last_flushed()
-                .then(|| Sequence(root.get_last_flushed_sequence())),
+            last_flushed: root.get_has_last_flushed().then(|| Sequence(root.get_last_flushed_sequence())),
         })
     }
 

@@ -91,9 +91,7 @@ impl Version {
     /// Compares by age: [`Ordering::Less`] where `self` is the older one.
     pub fn age(self, other: Version) -> Ordering {
         let live = |version: Version| version.stage() == Stage::Live;
-        (self.0 >> 8)
-            .cmp(&(other.0 >> 8))
-            .then(live(self).cmp(&live(other)))
+        (self.0 >> 8).cmp(&(other.0 >> 8)).then(live(self).cmp(&live(other)))
     }
 
     /// Whether `other` is newer.
@@ -144,10 +142,9 @@ impl FromStr for Version {
                 Some((numbers, "beta")) => (numbers, Stage::Beta),
                 Some((numbers, "alpha")) => (numbers, Stage::Alpha),
                 Some((numbers, "dev")) => (numbers, Stage::Dev),
-                Some((numbers, other)) => (
-                    numbers,
-                    Stage::from_byte(other.strip_prefix("stage")?.parse().ok()?),
-                ),
+                Some((numbers, other)) => {
+                    (numbers, Stage::from_byte(other.strip_prefix("stage")?.parse().ok()?))
+                }
             };
             let mut numbers = numbers.split('.').map(|number| number.parse::<u8>().ok());
             let version = Version::new(numbers.next()??, numbers.next()??, numbers.next()??, stage);
@@ -163,26 +160,10 @@ mod tests {
 
     #[test]
     fn versions_print_and_parse_back() {
-        for text in [
-            "1.1.0-alpha",
-            "1.1.0",
-            "2.0.13-rc",
-            "0.1.2-beta",
-            "1.0.0-dev",
-            "1.0.0-stage3",
-        ] {
+        for text in ["1.1.0-alpha", "1.1.0", "2.0.13-rc", "0.1.2-beta", "1.0.0-dev", "1.0.0-stage3"] {
             assert_eq!(text.parse::<Version>().unwrap().to_string(), text);
         }
-        for bad in [
-            "",
-            "1",
-            "1.1",
-            "1.1.0.0",
-            "1.1.256",
-            "1.1.0-",
-            "1.1.0-gamma",
-            "a.b.c",
-        ] {
+        for bad in ["", "1", "1.1", "1.1.0.0", "1.1.256", "1.1.0-", "1.1.0-gamma", "a.b.c"] {
             assert!(bad.parse::<Version>().is_err(), "{bad:?}");
         }
         assert_eq!("1.1.0-alpha".parse::<Version>().unwrap().to_wire(), 0x0101_0008);

@@ -30,10 +30,7 @@ pub(crate) fn frame_length(bytes: &[u8], limits: &Limits) -> Result<FrameLength,
     };
     let segments = last_segment.saturating_add(1);
     if segments > limits.max_segments {
-        return Err(FrameError::TooManySegments {
-            segments,
-            max: limits.max_segments,
-        });
+        return Err(FrameError::TooManySegments { segments, max: limits.max_segments });
     }
     let table = (segments + 2) / 2 * 8;
     let mut total: usize = 0;
@@ -43,10 +40,7 @@ pub(crate) fn frame_length(bytes: &[u8], limits: &Limits) -> Result<FrameLength,
         };
         total = total.saturating_add(words.saturating_mul(8));
         if total > limits.max_message_bytes() {
-            return Err(FrameError::TooLarge {
-                bytes: total,
-                max: limits.max_message_bytes(),
-            });
+            return Err(FrameError::TooLarge { bytes: total, max: limits.max_message_bytes() });
         }
     }
     Ok(FrameLength::Whole(table + total))

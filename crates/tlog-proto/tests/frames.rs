@@ -26,10 +26,7 @@ struct Pieces {
 
 impl Pieces {
     fn new(pieces: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        Self {
-            pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(),
-            paused: false,
-        }
+        Self { pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(), paused: false }
     }
 
     fn of_sizes(bytes: &[u8], sizes: &[usize]) -> Self {
@@ -66,10 +63,7 @@ impl AsyncRead for Pieces {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 fn messages() -> Vec<ClientMessage> {
@@ -132,10 +126,7 @@ fn a_stream_that_ends_between_two_messages_has_ended_and_anywhere_else_is_trunca
         match block_on(read_all(&stream[..at])) {
             Ok((request, messages)) => {
                 assert!(ends.contains(&at), "cut at {at}");
-                assert_eq!(
-                    usize::from(request.is_some()) + messages.len(),
-                    ends.binary_search(&at).unwrap()
-                );
+                assert_eq!(usize::from(request.is_some()) + messages.len(), ends.binary_search(&at).unwrap());
             }
             Err(error) => {
                 assert!(matches!(error, FrameError::Truncated), "cut at {at}: {error}");
@@ -157,10 +148,7 @@ async fn a_servers_side_is_read_too() {
         stream.extend(bytes_of(|out| response.encode_into(out)));
     }
     let mut frames = FrameReader::new(Pieces::of_sizes(&stream, &[7]), Limits::default());
-    assert_eq!(
-        frames.handshake_response().await.unwrap(),
-        Some(handshake_response())
-    );
+    assert_eq!(frames.handshake_response().await.unwrap(), Some(handshake_response()));
     let mut read: Vec<Response> = Vec::new();
     while let Some(response) = frames.response().await.unwrap() {
         read.push(response);
@@ -180,10 +168,7 @@ async fn messages_that_have_arrived_are_answered_without_waiting() {
     }
     assert_eq!(frames.buffered_client_message().unwrap(), None);
     assert!(frames.is_mid_message());
-    assert_eq!(
-        frames.client_message().await.unwrap().as_ref(),
-        Some(&messages()[3])
-    );
+    assert_eq!(frames.client_message().await.unwrap().as_ref(), Some(&messages()[3]));
 }
 
 #[tokio::test]
@@ -210,20 +195,14 @@ async fn a_message_that_means_nothing_does_not_hide_the_next_one() {
     stream.extend(bytes_of(|out| set(1, 2, 3, "a").encode_into(out)));
     let mut frames = FrameReader::new(&stream[..], Limits::default());
     assert_eq!(frames.client_message().await.unwrap_err().kind(), "malformed");
-    assert_eq!(
-        frames.client_message().await.unwrap(),
-        Some(set(1, 2, 3, "a").into())
-    );
+    assert_eq!(frames.client_message().await.unwrap(), Some(set(1, 2, 3, "a").into()));
 }
 
 #[tokio::test]
 async fn a_type_byte_that_means_nothing_is_refused_as_soon_as_it_is_there() {
     for byte in [0].into_iter().chain(4..=255) {
         let stream = [byte];
-        let error = FrameReader::new(&stream[..], Limits::default())
-            .client_message()
-            .await
-            .unwrap_err();
+        let error = FrameReader::new(&stream[..], Limits::default()).client_message().await.unwrap_err();
         assert_eq!(error.to_string(), format!("unknown message type {byte}"));
     }
 }
@@ -238,62 +217,37 @@ async fn a_table_that_lies_is_refused_as_soon_as_the_lie_is_there() {
         (&[1, 1 << 20, 2 << 20], "too_large"),
         (&[63, 0, 0, u32::MAX], "too_large"),
     ] {
-        let stream: Vec<u8> = [1]
-            .into_iter()
-            .chain(table.iter().flat_map(|word| word.to_le_bytes()))
-            .collect();
+        let stream: Vec<u8> =
+            [1].into_iter().chain(table.iter().flat_map(|word| word.to_le_bytes())).collect();
         let mut frames = FrameReader::new(&stream[..], Limits::default());
-        assert_eq!(
-            frames.client_message().await.unwrap_err().kind(),
-            kind,
-            "{table:?}"
-        );
+        assert_eq!(frames.client_message().await.unwrap_err().kind(), kind, "{table:?}");
         let mut frames = FrameReader::new(&stream[1..], Limits::default());
         assert_eq!(frames.response().await.unwrap_err().kind(), kind, "{table:?}");
         let mut frames = FrameReader::new(&stream[1..], Limits::default());
-        assert_eq!(
-            frames.handshake_request().await.unwrap_err().kind(),
-            kind,
-            "{table:?}"
-        );
+        assert_eq!(frames.handshake_request().await.unwrap_err().kind(), kind, "{table:?}");
         let mut frames = FrameReader::new(&stream[1..], Limits::default());
-        assert_eq!(
-            frames.handshake_response().await.unwrap_err().kind(),
-            kind,
-            "{table:?}"
-        );
+        assert_eq!(frames.handshake_response().await.unwrap_err().kind(), kind, "{table:?}");
     }
 }
 
 #[tokio::test]
 async fn a_block_of_the_largest_size_is_read_and_a_larger_one_is_not() {
-    let limits = Limits {
-        max_block_bytes: 100_000,
-        ..Limits::default()
-    };
+    let limits = Limits { max_block_bytes: 100_000, ..Limits::default() };
     let largest = bytes_of(|out| set(1, 2, 3, vec![1; 100_000]).encode_into(out));
     let small_segments = [&largest[..1], &in_segments_of(2000, &largest[1..])].concat();
     for stream in [largest, small_segments] {
-        let message = FrameReader::new(&stream[..], limits)
-            .client_message()
-            .await
-            .unwrap();
+        let message = FrameReader::new(&stream[..], limits).client_message().await.unwrap();
         assert_eq!(message, Some(set(1, 2, 3, vec![1; 100_000]).into()));
     }
     let larger = bytes_of(|out| set(1, 2, 3, vec![1; 110_000]).encode_into(out));
-    let error = FrameReader::new(&larger[..], limits)
-        .client_message()
-        .await
-        .unwrap_err();
+    let error = FrameReader::new(&larger[..], limits).client_message().await.unwrap_err();
     assert!(matches!(error, FrameError::TooLarge { bytes, max } if bytes > 110_000 && max < 110_000));
 }
 
 #[tokio::test]
 async fn a_handshake_is_read_up_to_its_own_limit_only() {
-    let longest = HandshakeRequest {
-        vdisk_id: VdiskId::new(&"x".repeat(128)).unwrap(),
-        ..handshake_request()
-    };
+    let longest =
+        HandshakeRequest { vdisk_id: VdiskId::new(&"x".repeat(128)).unwrap(), ..handshake_request() };
     let bytes = bytes_of(|out| longest.encode_into(out));
     // From a later version, with fields that we do not know.
     let mut padded = bytes.clone();
@@ -306,10 +260,7 @@ async fn a_handshake_is_read_up_to_its_own_limit_only() {
     }
     let too_many_words = (Limits::MAX_HANDSHAKE_BYTES / 8 + 1) as u32;
     let table = [0_u32.to_le_bytes(), too_many_words.to_le_bytes()].concat();
-    let error = FrameReader::new(&table[..], Limits::default())
-        .handshake_request()
-        .await
-        .unwrap_err();
+    let error = FrameReader::new(&table[..], Limits::default()).handshake_request().await.unwrap_err();
     assert_eq!(error.kind(), "too_large");
 }
 
@@ -321,10 +272,7 @@ async fn a_connection_that_breaks_is_told_apart_from_one_that_was_closed() {
             Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }
     }
-    let error = FrameReader::new(Broken, Limits::default())
-        .client_message()
-        .await
-        .unwrap_err();
+    let error = FrameReader::new(Broken, Limits::default()).client_message().await.unwrap_err();
     assert!(matches!(&error, FrameError::Io(error) if error.kind() == io::ErrorKind::ConnectionReset));
     assert_eq!(error.kind(), "io");
 }

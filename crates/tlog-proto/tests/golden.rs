@@ -23,27 +23,18 @@ fn recorded(name: &str) -> Option<Vec<u8>> {
 }
 
 fn check_client_message(message: ClientMessage, bytes: &[u8]) {
-    assert_eq!(
-        hex::encode(bytes_of(|out| message.encode_into(out))),
-        hex::encode(bytes)
-    );
+    assert_eq!(hex::encode(bytes_of(|out| message.encode_into(out))), hex::encode(bytes));
     let decoded = ClientMessage::decode_from_slice(bytes, &Limits::default()).unwrap();
     assert_eq!(decoded, (message, bytes.len()));
 }
 
 fn check_response(response: Response, bytes: &[u8]) {
-    assert_eq!(
-        hex::encode(bytes_of(|out| response.encode_into(out))),
-        hex::encode(bytes)
-    );
+    assert_eq!(hex::encode(bytes_of(|out| response.encode_into(out))), hex::encode(bytes));
     assert_eq!(Response::decode(bytes).unwrap(), response);
 }
 
 fn check_aggregation(aggregation: Aggregation, bytes: &[u8]) {
-    assert_eq!(
-        hex::encode(bytes_of(|out| aggregation.encode_into(out))),
-        hex::encode(bytes)
-    );
+    assert_eq!(hex::encode(bytes_of(|out| aggregation.encode_into(out))), hex::encode(bytes));
     assert_eq!(Aggregation::decode(bytes).unwrap(), aggregation);
 }
 
@@ -66,14 +57,8 @@ fn responses_equal_recorded_ones() {
     for (name, expected) in [
         ("response_recv_ok.bin", response(BlockStatus::RecvOk, [7])),
         ("response_flush_ok.bin", response(BlockStatus::FlushOk, 1..=25)),
-        (
-            "response_force_flush_received.bin",
-            response(BlockStatus::ForceFlushReceived, []),
-        ),
-        (
-            "response_flush_failed.bin",
-            response(BlockStatus::FlushFailed, []),
-        ),
+        ("response_force_flush_received.bin", response(BlockStatus::ForceFlushReceived, [])),
+        ("response_flush_failed.bin", response(BlockStatus::FlushFailed, [])),
     ] {
         let Some(bytes) = recorded(name) else { return };
         check_response(expected, &bytes);
@@ -84,11 +69,7 @@ fn responses_equal_recorded_ones() {
 fn an_aggregation_equals_the_recorded_one() {
     let at = 1_500_000_000_000_000_000;
     let data: Vec<u8> = (0..100).collect();
-    let blocks = vec![
-        set(1, 10, at + 1, vec![b'a'; 64]),
-        set(2, 11, at + 2, data),
-        delete(3, 10, at + 3),
-    ];
+    let blocks = vec![set(1, 10, at + 1, vec![b'a'; 64]), set(2, 11, at + 2, data), delete(3, 10, at + 3)];
     let Some(bytes) = recorded("aggregation.bin") else {
         return;
     };
@@ -110,20 +91,11 @@ fn recorded_handshakes_mean_what_they_say_and_leave_our_fields_unset() {
 
     for (name, status) in [
         ("handshake_response_ok.bin", HandshakeStatus::Ok),
-        (
-            "handshake_response_invalid_version.bin",
-            HandshakeStatus::InvalidVersion,
-        ),
+        ("handshake_response_invalid_version.bin", HandshakeStatus::InvalidVersion),
     ] {
         let bytes = recorded(name).unwrap();
         let response = HandshakeResponse::decode(&bytes).unwrap();
-        assert_eq!(
-            response,
-            HandshakeResponse {
-                status,
-                ..handshake_response()
-            }
-        );
+        assert_eq!(response, HandshakeResponse { status, ..handshake_response() });
     }
 }
 
@@ -136,10 +108,7 @@ fn client_messages_have_the_documented_bytes() {
         02 00000000000000                    type, again
         0901000000000000                     sequence 265
     ";
-    check_client_message(
-        ClientMessage::ForceFlushAtSeq(Sequence(265)),
-        &documented(force_flush),
-    );
+    check_client_message(ClientMessage::ForceFlushAtSeq(Sequence(265)), &documented(force_flush));
 
     let wait = "
         03                                   type byte: wait for the slave
@@ -164,10 +133,7 @@ fn client_messages_have_the_documented_bytes() {
         94964e3bb1cb3e427262c8c068d52319
         616263 0000000000                    abc
     ";
-    check_client_message(
-        set(7, 42, 0x0102_0304_0506_0708, "abc").into(),
-        &documented(block),
-    );
+    check_client_message(set(7, 42, 0x0102_0304_0506_0708, "abc").into(), &documented(block));
 
     let deletion = "
         01                                   type byte: block
@@ -225,16 +191,10 @@ fn handshakes_have_the_documented_bytes() {
         6d79696d67 000000                    myimg
         ",
     );
-    assert_eq!(
-        hex::encode(bytes_of(|out| request.encode_into(out))),
-        hex::encode(&bytes)
-    );
+    assert_eq!(hex::encode(bytes_of(|out| request.encode_into(out))), hex::encode(&bytes));
     assert_eq!(HandshakeRequest::decode(&bytes).unwrap(), request);
 
-    let response = HandshakeResponse {
-        last_flushed: Some(Sequence(9)),
-        ..handshake_response()
-    };
+    let response = HandshakeResponse { last_flushed: Some(Sequence(9)), ..handshake_response() };
     let bytes = documented(
         "
         00000000 03000000                    one segment of 3 words
@@ -243,10 +203,7 @@ fn handshakes_have_the_documented_bytes() {
         0900000000000000                     last flushed sequence
         ",
     );
-    assert_eq!(
-        hex::encode(bytes_of(|out| response.encode_into(out))),
-        hex::encode(&bytes)
-    );
+    assert_eq!(hex::encode(bytes_of(|out| response.encode_into(out))), hex::encode(&bytes));
     assert_eq!(HandshakeResponse::decode(&bytes).unwrap(), response);
 }
 
@@ -270,10 +227,7 @@ fn handshakes_of_existing_peers_mean_what_they_say() {
         08000101 fe 000000
         ",
     );
-    let expected = HandshakeResponse {
-        status: HandshakeStatus::InvalidVersion,
-        ..handshake_response()
-    };
+    let expected = HandshakeResponse { status: HandshakeStatus::InvalidVersion, ..handshake_response() };
     assert_eq!(HandshakeResponse::decode(&response).unwrap(), expected);
 }
 
@@ -309,11 +263,7 @@ fn an_aggregation_has_the_documented_bytes() {
         name: "t".to_owned(),
         timestamp: Timestamp(5),
         vdisk_id: vdisk("v"),
-        blocks: vec![Block::delete(
-            Sequence(1),
-            tlog_proto::BlockIndex::new(2).unwrap(),
-            Timestamp(3),
-        )],
+        blocks: vec![Block::delete(Sequence(1), tlog_proto::BlockIndex::new(2).unwrap(), Timestamp(3))],
         prev: vec![9; 32].into(),
     };
     check_aggregation(aggregation, &bytes);
@@ -321,8 +271,6 @@ fn an_aggregation_has_the_documented_bytes() {
 
 /// Bytes as hex, each line with a remark behind three blanks or more.
 fn documented(text: &str) -> Vec<u8> {
-    let lines = text
-        .lines()
-        .map(|line| line.trim_start().split("   ").next().unwrap());
+    let lines = text.lines().map(|line| line.trim_start().split("   ").next().unwrap());
     from_hex(&lines.collect::<Vec<_>>().join(" "))
 }

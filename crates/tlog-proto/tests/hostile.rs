@@ -44,11 +44,7 @@ fn a_message_cut_at_any_byte_or_followed_by_any_byte_is_refused() {
                 refused(&decoder, &sample[..length], "cut");
             }
             refused(&decoder, &[&sample[..], &[0]].concat(), "longer than a message");
-            refused(
-                &decoder,
-                &[&sample[..], &[0; 8]].concat(),
-                "longer than a message",
-            );
+            refused(&decoder, &[&sample[..], &[0; 8]].concat(), "longer than a message");
         }
     }
 }
@@ -76,11 +72,7 @@ fn a_segment_table_that_lies_is_refused() {
         };
         let words = ((decoder.sample.len() - 8) / 8) as u32;
         for last_segment in [1, 63, 510, 511, 512, u32::MAX - 1, u32::MAX] {
-            refused(
-                &decoder,
-                &table(last_segment, words),
-                "of more segments than there are",
-            );
+            refused(&decoder, &table(last_segment, words), "of more segments than there are");
         }
         for first_words in [words + 1, 1 << 28, 1 << 29, u32::MAX] {
             refused(&decoder, &table(0, first_words), "shorter than it says");
@@ -99,32 +91,17 @@ fn a_root_that_is_no_struct_within_the_message_is_refused() {
         ("too long", struct_pointer(0, u16::MAX, 0)),
         ("of too many pointers", struct_pointer(0, 0, u16::MAX)),
         ("in a segment that is not there", far_pointer(1, 0, false)),
-        (
-            "in a segment that is far from there",
-            far_pointer(u64::from(u32::MAX), 0, false),
-        ),
+        ("in a segment that is far from there", far_pointer(u64::from(u32::MAX), 0, false)),
         ("outside its segment", far_pointer(0, 100, false)),
-        (
-            "farthest outside its segment",
-            far_pointer(0, (1 << 29) - 1, true),
-        ),
+        ("farthest outside its segment", far_pointer(0, (1 << 29) - 1, true)),
         ("a pointer to itself", far_pointer(0, 0, false)),
     ];
     for decoder in decoders() {
         for (how, root) in roots {
             refused(&decoder, &message_of_words(&[root, 0, 0, 0]), how);
         }
-        let far_list = [
-            far_pointer(0, 2, true),
-            0,
-            far_pointer(0, 0, false),
-            list_pointer(0, 5, 0),
-        ];
-        refused(
-            &decoder,
-            &message_of_words(&far_list),
-            "a list, by way of two pointers",
-        );
+        let far_list = [far_pointer(0, 2, true), 0, far_pointer(0, 0, false), list_pointer(0, 5, 0)];
+        refused(&decoder, &message_of_words(&far_list), "a list, by way of two pointers");
         refused(&decoder, &message_of_words(&[]), "without a root");
     }
 }
@@ -136,9 +113,7 @@ fn a_message_without_content_is_what_its_defaults_mean() {
         match decoder.name {
             "ClientMessage of a block" => {
                 let message = ClientMessage::decode(MessageType::TlogBlock, &empty).unwrap();
-                let ClientMessage::Block(block) = message else {
-                    panic!("{message:?}")
-                };
+                let ClientMessage::Block(block) = message else { panic!("{message:?}") };
                 assert_eq!(block.verify().unwrap_err(), BlockFault::UnknownOperation(0));
             }
             // The type byte has said what they are, and 0 is a sequence.
@@ -155,17 +130,10 @@ fn a_list_of_another_kind_is_refused_wherever_one_is_read() {
     // Where in the sample the pointer is, and the kinds that are right there. A list of structs with at least the
     // right content may stand for a list of numbers (the format's rules of evolution), so 7 is not tried there.
     let check = |name: &str, pointer_at: usize, right: &[u64]| {
-        let decoder = decoders()
-            .into_iter()
-            .find(|decoder| decoder.name == name)
-            .unwrap();
+        let decoder = decoders().into_iter().find(|decoder| decoder.name == name).unwrap();
         let at = 8 + pointer_at * 8;
         let pointer = u64::from_le_bytes(decoder.sample[at..at + 8].try_into().unwrap());
-        assert_eq!(
-            pointer & 3,
-            1,
-            "no pointer to a list at word {pointer_at} of {name}"
-        );
+        assert_eq!(pointer & 3, 1, "no pointer to a list at word {pointer_at} of {name}");
         for kind in (0..8).filter(|kind| !right.contains(kind)) {
             let mut changed = decoder.sample.clone();
             let pointer = pointer & !(7 << 32) | kind << 32;
@@ -201,24 +169,12 @@ fn a_list_of_elements_that_take_no_room_is_refused_whatever_its_length() {
     const MOST: u64 = (1 << 29) - 1;
     for size in [1000, MOST] {
         let void = [struct_pointer(0, 1, 1), 2, list_pointer(0, 0, size)];
-        let empty_structs = [
-            struct_pointer(0, 1, 1),
-            2,
-            list_pointer(0, 7, 0),
-            struct_pointer(size as i32, 0, 0),
-        ];
+        let empty_structs =
+            [struct_pointer(0, 1, 1), 2, list_pointer(0, 7, 0), struct_pointer(size as i32, 0, 0)];
         for words in [&void[..], &empty_structs] {
             Response::decode(&message_of_words(words)).unwrap_err();
         }
-        let void = [
-            struct_pointer(0, 2, 4),
-            size,
-            0,
-            0,
-            0,
-            list_pointer(1, 0, size),
-            0,
-        ];
+        let void = [struct_pointer(0, 2, 4), size, 0, 0, 0, list_pointer(1, 0, size), 0];
         let empty_structs = [
             struct_pointer(0, 2, 4),
             size,
@@ -240,22 +196,14 @@ fn many_blocks_that_share_their_data_are_refused_before_they_are_worked_on() {
     // 200 blocks that all lead to the same 4 KiB: 14 KiB of message that would become 800 KiB.
     let (count, shared) = (200, set(1, 1, 1, vec![7; 4096]));
     let one = bytes_of(|out| aggregation(vec![shared], &[]).encode_into(out));
-    let words: Vec<u64> = one[8..]
-        .chunks(8)
-        .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
-        .collect();
-    let tag = words
-        .iter()
-        .position(|&word| word == struct_pointer(1, 4, 2))
-        .unwrap();
+    let words: Vec<u64> =
+        one[8..].chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+    let tag = words.iter().position(|&word| word == struct_pointer(1, 4, 2)).unwrap();
     let (head, rest) = words.split_at(tag);
     let (block, content) = rest[1..].split_at(6);
     let mut all = head.to_vec();
     all[1] = count;
-    let list = all
-        .iter()
-        .position(|&word| word == list_pointer((tag - 6) as i32, 7, 6))
-        .unwrap();
+    let list = all.iter().position(|&word| word == list_pointer((tag - 6) as i32, 7, 6)).unwrap();
     all[list] = list_pointer((tag - 6) as i32, 7, 6 * count);
     all.push(struct_pointer(count as i32, 4, 2));
     for i in 0..count {
@@ -275,9 +223,7 @@ fn an_aggregation_with_another_size_than_it_has_blocks_is_refused() {
     for size in [0, 1, 3, u64::MAX] {
         bytes[16..24].copy_from_slice(&u64::to_le_bytes(size));
         let error = Aggregation::decode(&bytes).unwrap_err();
-        let AggregationError::BlockCount { claimed, actual } = error else {
-            panic!("{error}")
-        };
+        let AggregationError::BlockCount { claimed, actual } = error else { panic!("{error}") };
         assert_eq!((claimed, actual), (size, 2));
     }
 }
@@ -288,9 +234,7 @@ fn an_aggregation_with_a_block_that_is_not_whole_is_refused_with_its_sequence() 
     damaged.data = "abd".into();
     let bytes = bytes_of(|out| aggregation(vec![set(7, 1, 1, "a"), damaged], &[]).encode_into(out));
     let error = Aggregation::decode(&bytes).unwrap_err();
-    let AggregationError::Block { sequence, fault } = error else {
-        panic!("{error}")
-    };
+    let AggregationError::Block { sequence, fault } = error else { panic!("{error}") };
     assert_eq!((sequence, fault.kind()), (Sequence(8), "wrong_hash"));
 }
 
@@ -322,14 +266,8 @@ fn a_client_message_cut_at_any_byte_is_truncated_and_one_that_lies_is_refused_at
     assert_eq!(lying(&[64]).kind(), "too_many_segments");
     assert_eq!(lying(&[63]).kind(), "truncated");
     assert_eq!(lying(&[0, u32::MAX]).kind(), "too_large");
-    assert_eq!(
-        lying(&[[63].as_slice(), &[u32::MAX; 64]].concat()).kind(),
-        "too_large"
-    );
-    let limits = Limits {
-        max_segments: usize::MAX,
-        ..Limits::default()
-    };
+    assert_eq!(lying(&[[63].as_slice(), &[u32::MAX; 64]].concat()).kind(), "too_large");
+    let limits = Limits { max_segments: usize::MAX, ..Limits::default() };
     let bytes = [[1].as_slice(), &u32::MAX.to_le_bytes(), &u32::MAX.to_le_bytes()].concat();
     let error = ClientMessage::decode_from_slice(&bytes, &limits).unwrap_err();
     assert_eq!(error.kind(), "too_large");
@@ -353,9 +291,7 @@ fn a_block_with_a_hash_of_another_length_has_none() {
         let pointer = list_pointer(1, 2, length);
         bytes[1 + 48..1 + 56].copy_from_slice(&pointer.to_le_bytes());
         let (message, _) = ClientMessage::decode_from_slice(&bytes, &Limits::default()).unwrap();
-        let ClientMessage::Block(block) = message else {
-            panic!("{message:?}")
-        };
+        let ClientMessage::Block(block) = message else { panic!("{message:?}") };
         assert_eq!(block.verify().unwrap_err(), BlockFault::NoHash);
     }
 }

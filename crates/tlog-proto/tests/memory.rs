@@ -86,10 +86,7 @@ fn a_reader_takes_no_memory_for_a_message_that_is_too_large() {
             let (mut peer, stream) = tokio::io::duplex(1 << 10);
             let table = [[0; 4], u32::MAX.to_le_bytes()].concat();
             peer.write_all(&[&[1], &table[..]].concat()).await.unwrap();
-            FrameReader::new(stream, Limits::default())
-                .client_message()
-                .await
-                .unwrap_err();
+            FrameReader::new(stream, Limits::default()).client_message().await.unwrap_err();
         });
     });
     assert!(most < 128 << 10, "{most}");
@@ -116,15 +113,10 @@ fn decoders_take_no_memory_for_the_elements_that_a_list_claims() {
     const STRUCTS: u64 = 1 | 7 << 32;
     const VOID: u64 = 1 | MOST << 35;
     let tag = MOST << 2;
-    let responses = [
-        vec![1 << 32 | 1 << 48, 2, VOID],
-        vec![1 << 32 | 1 << 48, 2, STRUCTS, tag],
-    ];
+    let responses = [vec![1 << 32 | 1 << 48, 2, VOID], vec![1 << 32 | 1 << 48, 2, STRUCTS, tag]];
     let root = 2 << 32 | 4 << 48;
-    let aggregations = [
-        vec![root, MOST, 0, 0, 0, VOID | 1 << 2, 0],
-        vec![root, MOST, 0, 0, 0, STRUCTS | 1 << 2, 0, tag],
-    ];
+    let aggregations =
+        [vec![root, MOST, 0, 0, 0, VOID | 1 << 2, 0], vec![root, MOST, 0, 0, 0, STRUCTS | 1 << 2, 0, tag]];
     for words in responses {
         let message = message_of_words(&words);
         let most = most_memory_of(|| drop(Response::decode(&message).unwrap_err()));

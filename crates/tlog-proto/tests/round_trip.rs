@@ -34,21 +34,16 @@ fn block() -> impl Strategy<Value = Block> {
 }
 
 fn unverified_block() -> impl Strategy<Value = UnverifiedBlock> {
-    (
-        any::<(u64, i64, u8, u64)>(),
-        any::<Option<[u8; 32]>>(),
-        data(2000),
+    (any::<(u64, i64, u8, u64)>(), any::<Option<[u8; 32]>>(), data(2000)).prop_map(
+        |((sequence, index, operation, timestamp), hash, data)| UnverifiedBlock {
+            sequence: Sequence(sequence),
+            index,
+            operation,
+            timestamp: Timestamp(timestamp),
+            hash: hash.map(BlockHash),
+            data,
+        },
     )
-        .prop_map(
-            |((sequence, index, operation, timestamp), hash, data)| UnverifiedBlock {
-                sequence: Sequence(sequence),
-                index,
-                operation,
-                timestamp: Timestamp(timestamp),
-                hash: hash.map(BlockHash),
-                data,
-            },
-        )
 }
 
 fn client_message() -> impl Strategy<Value = ClientMessage> {
@@ -143,12 +138,7 @@ fn messages_of_many_small_segments_are_read_by_every_decoder() {
         let expected = (decoder.decode)(&decoder.sample).unwrap();
         for words in 1..40 {
             let laid_out = in_segments_of(words, &decoder.sample);
-            assert_eq!(
-                (decoder.decode)(&laid_out).unwrap(),
-                expected,
-                "{}, {words} words",
-                decoder.name
-            );
+            assert_eq!((decoder.decode)(&laid_out).unwrap(), expected, "{}, {words} words", decoder.name);
         }
         let smallest = in_segments_of(1, &decoder.sample);
         assert!(segments(&smallest) > 1, "{}", decoder.name);
@@ -163,12 +153,7 @@ fn messages_are_read_at_any_address() {
             for shift in 0..8 {
                 let shifted = [&vec![0; shift], &message[..]].concat();
                 let decoded = (decoder.decode)(&shifted[shift..]);
-                assert_eq!(
-                    decoded.as_ref(),
-                    Ok(&expected),
-                    "{}, shifted by {shift}",
-                    decoder.name
-                );
+                assert_eq!(decoded.as_ref(), Ok(&expected), "{}, shifted by {shift}", decoder.name);
             }
         }
     }

@@ -22,19 +22,12 @@ impl Budget {
     pub(crate) fn new(size: usize) -> Self {
         let size = size.min(Semaphore::MAX_PERMITS);
         let bytes = Arc::new(Semaphore::new(size));
-        Self {
-            bytes,
-            size,
-            waiting: AtomicUsize::new(0),
-            pressed: watch::Sender::new(()),
-        }
+        Self { bytes, size, waiting: AtomicUsize::new(0), pressed: watch::Sender::new(()) }
     }
 
     /// Takes bytes if they are free.
     pub(crate) fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.bytes)
-            .try_acquire_many_owned(self.permits(bytes))
-            .ok()
+        Arc::clone(&self.bytes).try_acquire_many_owned(self.permits(bytes)).ok()
     }
 
     /// Takes bytes, waits until they are free. First come, first served.
@@ -43,9 +36,7 @@ impl Budget {
             return taken;
         }
         let _waiter = Waiter::new(self);
-        let taken = Arc::clone(&self.bytes)
-            .acquire_many_owned(self.permits(bytes))
-            .await;
+        let taken = Arc::clone(&self.bytes).acquire_many_owned(self.permits(bytes)).await;
         taken.expect("the semaphore is never closed")
     }
 
@@ -98,18 +89,12 @@ pub(crate) struct Permit {
 impl Permit {
     /// What a block is read with.
     pub(crate) fn unflushed(vdisk: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Self {
-        Self {
-            _bytes: [Some(vdisk), Some(all)],
-            of_window: false,
-        }
+        Self { _bytes: [Some(vdisk), Some(all)], of_window: false }
     }
 
     /// What a block waits in a window with.
     pub(crate) fn window(bytes: OwnedSemaphorePermit) -> Self {
-        Self {
-            _bytes: [Some(bytes), None],
-            of_window: true,
-        }
+        Self { _bytes: [Some(bytes), None], of_window: true }
     }
 }
 
@@ -140,10 +125,6 @@ mod tests {
         assert!(gave_up.is_err() && !budget.is_short());
         drop(second);
         assert_eq!(budget.taken(), 0);
-        assert_eq!(
-            budget.take(1000).await.num_permits(),
-            10,
-            "more than everything is everything"
-        );
+        assert_eq!(budget.take(1000).await.num_permits(), 10, "more than everything is everything");
     }
 }

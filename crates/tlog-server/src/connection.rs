@@ -89,13 +89,7 @@ async fn converse(stream: &mut TcpStream, peer: SocketAddr, shared: &Arc<Shared>
         return Linger::No;
     }
     let outbox = Arc::clone(&link.outbox);
-    let reading = Reading {
-        reader,
-        peer,
-        shared,
-        vdisk: vdisk.clone(),
-        link,
-    };
+    let reading = Reading { reader, peer, shared, vdisk: vdisk.clone(), link };
     let ended = tokio::select! {
         biased;
         reason = write_all(&mut write, &outbox, shared.settings.write_timeout) => reason,
@@ -167,16 +161,8 @@ async fn respond(
     shared: &Shared,
 ) -> bool {
     let mut bytes = BytesMut::new();
-    HandshakeResponse {
-        version: Version::CURRENT,
-        status,
-        last_flushed,
-    }
-    .encode_into(&mut bytes);
-    matches!(
-        timeout(shared.settings.write_timeout, write.write_all(&bytes)).await,
-        Ok(Ok(()))
-    )
+    HandshakeResponse { version: Version::CURRENT, status, last_flushed }.encode_into(&mut bytes);
+    matches!(timeout(shared.settings.write_timeout, write.write_all(&bytes)).await, Ok(Ok(())))
 }
 
 /// What ties a connection to the task of its vdisk.
@@ -205,24 +191,13 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
             let outbox = Arc::new(Outbox::default());
             let (sender, inbound) = mpsc::channel(INBOUND_BATCHES);
             let (verdict, answer) = oneshot::channel();
-            let hello = Hello {
-                greeting,
-                peer,
-                outbox: Arc::clone(&outbox),
-                inbound,
-                verdict,
-            };
+            let hello = Hello { greeting, peer, outbox: Arc::clone(&outbox), inbound, verdict };
             if shared.vdisk(&request.vdisk_id).send(hello).await.is_err() {
                 continue; // its task was just ending
             }
             match answer.await {
                 Ok(Verdict::Accepted { last_flushed, budget }) => {
-                    return Connected::Live(Link {
-                        last_flushed,
-                        outbox,
-                        inbound: sender,
-                        budget,
-                    });
+                    return Connected::Live(Link { last_flushed, outbox, inbound: sender, budget });
                 }
                 Ok(Verdict::Refused { status, last_flushed }) => {
                     if status == HandshakeStatus::InvalidVdiskId {
@@ -328,10 +303,7 @@ impl Reading<'_> {
     /// Waits for a message. Whether one has begun is looked at four times in the time that it may take.
     async fn first(&mut self) -> Result<ClientMessage, Reason> {
         let settings = &self.shared.settings;
-        let tick = settings
-            .message_timeout
-            .min(settings.idle_timeout.unwrap_or(Duration::MAX))
-            / 4;
+        let tick = settings.message_timeout.min(settings.idle_timeout.unwrap_or(Duration::MAX)) / 4;
         let since = Instant::now();
         let mut begun = self.reader.is_mid_message().then(Instant::now);
         loop {
@@ -399,10 +371,7 @@ impl Reading<'_> {
         let reason = fault.kind();
         metrics::counter!("tlog_server_blocks_refused_total", "reason" => reason).increment(1);
         warn!(vdisk = %self.vdisk, peer = %self.peer, %sequence, reason, error = %fault, "block refused");
-        self.link.outbox.push(&Response {
-            status: BlockStatus::RecvFailed,
-            sequences: vec![sequence],
-        });
+        self.link.outbox.push(&Response { status: BlockStatus::RecvFailed, sequences: vec![sequence] });
     }
 
     async fn send(&self, batch: Vec<Incoming>) -> bool {
@@ -418,18 +387,13 @@ enum Verified {
 
 /// Checks all blocks together, elsewhere if it takes long.
 async fn verified(messages: Vec<ClientMessage>) -> Vec<Verified> {
-    let bytes: usize = messages
-        .iter()
-        .map(|message| data(message).map_or(0, <[u8]>::len))
-        .sum();
+    let bytes: usize = messages.iter().map(|message| data(message).map_or(0, <[u8]>::len)).sum();
     metrics::counter!("tlog_server_received_bytes_total").increment(bytes as u64);
     if bytes < HASH_ELSEWHERE {
         return verify(messages);
     }
     // It fails only where the runtime is shutting down, and then nobody wants the answer.
-    tokio::task::spawn_blocking(|| verify(messages))
-        .await
-        .unwrap_or_default()
+    tokio::task::spawn_blocking(|| verify(messages)).await.unwrap_or_default()
 }
 
 fn verify(messages: Vec<ClientMessage>) -> Vec<Verified> {

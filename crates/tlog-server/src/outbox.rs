@@ -80,10 +80,7 @@ impl Reason {
 
     /// Whether a person should look at it.
     pub(crate) fn is_fault(self) -> bool {
-        !matches!(
-            self,
-            Reason::ClosedByClient | Reason::Replaced | Reason::Shutdown | Reason::Idle
-        )
+        !matches!(self, Reason::ClosedByClient | Reason::Replaced | Reason::Shutdown | Reason::Idle)
     }
 }
 
@@ -203,10 +200,7 @@ mod tests {
     use super::*;
 
     fn received(sequence: u64) -> Response {
-        Response {
-            status: BlockStatus::RecvOk,
-            sequences: vec![Sequence(sequence)],
-        }
+        Response { status: BlockStatus::RecvOk, sequences: vec![Sequence(sequence)] }
     }
 
     #[tokio::test]
@@ -215,9 +209,7 @@ mod tests {
         outbox.push_all(&[received(1), received(2)]);
         outbox.end(Ended::Finished(Reason::Shutdown));
         outbox.push(&received(3));
-        let ToWrite::Bytes(bytes) = outbox.next().await else {
-            panic!("something waits")
-        };
+        let ToWrite::Bytes(bytes) = outbox.next().await else { panic!("something waits") };
         assert_eq!(bytes.len(), 80);
         assert_eq!(outbox.next().await, ToWrite::End(Reason::Shutdown));
         outbox.end(Ended::Aborted(Reason::Replaced));

@@ -76,10 +76,7 @@ pub struct OrderedBlock {
 impl OrderedBlock {
     /// Its place.
     pub fn position(&self) -> LogPosition {
-        LogPosition {
-            generation: self.generation,
-            sequence: self.block.sequence,
-        }
+        LogPosition { generation: self.generation, sequence: self.block.sequence }
     }
 }
 

@@ -30,15 +30,9 @@ pub(crate) struct Hello {
 /// What becomes of a handshake.
 pub(crate) enum Verdict {
     /// The client may send. What it sends is counted in this budget too.
-    Accepted {
-        last_flushed: Option<Sequence>,
-        budget: Arc<Budget>,
-    },
+    Accepted { last_flushed: Option<Sequence>, budget: Arc<Budget> },
     /// It may not.
-    Refused {
-        status: HandshakeStatus,
-        last_flushed: Option<Sequence>,
-    },
+    Refused { status: HandshakeStatus, last_flushed: Option<Sequence> },
     /// Another connection came before it was answered.
     Replaced,
 }
@@ -121,20 +115,10 @@ impl Shared {
         let mut status = VdiskStatus::new(id.clone());
         status.last_error = lock(&self.last_errors).get(id).cloned();
         let status = Arc::new(Mutex::new(status));
-        vdisks.insert(
-            id.clone(),
-            Entry {
-                hellos: hellos.clone(),
-                status: Arc::clone(&status),
-            },
-        );
+        vdisks.insert(id.clone(), Entry { hellos: hellos.clone(), status: Arc::clone(&status) });
         metrics::gauge!("tlog_server_vdisks_open").increment(1.0);
-        let registration = Registration {
-            shared: Arc::clone(self),
-            id: id.clone(),
-            status,
-            hellos: receiver,
-        };
+        let registration =
+            Registration { shared: Arc::clone(self), id: id.clone(), status, hellos: receiver };
         self.tasks.spawn(vdisk::run(registration));
         hellos
     }
@@ -168,14 +152,7 @@ impl Shared {
             .iter()
             .map(|(id, error)| {
                 let last_error = Some(error.clone());
-                (
-                    id.clone(),
-                    VdiskStatus {
-                        open: false,
-                        last_error,
-                        ..VdiskStatus::new(id.clone())
-                    },
-                )
+                (id.clone(), VdiskStatus { open: false, last_error, ..VdiskStatus::new(id.clone()) })
             })
             .collect();
         for (id, entry) in &*lock(&self.vdisks) {

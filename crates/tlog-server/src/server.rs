@@ -31,9 +31,7 @@ impl Server {
         slave: Option<Arc<dyn SlaveSync>>,
     ) -> Result<Self, SettingsError> {
         settings.validate()?;
-        Ok(Self {
-            shared: Arc::new(Shared::new(settings, storage, slave)),
-        })
+        Ok(Self { shared: Arc::new(Shared::new(settings, storage, slave)) })
     }
 
     /// Serves until `shutdown` is cancelled, then
@@ -56,17 +54,12 @@ impl Server {
         info!("stopping: making everything durable");
         shared.stop.cancel();
         shared.tasks.close();
-        if timeout(shared.settings.shutdown_grace, shared.tasks.wait())
-            .await
-            .is_err()
-        {
+        if timeout(shared.settings.shutdown_grace, shared.tasks.wait()).await.is_err() {
             error!(grace = ?shared.settings.shutdown_grace, "not everything could be made durable in time, giving up");
             shared.kill.cancel();
             shared.tasks.wait().await;
         }
-        let report = RunReport {
-            vdisks: shared.take_reports(),
-        };
+        let report = RunReport { vdisks: shared.take_reports() };
         if report.all_durable() {
             info!(vdisks = report.vdisks.len(), "stopped, everything is durable");
         } else {

@@ -59,16 +59,9 @@ pub(crate) struct Greeting {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action<P> {
     /// The handshake is OK; the connection is the live one.
-    Accept {
-        connection: ConnectionId,
-        last_flushed: Option<Sequence>,
-    },
+    Accept { connection: ConnectionId, last_flushed: Option<Sequence> },
     /// The handshake failed.
-    Refuse {
-        connection: ConnectionId,
-        why: Refusal,
-        last_flushed: Option<Sequence>,
-    },
+    Refuse { connection: ConnectionId, why: Refusal, last_flushed: Option<Sequence> },
     /// Tell the live connection.
     Answer(Response),
     /// The next block of the log. The permit belongs to it until it is durable.
@@ -100,10 +93,7 @@ pub(crate) enum Note {
     /// A block is held already.
     Duplicate,
     /// The sequences have started over.
-    NewGeneration {
-        position: LogPosition,
-        before: Option<LogPosition>,
-    },
+    NewGeneration { position: LogPosition, before: Option<LogPosition> },
     /// A block was too far ahead or there was no room for it; it is not held.
     NotHeld { sequence: Sequence, why: NotHeld },
 }
@@ -161,17 +151,8 @@ impl<P> Session<P> {
     pub(crate) fn new(end: LogEnd, window_limits: WindowLimits) -> Self {
         let log = LogTail::new(end);
         let durable = log.position();
-        let core = Core {
-            log,
-            durable,
-            actions: VecDeque::new(),
-        };
-        Self {
-            core,
-            window_limits,
-            link: None,
-            greeted: Vec::new(),
-        }
+        let core = Core { log, durable, actions: VecDeque::new() };
+        Self { core, window_limits, link: None, greeted: Vec::new() }
     }
 
     /// What is to be done next.
@@ -181,12 +162,7 @@ impl<P> Session<P> {
 
     /// A client has said where it stands. It takes over, unless it leaves a gap.
     pub(crate) fn handle_greeting(&mut self, greeting: Greeting) {
-        let Greeting {
-            connection,
-            session,
-            first,
-            reset,
-        } = greeting;
+        let Greeting { connection, session, first, reset } = greeting;
         let log = &self.core.log;
         // Where the window begins, whether a generation starts there, and whether what is ordered is flushed first.
         let (expects, starts_over, flush_first) = match log.next() {
@@ -219,11 +195,7 @@ impl<P> Session<P> {
         match self.core.undurable().filter(|_| flush_first) {
             Some(until) => {
                 self.core.flush();
-                self.greeted.push(Greeted {
-                    connection,
-                    until,
-                    gap: None,
-                });
+                self.greeted.push(Greeted { connection, until, gap: None });
             }
             None => self.accept(),
         }
@@ -237,9 +209,7 @@ impl<P> Session<P> {
 
     /// Whether a block would have to wait for an earlier one.
     pub(crate) fn would_wait(&self, sequence: Sequence) -> bool {
-        self.link
-            .as_ref()
-            .is_some_and(|link| link.window.is_ahead(sequence))
+        self.link.as_ref().is_some_and(|link| link.window.is_ahead(sequence))
     }
 
     /// A verified block has come in on the live connection.
@@ -253,23 +223,9 @@ impl<P> Session<P> {
         }
         let bytes = cost(&block);
         // What stays in the window is answered below; what comes out at once is answered where it is placed.
-        match link.window.offer(
-            sequence,
-            bytes,
-            Arrival {
-                block,
-                permit,
-                answered: true,
-            },
-        ) {
+        match link.window.offer(sequence, bytes, Arrival { block, permit, answered: true }) {
             Offered::Expected(arrival) | Offered::Below(arrival) => {
-                core.place(
-                    link,
-                    Arrival {
-                        answered: false,
-                        ..arrival
-                    },
-                );
+                core.place(link, Arrival { answered: false, ..arrival });
                 core.place_waiting(link);
             }
             Offered::Waits => core.answer(BlockStatus::RecvOk, vec![sequence]),
@@ -293,10 +249,7 @@ impl<P> Session<P> {
         let Some(link) = &mut self.link else { return };
         let core = &mut self.core;
         core.answer(BlockStatus::ForceFlushReceived, Vec::new());
-        if link
-            .flushed
-            .is_some_and(|(low, high)| low <= sequence && sequence <= high)
-        {
+        if link.flushed.is_some_and(|(low, high)| low <= sequence && sequence <= high) {
             return core.answer(BlockStatus::FlushOk, vec![sequence]);
         }
         if core.log.holds(sequence) || sequence < link.window.next() {
@@ -314,8 +267,7 @@ impl<P> Session<P> {
 
     /// The slave holds it.
     pub(crate) fn handle_slave_synced(&mut self) {
-        self.core
-            .answer(BlockStatus::WaitNbdSlaveSyncReceived, Vec::new());
+        self.core.answer(BlockStatus::WaitNbdSlaveSyncReceived, Vec::new());
     }
 
     /// Whether an answer to [`Action::Find`] is awaited.
@@ -348,10 +300,8 @@ impl<P> Session<P> {
             }
             core.flushed(link, &newly);
         }
-        let (ready, waiting): (Vec<_>, _) = self
-            .greeted
-            .drain(..)
-            .partition(|greeted| greeted.until <= durable);
+        let (ready, waiting): (Vec<_>, _) =
+            self.greeted.drain(..).partition(|greeted| greeted.until <= durable);
         self.greeted = waiting;
         for Greeted { connection, gap, .. } in ready {
             match gap {
@@ -388,9 +338,7 @@ impl<P> Session<P> {
 
     /// How many blocks wait for an earlier one, and their bytes.
     pub(crate) fn waiting(&self) -> (usize, usize) {
-        self.link
-            .as_ref()
-            .map_or((0, 0), |link| (link.window.len(), link.window.bytes()))
+        self.link.as_ref().map_or((0, 0), |link| (link.window.len(), link.window.bytes()))
     }
 
     fn accept(&mut self) {
@@ -399,10 +347,7 @@ impl<P> Session<P> {
         // An unknown session that comes in lower may be anybody: it hears of nothing that it has not sent here.
         let continues = !link.starts_over && self.core.log.next() == Some(link.window.next());
         let last_flushed = self.core.last_flushed().filter(|_| continues);
-        self.core.actions.push_back(Action::Accept {
-            connection: link.id,
-            last_flushed,
-        });
+        self.core.actions.push_back(Action::Accept { connection: link.id, last_flushed });
     }
 
     fn refuse_gap(&mut self, connection: ConnectionId, first: Sequence, next: Sequence) {
@@ -410,11 +355,7 @@ impl<P> Session<P> {
             None => self.core.refuse(connection, Refusal::Gap { first, next }),
             Some(until) => {
                 self.core.flush();
-                self.greeted.push(Greeted {
-                    connection,
-                    until,
-                    gap: Some((first, next)),
-                });
+                self.greeted.push(Greeted { connection, until, gap: Some((first, next)) });
             }
         }
     }

@@ -120,14 +120,8 @@ impl ServerSettings {
             ("limits.max_segments", self.limits.max_segments as u64),
             ("max_window_span", self.max_window_span),
         ];
-        let zero_durations = durations
-            .iter()
-            .filter(|(_, value)| value.is_zero())
-            .map(|(name, _)| *name);
-        let zero_numbers = numbers
-            .iter()
-            .filter(|(_, value)| *value == 0)
-            .map(|(name, _)| *name);
+        let zero_durations = durations.iter().filter(|(_, value)| value.is_zero()).map(|(name, _)| *name);
+        let zero_numbers = numbers.iter().filter(|(_, value)| *value == 0).map(|(name, _)| *name);
         if let Some(setting) = zero_durations.chain(zero_numbers).next() {
             return Err(SettingsError::Zero { setting });
         }
@@ -144,11 +138,7 @@ impl ServerSettings {
             ("max_total_unflushed_bytes", self.max_total_unflushed_bytes),
         ];
         match sizes.into_iter().find(|&(_, bytes)| bytes < least) {
-            Some((setting, bytes)) => Err(SettingsError::NoRoomForABlock {
-                setting,
-                bytes,
-                least,
-            }),
+            Some((setting, bytes)) => Err(SettingsError::NoRoomForABlock { setting, bytes, least }),
             None => Ok(()),
         }
     }

@@ -44,10 +44,7 @@ impl LogTail {
 
     /// The place of the last block; none in an empty log.
     pub(crate) fn position(&self) -> Option<LogPosition> {
-        self.last.map(|sequence| LogPosition {
-            generation: self.generation,
-            sequence,
-        })
+        self.last.map(|sequence| LogPosition { generation: self.generation, sequence })
     }
 
     /// The sequence that would continue the generation; none in an empty log, which any sequence starts.
@@ -57,8 +54,7 @@ impl LogTail {
 
     /// Whether the generation has a block under this sequence.
     pub(crate) fn holds(&self, sequence: Sequence) -> bool {
-        self.last
-            .is_some_and(|last| self.first <= sequence && sequence <= last)
+        self.last.is_some_and(|last| self.first <= sequence && sequence <= last)
     }
 
     /// Whether the block under this sequence was written by this session, which is known.
@@ -72,11 +68,7 @@ impl LogTail {
     /// What stands under a sequence, if it is remembered. If it is not, it is durable.
     pub(crate) fn digest(&self, sequence: Sequence) -> Option<BlockDigest> {
         let from_end = self.last?.0.checked_sub(sequence.0)?;
-        let at = self
-            .recent
-            .len()
-            .checked_sub(1)?
-            .checked_sub(usize::try_from(from_end).ok()?)?;
+        let at = self.recent.len().checked_sub(1)?.checked_sub(usize::try_from(from_end).ok()?)?;
         self.recent.get(at).copied()
     }
 
@@ -89,10 +81,7 @@ impl LogTail {
         }
         self.last = Some(block.sequence);
         self.recent.push_back(block.into());
-        LogPosition {
-            generation: self.generation,
-            sequence: block.sequence,
-        }
+        LogPosition { generation: self.generation, sequence: block.sequence }
     }
 
     /// The first block of a new generation.
@@ -104,10 +93,7 @@ impl LogTail {
         self.session_since = block.sequence;
         self.recent.clear();
         self.recent.push_back(block.into());
-        LogPosition {
-            generation: self.generation,
-            sequence: block.sequence,
-        }
+        LogPosition { generation: self.generation, sequence: block.sequence }
     }
 
     /// Forgets digests of old blocks that are durable.
@@ -131,12 +117,7 @@ mod tests {
 
     fn block(sequence: u64) -> Block {
         let index = BlockIndex::new(sequence).unwrap();
-        Block::set(
-            Sequence(sequence),
-            index,
-            Timestamp(sequence),
-            Bytes::from_static(b"x"),
-        )
+        Block::set(Sequence(sequence), index, Timestamp(sequence), Bytes::from_static(b"x"))
     }
 
     #[test]
@@ -147,10 +128,7 @@ mod tests {
         for sequence in 2..=end {
             tail.push(SessionId(1), &block(sequence));
         }
-        let durable = |sequence| LogPosition {
-            generation: Generation(1),
-            sequence: Sequence(sequence),
-        };
+        let durable = |sequence| LogPosition { generation: Generation(1), sequence: Sequence(sequence) };
         tail.forget(durable(10));
         assert_eq!(tail.digest(Sequence(10)), None);
         assert_eq!(tail.digest(Sequence(11)), Some((&block(11)).into()));

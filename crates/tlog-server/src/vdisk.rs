@@ -76,10 +76,7 @@ async fn serve(registration: &mut Registration) -> Option<VdiskReport> {
             }
             registration.hellos.close();
             while let Ok(hello) = registration.hellos.try_recv() {
-                let _ = hello.verdict.send(Verdict::Refused {
-                    status,
-                    last_flushed: None,
-                });
+                let _ = hello.verdict.send(Verdict::Refused { status, last_flushed: None });
             }
             None
         }
@@ -102,6 +99,8 @@ struct Vdisk<'a> {
     steps: VecDeque<Step>,
     /// Something was appended, or will be, after the last flush.
     dirty: bool,
+    /// Some of it still holds what blocks of other vdisks need in order to wait.
+    holds_window: bool,
     undurable: VecDeque<Undurable>,
     unflushed_bytes: usize,
     appending: Slot<Result<(), Closed>>,
@@ -133,10 +132,7 @@ enum Closing {
 impl<'a> Vdisk<'a> {
     fn new(registration: &'a mut Registration, log: Arc<dyn VdiskLog>) -> Self {
         let settings = &registration.shared.settings;
-        let limits = WindowLimits {
-            span: settings.max_window_span,
-            bytes: settings.max_window_bytes,
-        };
+        let limits = WindowLimits { span: settings.max_window_span, bytes: settings.max_window_bytes };
         let budget = Arc::new(Budget::new(settings.max_unflushed_bytes));
         let pressure = [budget.pressure(), registration.shared.unflushed.pressure()];
         let end = log.end();
@@ -154,6 +150,7 @@ impl<'a> Vdisk<'a> {
             answers: Vec::new(),
             steps: VecDeque::new(),
             dirty: false,
+            holds_window: false,
             undurable: VecDeque::new(),
             unflushed_bytes: 0,
             appending: None,
@@ -272,10 +269,7 @@ impl<'a> Vdisk<'a> {
                 error!(vdisk = %id, %peer, %error, "closing the connection that waits for the slave");
                 let text = error.to_string();
                 live.hello.outbox.end(Ended::Finished(Reason::SlaveSyncFailed));
-                return self
-                    .registration
-                    .shared
-                    .set_last_error(&self.registration.status, text);
+                return self.registration.shared.set_last_error(&self.registration.status, text);
             }
         }
         self.session.handle_slave_synced();
@@ -299,7 +293,8 @@ impl<'a> Vdisk<'a> {
             self.act();
         }
         // Somebody waits for room, and what sits in a log that is not asked to flush gives none.
-        if self.dirty && (self.budget.is_short() || self.registration.shared.unflushed.is_short()) {
+        let short = || self.budget.is_short() || self.registration.shared.unflushed.is_short();
+        if self.dirty && (self.holds_window || short()) {
             self.flush();
         }
         self.append();
@@ -326,19 +321,12 @@ impl<'a> Vdisk<'a> {
                 Action::Answer(response) => self.answer(response),
                 Action::Append(block, permit) => self.ordered(block, permit),
                 Action::Flush => self.flush(),
-                Action::Accept {
-                    connection,
-                    last_flushed,
-                } => {
+                Action::Accept { connection, last_flushed } => {
                     if let Some(hello) = self.greeted.remove(&connection) {
                         self.accept(hello, last_flushed);
                     }
                 }
-                Action::Refuse {
-                    connection,
-                    why,
-                    last_flushed,
-                } => {
+                Action::Refuse { connection, why, last_flushed } => {
                     if let Some(hello) = self.greeted.remove(&connection) {
                         self.refuse(hello, why, last_flushed);
                     }
@@ -357,11 +345,7 @@ impl<'a> Vdisk<'a> {
     fn answer(&mut self, response: Response) {
         if response.status == BlockStatus::FlushOk {
             metrics::counter!("tlog_server_blocks_flushed_total").increment(response.sequences.len() as u64);
-            if let Some(last) = self
-                .answers
-                .last_mut()
-                .filter(|last| last.status == BlockStatus::FlushOk)
-            {
+            if let Some(last) = self.answers.last_mut().filter(|last| last.status == BlockStatus::FlushOk) {
                 return last.sequences.extend(response.sequences);
             }
         }
@@ -370,19 +354,11 @@ impl<'a> Vdisk<'a> {
 
     fn ordered(&mut self, block: OrderedBlock, permit: Permit) {
         let bytes = cost(&block.block);
-        let permit = if permit.of_window {
-            self.leave_window(bytes).unwrap_or(permit)
-        } else {
-            permit
-        };
+        let permit = if permit.of_window { self.leave_window(bytes).unwrap_or(permit) } else { permit };
+        self.holds_window |= permit.of_window;
         let position = block.position();
         self.unflushed_bytes += bytes;
-        self.undurable.push_back(Undurable {
-            position,
-            bytes,
-            since: Instant::now(),
-            _permit: permit,
-        });
+        self.undurable.push_back(Undurable { position, bytes, since: Instant::now(), _permit: permit });
         self.steps.push_back(Step::Append(block));
         self.dirty = true;
     }
@@ -390,15 +366,13 @@ impl<'a> Vdisk<'a> {
     /// A block that has waited takes from where the others do, if there is room; else it stays counted as waiting.
     fn leave_window(&self, bytes: usize) -> Option<Permit> {
         let own = self.budget.try_take(bytes)?;
-        Some(Permit::unflushed(
-            own,
-            self.registration.shared.unflushed.try_take(bytes)?,
-        ))
+        Some(Permit::unflushed(own, self.registration.shared.unflushed.try_take(bytes)?))
     }
 
     fn flush(&mut self) {
         self.steps.push_back(Step::Flush);
         self.dirty = false;
+        self.holds_window = false;
         if self.appending.is_some() {
             self.log.flush(); // an append that waits for room gets it sooner
         }
@@ -424,13 +398,7 @@ impl<'a> Vdisk<'a> {
         info!(vdisk = %self.id, peer = %hello.peer, first = %hello.greeting.first, ?last_flushed, "connected");
         let (unused, _) = oneshot::channel();
         let verdict = std::mem::replace(&mut hello.verdict, unused);
-        if verdict
-            .send(Verdict::Accepted {
-                last_flushed,
-                budget: Arc::clone(&self.budget),
-            })
-            .is_err()
-        {
+        if verdict.send(Verdict::Accepted { last_flushed, budget: Arc::clone(&self.budget) }).is_err() {
             return self.session.handle_gone(id);
         }
         self.live = Some(Live {
@@ -515,11 +483,7 @@ impl<'a> Vdisk<'a> {
             self.closing = Closing::Now(Box::pin(async move { log.close().await }));
         }
         let in_use = self.live.is_some() || !self.greeted.is_empty() || !self.undurable.is_empty();
-        self.idle_since = if in_use {
-            None
-        } else {
-            self.idle_since.or_else(|| Some(Instant::now()))
-        };
+        self.idle_since = if in_use { None } else { self.idle_since.or_else(|| Some(Instant::now())) };
     }
 
     fn publish(&self) {
@@ -550,11 +514,7 @@ impl<'a> Vdisk<'a> {
         self.settle();
         self.publish();
         if let Some(live) = &self.live {
-            let reason = if error.is_some() {
-                Reason::LogClosed
-            } else {
-                Reason::Shutdown
-            };
+            let reason = if error.is_some() { Reason::LogClosed } else { Reason::Shutdown };
             live.hello.outbox.end(Ended::Finished(reason));
         }
         self.report(error)
@@ -587,20 +547,13 @@ impl<'a> Vdisk<'a> {
         self.appending = None;
         self.session.handle_log_closed();
         let text = Closed(reason).to_string();
-        self.registration
-            .shared
-            .set_last_error(&self.registration.status, text.clone());
+        self.registration.shared.set_last_error(&self.registration.status, text.clone());
         text
     }
 
     fn report(&self, error: Option<String>) -> VdiskReport {
         let (durable, ordered) = (self.session.durable(), self.session.ordered());
-        VdiskReport {
-            vdisk: self.id.clone(),
-            durable,
-            ordered,
-            error,
-        }
+        VdiskReport { vdisk: self.id.clone(), durable, ordered, error }
     }
 }
 

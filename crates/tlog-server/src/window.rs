@@ -57,12 +57,7 @@ pub(crate) enum Offered<T> {
 impl<T> Window<T> {
     /// An empty one that expects `next`.
     pub(crate) fn new(next: Sequence, limits: WindowLimits) -> Self {
-        Self {
-            limits,
-            next,
-            waiting: BTreeMap::new(),
-            bytes: 0,
-        }
+        Self { limits, next, waiting: BTreeMap::new(), bytes: 0 }
     }
 
     /// The sequence whose turn it is.
@@ -157,10 +152,7 @@ mod tests {
         assert_eq!(drain(&mut window), Vec::<&str>::new());
         assert_eq!(window.offer(Sequence(10), 10, "a"), Offered::Expected("a"));
         assert_eq!(drain(&mut window), ["b", "c"]);
-        assert_eq!(
-            (window.next(), window.bytes(), window.len()),
-            (Sequence(13), 0, 0)
-        );
+        assert_eq!((window.next(), window.bytes(), window.len()), (Sequence(13), 0, 0));
         assert_eq!(window.offer(Sequence(12), 10, "c"), Offered::Below("c"));
     }
 

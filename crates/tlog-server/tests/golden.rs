@@ -24,9 +24,7 @@ fn golden(name: &str) -> Option<Vec<u8>> {
 
 fn blocks(sequences: impl IntoIterator<Item = u64>) -> BytesMut {
     let mut bytes = BytesMut::new();
-    sequences
-        .into_iter()
-        .for_each(|sequence| support::block(sequence).encode_into(&mut bytes));
+    sequences.into_iter().for_each(|sequence| support::block(sequence).encode_into(&mut bytes));
     bytes
 }
 
@@ -40,10 +38,7 @@ async fn expect_handshake(stream: &mut TcpStream, recorded: &[u8]) {
     // Ours has two more fields, which existing clients do not look at: 2 words of root pointer and table, 2 of data.
     let mut got = vec![0; 32];
     soon(stream.read_exact(&mut got)).await.unwrap();
-    let (got, recorded) = (
-        HandshakeResponse::decode(&got),
-        HandshakeResponse::decode(recorded),
-    );
+    let (got, recorded) = (HandshakeResponse::decode(&got), HandshakeResponse::decode(recorded));
     let (got, recorded) = (got.unwrap(), recorded.unwrap());
     assert_eq!((got.version, got.status), (recorded.version, recorded.status));
     assert_eq!(recorded.last_flushed, None);
@@ -70,29 +65,13 @@ async fn a_recorded_client_gets_the_recorded_answers() {
     stream.write_all(&blocks(8..=25)).await.unwrap();
     let mut ignored = vec![0; recv_ok.len() * 18];
     soon(stream.read_exact(&mut ignored)).await.unwrap();
-    stream
-        .write_all(&golden("force_flush.bin").unwrap())
-        .await
-        .unwrap();
-    expect(
-        &mut stream,
-        &golden("response_force_flush_received.bin").unwrap(),
-        "ForceFlushReceived",
-    )
-    .await;
-    expect(
-        &mut stream,
-        &golden("response_flush_ok.bin").unwrap(),
-        "FlushOK for 1 to 25",
-    )
-    .await;
+    stream.write_all(&golden("force_flush.bin").unwrap()).await.unwrap();
+    expect(&mut stream, &golden("response_force_flush_received.bin").unwrap(), "ForceFlushReceived").await;
+    expect(&mut stream, &golden("response_flush_ok.bin").unwrap(), "FlushOK for 1 to 25").await;
     let stored = server.logs.disk("myimg").durable();
     assert_eq!(stored, (1..=25).map(|sequence| (1, sequence)).collect::<Vec<_>>());
 
-    stream
-        .write_all(&golden("wait_slave_sync.bin").unwrap())
-        .await
-        .unwrap();
+    stream.write_all(&golden("wait_slave_sync.bin").unwrap()).await.unwrap();
     // No recording of this one: it is ForceFlushReceived with another status.
     let mut synced = golden("response_force_flush_received.bin").unwrap();
     synced[16] = 4;
@@ -109,16 +88,8 @@ async fn a_force_flush_that_comes_before_its_blocks_flushes_when_they_are_there(
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(&hello).await.unwrap();
     expect_handshake(&mut stream, &golden("handshake_response_ok.bin").unwrap()).await;
-    stream
-        .write_all(&golden("force_flush.bin").unwrap())
-        .await
-        .unwrap();
-    expect(
-        &mut stream,
-        &golden("response_force_flush_received.bin").unwrap(),
-        "ForceFlushReceived",
-    )
-    .await;
+    stream.write_all(&golden("force_flush.bin").unwrap()).await.unwrap();
+    expect(&mut stream, &golden("response_force_flush_received.bin").unwrap(), "ForceFlushReceived").await;
     assert_eq!(server.logs.disk("myimg").appended(), 0);
     stream.write_all(&blocks(1..=9)).await.unwrap();
     let mut flushes = server.logs.disk("myimg").flushes.subscribe();
@@ -133,34 +104,19 @@ async fn an_old_client_and_a_failed_flush_get_the_recorded_answers() {
     };
     let server = Running::start().await;
     let mut old = HandshakeRequest::decode(&hello).unwrap();
-    assert_eq!(
-        (old.vdisk_id.clone(), old.session),
-        (VdiskId::new("myimg").unwrap(), SessionId::UNKNOWN)
-    );
+    assert_eq!((old.vdisk_id.clone(), old.session), (VdiskId::new("myimg").unwrap(), SessionId::UNKNOWN));
     old.version = "1.0.9".parse().unwrap();
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let mut bytes = BytesMut::new();
     old.encode_into(&mut bytes);
     stream.write_all(&bytes).await.unwrap();
-    expect_handshake(
-        &mut stream,
-        &golden("handshake_response_invalid_version.bin").unwrap(),
-    )
-    .await;
+    expect_handshake(&mut stream, &golden("handshake_response_invalid_version.bin").unwrap()).await;
     assert_eq!(soon(stream.read(&mut [0; 1])).await.unwrap(), 0, "then it closes");
 
     let (client, _) = Client::greet(server.addr, handshake("myimg", 0, 1)).await;
     let mut stream = client.into_raw().await;
-    server
-        .logs
-        .disk("myimg")
-        .fail(CloseReason::Failed("no store answers".to_owned()));
-    expect(
-        &mut stream,
-        &golden("response_flush_failed.bin").unwrap(),
-        "FlushFailed",
-    )
-    .await;
+    server.logs.disk("myimg").fail(CloseReason::Failed("no store answers".to_owned()));
+    expect(&mut stream, &golden("response_flush_failed.bin").unwrap(), "FlushFailed").await;
     assert_eq!(soon(stream.read(&mut [0; 1])).await.unwrap(), 0, "then it closes");
 }
 

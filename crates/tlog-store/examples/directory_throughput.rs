@@ -3,11 +3,7 @@
 //! Appends 25-KiB shards to one vdisk with 16 in flight, and for the ratio writes the same bytes to a plain preallocated file with
 //! one fdatasync for every 16. Says MB/s (10^6 bytes) of each, in turns, as a machine's disk has better and worse moments.
 //! Then it appends 200,000 small shards and says how long it takes to open them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a measurement stops where something is wrong"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement stops where something is wrong")]
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -30,9 +26,7 @@ const TURNS: usize = 3;
 
 #[tokio::main]
 async fn main() {
-    let directory = std::env::args_os()
-        .nth(1)
-        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     for turn in 1..=TURNS {
         let scratch = tempfile::tempdir_in(&directory).unwrap();
         let plain = megabytes_per_second(plain_file(&scratch.path().join("plain")));
@@ -53,11 +47,7 @@ fn megabytes_per_second(time: Duration) -> f64 {
 }
 
 fn plain_file(path: &Path) -> Duration {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .unwrap();
+    let file = OpenOptions::new().write(true).create_new(true).open(path).unwrap();
     let bytes = vec![0x5a; HEAD + PAYLOAD];
     fallocate(&file, FallocateFlags::empty(), 0, SHARDS * bytes.len() as u64).unwrap();
     file.sync_all().unwrap();
@@ -77,10 +67,7 @@ async fn store(directory: &Path, shards: u64, payload: usize, in_flight: u64) ->
     let store = Arc::new(DirectoryStore::open(directory, DirectoryOptions::default()).unwrap());
     let vdisk = VdiskId::new("throughput").unwrap();
     store.promise(&vdisk, Epoch(1)).await.unwrap();
-    let start = StartRecord {
-        epoch: Epoch(1),
-        number: AggregationNumber(1),
-    };
+    let start = StartRecord { epoch: Epoch(1), number: AggregationNumber(1) };
     store.start(&vdisk, start, &Members::default()).await.unwrap();
     let shard = Shard {
         epoch: Epoch(1),
@@ -92,12 +79,8 @@ async fn store(directory: &Path, shards: u64, payload: usize, in_flight: u64) ->
     let begun = Instant::now();
     let writers: Vec<_> = (0..in_flight)
         .map(|_| {
-            let (store, vdisk, shard, next) = (
-                Arc::clone(&store),
-                vdisk.clone(),
-                shard.clone(),
-                Arc::clone(&next),
-            );
+            let (store, vdisk, shard, next) =
+                (Arc::clone(&store), vdisk.clone(), shard.clone(), Arc::clone(&next));
             tokio::spawn(async move {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -105,10 +88,7 @@ async fn store(directory: &Path, shards: u64, payload: usize, in_flight: u64) ->
                         break;
                     }
                     let committed = AggregationNumber(number.saturating_sub(in_flight));
-                    store
-                        .append(&vdisk, AggregationNumber(number), shard.clone(), committed)
-                        .await
-                        .unwrap();
+                    store.append(&vdisk, AggregationNumber(number), shard.clone(), committed).await.unwrap();
                 }
             })
         })

@@ -152,9 +152,7 @@ impl FaultyStore {
 }
 
 fn unavailable(what: &'static str) -> StoreErrorKind {
-    StoreErrorKind::Unavailable {
-        source: std::io::Error::other(what),
-    }
+    StoreErrorKind::Unavailable { source: std::io::Error::other(what) }
 }
 
 impl FaultControl {
@@ -244,24 +242,16 @@ impl FaultControl {
     }
 
     fn judge(&self, operation: Operation) -> (Duration, Verdict) {
-        self.calls
-            .send_modify(|calls| *calls.entry(operation).or_default() += 1);
+        self.calls.send_modify(|calls| *calls.entry(operation).or_default() += 1);
         let mut faults = self.faults();
         let random = faults.random;
         // All are drawn for every call, so that one fault does not shift the draws of the next calls.
         let mut drawn = |probability: f64| faults.rng.random::<f64>() < probability;
         let delayed = drawn(random.delay);
-        let (unreachable, torn, lost) = (
-            drawn(random.unavailable),
-            drawn(random.torn_append),
-            drawn(random.lost_answer),
-        );
+        let (unreachable, torn, lost) =
+            (drawn(random.unavailable), drawn(random.torn_append), drawn(random.lost_answer));
         let part = faults.rng.random::<f64>();
-        let extra = if delayed {
-            random.longest_delay.mul_f64(part)
-        } else {
-            Duration::ZERO
-        };
+        let extra = if delayed { random.longest_delay.mul_f64(part) } else { Duration::ZERO };
 
         let writes = operation.writes();
         let refuse = if faults.down || unreachable {
@@ -269,9 +259,7 @@ impl FaultControl {
         } else if faults.read_only && writes {
             Some(StoreErrorKind::ReadOnly)
         } else if faults.full && writes && operation != Operation::Prune {
-            Some(StoreErrorKind::Full {
-                source: std::io::ErrorKind::StorageFull.into(),
-            })
+            Some(StoreErrorKind::Full { source: std::io::ErrorKind::StorageFull.into() })
         } else {
             None
         };
@@ -279,19 +267,8 @@ impl FaultControl {
         let tear = happens && operation == Operation::Append && (torn || take_one(&mut faults.torn_appends));
         let lose_answer = happens && !tear && (lost || take_one(&mut faults.lost_answers));
         // Down is down at once.
-        let delay = if faults.down {
-            Duration::ZERO
-        } else {
-            faults.delay + extra
-        };
-        (
-            delay,
-            Verdict {
-                refuse,
-                tear,
-                lose_answer,
-            },
-        )
+        let delay = if faults.down { Duration::ZERO } else { faults.delay + extra };
+        (delay, Verdict { refuse, tear, lose_answer })
     }
 }
 
@@ -315,9 +292,7 @@ impl fmt::Debug for FaultyStore {
 
 impl fmt::Debug for FaultControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultControl")
-            .field("calls", &*self.calls.borrow())
-            .finish_non_exhaustive()
+        f.debug_struct("FaultControl").field("calls", &*self.calls.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -328,8 +303,7 @@ impl ShardStore for FaultyStore {
     }
 
     async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
-        self.call(Operation::Promise, |_| self.inner.promise(vdisk, epoch))
-            .await
+        self.call(Operation::Promise, |_| self.inner.promise(vdisk, epoch)).await
     }
 
     async fn start(
@@ -338,8 +312,7 @@ impl ShardStore for FaultyStore {
         record: StartRecord,
         members: &Members,
     ) -> Result<StoreIdentity, StoreError> {
-        self.call(Operation::Start, |_| self.inner.start(vdisk, record, members))
-            .await
+        self.call(Operation::Start, |_| self.inner.start(vdisk, record, members)).await
     }
 
     async fn append(
@@ -362,10 +335,7 @@ impl ShardStore for FaultyStore {
         epoch: Epoch,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.call(Operation::Publish, |_| {
-            self.inner.publish(vdisk, epoch, committed)
-        })
-        .await
+        self.call(Operation::Publish, |_| self.inner.publish(vdisk, epoch, committed)).await
     }
 
     async fn fill(
@@ -374,13 +344,11 @@ impl ShardStore for FaultyStore {
         number: AggregationNumber,
         shard: Shard,
     ) -> Result<FillOutcome, StoreError> {
-        self.call(Operation::Fill, |_| self.inner.fill(vdisk, number, shard))
-            .await
+        self.call(Operation::Fill, |_| self.inner.fill(vdisk, number, shard)).await
     }
 
     async fn prune(&self, vdisk: &VdiskId, epoch: Epoch, first: AggregationNumber) -> Result<(), StoreError> {
-        self.call(Operation::Prune, |_| self.inner.prune(vdisk, epoch, first))
-            .await
+        self.call(Operation::Prune, |_| self.inner.prune(vdisk, epoch, first)).await
     }
 
     async fn heads(
@@ -389,13 +357,11 @@ impl ShardStore for FaultyStore {
         range: RangeInclusive<AggregationNumber>,
         max_bytes: usize,
     ) -> Result<Vec<(AggregationNumber, HeadSlot)>, StoreError> {
-        self.call(Operation::Heads, |_| self.inner.heads(vdisk, range, max_bytes))
-            .await
+        self.call(Operation::Heads, |_| self.inner.heads(vdisk, range, max_bytes)).await
     }
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
-        self.call(Operation::Shard, |_| self.inner.shard(vdisk, number))
-            .await
+        self.call(Operation::Shard, |_| self.inner.shard(vdisk, number)).await
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {
@@ -422,12 +388,7 @@ mod tests {
 
     fn shard() -> Shard {
         let (head, payload) = (Bytes::from_static(b"head"), Bytes::from_static(b"payload"));
-        Shard {
-            epoch: Epoch(1),
-            id: AggregationId([3; 32]),
-            head,
-            payload,
-        }
+        Shard { epoch: Epoch(1), id: AggregationId([3; 32]), head, payload }
     }
 
     async fn store() -> (Arc<FaultyStore>, FaultControl) {
@@ -454,10 +415,7 @@ mod tests {
     async fn down_read_only_and_full_do_nothing_and_say_so() {
         let (store, control) = store().await;
         control.set_down(true);
-        assert!(matches!(
-            append(&store, 1).await,
-            Err(StoreErrorKind::Unavailable { .. })
-        ));
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::Unavailable { .. })));
         assert!(store.status(&disk()).await.is_err());
         control.heal();
         control.set_read_only(true);
@@ -465,14 +423,8 @@ mod tests {
         assert_eq!(head(&store).await, 0);
         control.heal();
         control.set_full(true);
-        assert!(matches!(
-            append(&store, 1).await,
-            Err(StoreErrorKind::Full { .. })
-        ));
-        store
-            .prune(&disk(), Epoch(1), AggregationNumber(1))
-            .await
-            .unwrap();
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::Full { .. })));
+        store.prune(&disk(), Epoch(1), AggregationNumber(1)).await.unwrap();
         control.heal();
         append(&store, 1).await.unwrap();
         assert_eq!(head(&store).await, 1);
@@ -483,16 +435,10 @@ mod tests {
     async fn a_lost_answer_and_a_torn_append_have_happened() {
         let (store, control) = store().await;
         control.lose_answers(1);
-        assert!(matches!(
-            append(&store, 1).await,
-            Err(StoreErrorKind::Unavailable { .. })
-        ));
+        assert!(matches!(append(&store, 1).await, Err(StoreErrorKind::Unavailable { .. })));
         assert_eq!(head(&store).await, 1);
         control.tear_appends(1);
-        assert!(matches!(
-            append(&store, 2).await,
-            Err(StoreErrorKind::Unavailable { .. })
-        ));
+        assert!(matches!(append(&store, 2).await, Err(StoreErrorKind::Unavailable { .. })));
         match store.shard(&disk(), AggregationNumber(2)).await.unwrap() {
             ShardSlot::Held(found) => assert_eq!((found.id, &found.payload[..]), (shard().id, &b"pay"[..])),
             other => panic!("{other:?}"),

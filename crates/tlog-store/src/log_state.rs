@@ -75,11 +75,7 @@ impl LogMeta {
     }
 
     fn refuse_older(&self, epoch: Epoch) -> Result<(), StoreErrorKind> {
-        if self.epoch > epoch {
-            Err(StoreErrorKind::Fenced { promised: self.epoch })
-        } else {
-            Ok(())
-        }
+        if self.epoch > epoch { Err(StoreErrorKind::Fenced { promised: self.epoch }) } else { Ok(()) }
     }
 
     fn raise_committed(&mut self, committed: AggregationNumber) {
@@ -126,11 +122,7 @@ impl LogMeta {
     }
 
     fn placing(&self, number: AggregationNumber) -> Placing {
-        if number < self.first {
-            Placing::Pruned
-        } else {
-            Placing::Store
-        }
+        if number < self.first { Placing::Pruned } else { Placing::Store }
     }
 
     pub(crate) fn publish(
@@ -151,10 +143,7 @@ impl LogMeta {
         current: impl FnOnce() -> Current,
     ) -> Result<Filling, StoreErrorKind> {
         if number > self.committed {
-            return Err(StoreErrorKind::NotCommitted {
-                number,
-                committed: self.committed,
-            });
+            return Err(StoreErrorKind::NotCommitted { number, committed: self.committed });
         }
         if self.placing(number) == Placing::Pruned || current() == Current::Whole(id) {
             return Ok(Filling::Nothing(FillOutcome::AlreadyHeld));
@@ -166,10 +155,7 @@ impl LogMeta {
     pub(crate) fn prune(&mut self, epoch: Epoch, first: AggregationNumber) -> Result<(), StoreErrorKind> {
         self.refuse_older(epoch)?;
         if first > self.committed.next() {
-            return Err(StoreErrorKind::NotCommitted {
-                number: first,
-                committed: self.committed,
-            });
+            return Err(StoreErrorKind::NotCommitted { number: first, committed: self.committed });
         }
         self.first = self.first.max(first);
         Ok(())
@@ -190,10 +176,7 @@ impl LogMeta {
 
 /// What a store says of a log that it does not know.
 pub(crate) fn unknown_log() -> LogState {
-    LogState {
-        first: AggregationNumber(1),
-        ..LogState::default()
-    }
+    LogState { first: AggregationNumber(1), ..LogState::default() }
 }
 
 /// One number's entry: who wrote it, and where the store has it.
@@ -215,10 +198,7 @@ pub(crate) struct Slots<P> {
 
 impl<P> Default for Slots<P> {
     fn default() -> Self {
-        Self {
-            slots: BTreeMap::new(),
-            held: NumberRanges::new(),
-        }
+        Self { slots: BTreeMap::new(), held: NumberRanges::new() }
     }
 }
 
@@ -241,10 +221,7 @@ impl<P> Slots<P> {
     ) -> impl Iterator<Item = (AggregationNumber, &Slot<P>)> {
         // A range that ends before it begins is empty; the map would panic.
         let range = (!range.is_empty()).then_some(range);
-        range
-            .into_iter()
-            .flat_map(|range| self.slots.range(range))
-            .map(|(&number, slot)| (number, slot))
+        range.into_iter().flat_map(|range| self.slots.range(range)).map(|(&number, slot)| (number, slot))
     }
 
     /// Answers what was there.
@@ -267,10 +244,7 @@ impl<P> Slots<P> {
             .filter(|(_, slot)| slot.epoch < start.epoch && only(&slot.place))
             .map(|(&number, _)| number)
             .collect();
-        dropped
-            .into_iter()
-            .filter_map(|number| self.remove(number))
-            .collect()
+        dropped.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
     /// Takes out everything below `first`.
@@ -284,15 +258,8 @@ impl<P> Slots<P> {
 
     /// Takes out what `gone` says.
     pub(crate) fn drop_where(&mut self, gone: impl Fn(&P) -> bool) -> Vec<Slot<P>> {
-        let dropped: Vec<AggregationNumber> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| gone(&slot.place))
-            .map(|(&number, _)| number)
-            .collect();
-        dropped
-            .into_iter()
-            .filter_map(|number| self.remove(number))
-            .collect()
+        let dropped: Vec<AggregationNumber> =
+            self.slots.iter().filter(|(_, slot)| gone(&slot.place)).map(|(&number, _)| number).collect();
+        dropped.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 }

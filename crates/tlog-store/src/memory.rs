@@ -37,10 +37,7 @@ enum Stored {
 impl MemoryStore {
     /// An empty store that calls itself `address`, such as `memory:0`.
     pub fn new(address: impl Into<String>) -> Self {
-        Self {
-            address: address.into().into(),
-            logs: Mutex::default(),
-        }
+        Self { address: address.into().into(), logs: Mutex::default() }
     }
 
     /// Forgets everything, as after a replaced disk: the next promise gives a log another identity.
@@ -56,15 +53,8 @@ impl MemoryStore {
         number: AggregationNumber,
         change: impl FnOnce(&mut Shard),
     ) -> bool {
-        match self
-            .logs()
-            .get_mut(vdisk)
-            .and_then(|log| log.slots.get_mut(number))
-        {
-            Some(Slot {
-                place: Stored::Whole(shard),
-                ..
-            }) => {
+        match self.logs().get_mut(vdisk).and_then(|log| log.slots.get_mut(number)) {
+            Some(Slot { place: Stored::Whole(shard), .. }) => {
                 change(shard);
                 true
             }
@@ -82,9 +72,7 @@ impl MemoryStore {
 
     /// Loses what is stored under a number. Answers whether something was there.
     pub fn remove(&self, vdisk: &VdiskId, number: AggregationNumber) -> bool {
-        self.logs()
-            .get_mut(vdisk)
-            .is_some_and(|log| log.slots.remove(number).is_some())
+        self.logs().get_mut(vdisk).is_some_and(|log| log.slots.remove(number).is_some())
     }
 
     fn logs(&self) -> MutexGuard<'_, BTreeMap<VdiskId, MemoryLog>> {
@@ -98,20 +86,15 @@ impl MemoryStore {
         act: impl FnOnce(&mut MemoryLog) -> Result<T, StoreErrorKind>,
     ) -> Result<T, StoreError> {
         let mut logs = self.logs();
-        answered(
-            &self.address,
-            operation,
-            logs.get_mut(vdisk).ok_or(StoreErrorKind::NoLog).and_then(act),
-        )
+        answered(&self.address, operation, logs.get_mut(vdisk).ok_or(StoreErrorKind::NoLog).and_then(act))
     }
 }
 
 /// A new random identity.
 pub(crate) fn new_identity() -> Result<StoreIdentity, StoreErrorKind> {
     let mut identity = [0; 16];
-    getrandom::fill(&mut identity).map_err(|error| StoreErrorKind::Unavailable {
-        source: std::io::Error::other(error.to_string()),
-    })?;
+    getrandom::fill(&mut identity)
+        .map_err(|error| StoreErrorKind::Unavailable { source: std::io::Error::other(error.to_string()) })?;
     Ok(StoreIdentity(identity))
 }
 
@@ -125,13 +108,7 @@ impl MemoryLog {
     }
 
     fn put(&mut self, number: AggregationNumber, shard: Shard) {
-        self.slots.put(
-            number,
-            Slot {
-                epoch: shard.epoch,
-                place: Stored::Whole(shard),
-            },
-        );
+        self.slots.put(number, Slot { epoch: shard.epoch, place: Stored::Whole(shard) });
     }
 }
 
@@ -145,17 +122,12 @@ impl ShardStore for MemoryStore {
         let mut logs = self.logs();
         let result = match logs.get_mut(vdisk) {
             Some(log) => log.meta.promise(epoch).map(|()| log.meta.state(log.slots.held())),
-            None => new_identity()
-                .and_then(|identity| LogMeta::created(identity, epoch))
-                .map(|meta| {
-                    let log = MemoryLog {
-                        meta,
-                        slots: Slots::default(),
-                    };
-                    let state = log.meta.state(log.slots.held());
-                    logs.insert(vdisk.clone(), log);
-                    state
-                }),
+            None => new_identity().and_then(|identity| LogMeta::created(identity, epoch)).map(|meta| {
+                let log = MemoryLog { meta, slots: Slots::default() };
+                let state = log.meta.state(log.slots.held());
+                logs.insert(vdisk.clone(), log);
+                state
+            }),
         };
         answered(&self.address, "promise", result)
     }
@@ -195,9 +167,7 @@ impl ShardStore for MemoryStore {
         epoch: Epoch,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.with("publish", vdisk, |log| {
-            log.meta.publish(epoch, committed).map(|()| log.meta.identity)
-        })
+        self.with("publish", vdisk, |log| log.meta.publish(epoch, committed).map(|()| log.meta.identity))
     }
 
     async fn fill(
@@ -207,10 +177,7 @@ impl ShardStore for MemoryStore {
         shard: Shard,
     ) -> Result<FillOutcome, StoreError> {
         self.with("fill", vdisk, |log| {
-            match log
-                .meta
-                .fill(number, shard.id, || Current::from(&log.slot(number)))?
-            {
+            match log.meta.fill(number, shard.id, || Current::from(&log.slot(number)))? {
                 Filling::Nothing(outcome) => Ok(outcome),
                 Filling::Store => {
                     log.put(number, shard);
@@ -243,11 +210,7 @@ impl ShardStore for MemoryStore {
                         Stored::Damaged => HeadSlot::Damaged,
                         Stored::Whole(Shard { epoch, id, head, .. }) => {
                             bytes += head.len();
-                            HeadSlot::Held(Head {
-                                epoch: *epoch,
-                                id: *id,
-                                head: head.clone(),
-                            })
+                            HeadSlot::Held(Head { epoch: *epoch, id: *id, head: head.clone() })
                         }
                     },
                 ));
@@ -265,9 +228,7 @@ impl ShardStore for MemoryStore {
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {
         let logs = self.logs();
-        let state = logs
-            .get(vdisk)
-            .map_or_else(unknown_log, |log| log.meta.state(log.slots.held()));
+        let state = logs.get(vdisk).map_or_else(unknown_log, |log| log.meta.state(log.slots.held()));
         answered(&self.address, "status", Ok(state))
     }
 

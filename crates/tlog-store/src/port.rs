@@ -309,18 +309,12 @@ impl StoreErrorKind {
 impl StoreError {
     /// Puts the two together.
     pub fn new(address: impl Into<String>, kind: StoreErrorKind) -> Self {
-        Self {
-            address: address.into(),
-            kind,
-        }
+        Self { address: address.into(), kind }
     }
 
     /// Whether the same call may work later without anybody doing anything to the log.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self.kind,
-            StoreErrorKind::Unavailable { .. } | StoreErrorKind::Full { .. }
-        )
+        matches!(self.kind, StoreErrorKind::Unavailable { .. } | StoreErrorKind::Full { .. })
     }
 
     /// Whether a newer writer has taken the log over.

@@ -32,31 +32,22 @@ impl NumberRanges {
 
     /// The highest number.
     pub fn last(&self) -> Option<AggregationNumber> {
-        self.ranges
-            .last_key_value()
-            .map(|(_, &last)| AggregationNumber(last))
+        self.ranges.last_key_value().map(|(_, &last)| AggregationNumber(last))
     }
 
     /// The lowest number.
     pub fn first(&self) -> Option<AggregationNumber> {
-        self.ranges
-            .first_key_value()
-            .map(|(&first, _)| AggregationNumber(first))
+        self.ranges.first_key_value().map(|(&first, _)| AggregationNumber(first))
     }
 
     /// Whether a number is in it.
     pub fn contains(&self, number: AggregationNumber) -> bool {
-        self.ranges
-            .range(..=number.0)
-            .next_back()
-            .is_some_and(|(_, &last)| number.0 <= last)
+        self.ranges.range(..=number.0).next_back().is_some_and(|(_, &last)| number.0 <= last)
     }
 
     /// The ranges, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = RangeInclusive<AggregationNumber>> + '_ {
-        self.ranges
-            .iter()
-            .map(|(&first, &last)| AggregationNumber(first)..=AggregationNumber(last))
+        self.ranges.iter().map(|(&first, &last)| AggregationNumber(first)..=AggregationNumber(last))
     }
 
     /// Adds one number.

@@ -83,11 +83,7 @@ async fn every_acknowledged_append_survives_sigkill() {
     let mut pruned: BTreeMap<u64, u64> = BTreeMap::new();
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "every_acknowledged_append_survives_sigkill",
-                "--nocapture",
-            ])
+            .args(["--exact", "every_acknowledged_append_survives_sigkill", "--nocapture"])
             .env(CHILD, directory.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -125,10 +121,7 @@ async fn every_acknowledged_append_survives_sigkill() {
         };
         for (&which, &epoch) in &epochs {
             let status = store.status(&vdisk(which)).await.unwrap();
-            assert!(
-                status.epoch >= Epoch(epoch),
-                "seed {seed}, round {round}: an epoch was forgotten"
-            );
+            assert!(status.epoch >= Epoch(epoch), "seed {seed}, round {round}: an epoch was forgotten");
         }
         for (&(which, number), &epoch) in &stored {
             if pruned.get(&which).is_some_and(|&first| number < first) {
@@ -136,10 +129,7 @@ async fn every_acknowledged_append_survives_sigkill() {
             }
             let slot = store.shard(&vdisk(which), n(number)).await.unwrap();
             let expected = ShardSlot::Held(shard(epoch, number, payload(number)));
-            assert_eq!(
-                slot, expected,
-                "seed {seed}, round {round}, vdisk {which}, number {number}"
-            );
+            assert_eq!(slot, expected, "seed {seed}, round {round}, vdisk {which}, number {number}");
         }
     }
     assert!(stored.len() > 100, "the writers hardly wrote");

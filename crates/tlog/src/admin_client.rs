@@ -55,9 +55,13 @@ pub async fn ask(address: &str, method: Method, path: &str) -> Result<String, Ad
     };
     let stream =
         connect.await.map_err(|source| AdminError::Connect { address: address.to_owned(), source })?;
-    let http = |source: Box<dyn std::error::Error + Send + Sync>| AdminError::Http { address: address.to_owned(), source };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| http(error.into()))?;
+    let http = |source: Box<dyn std::error::Error + Send + Sync>| AdminError::Http {
+        address: address.to_owned(),
+        source,
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| http(error.into()))?;
     let connection = tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
@@ -72,7 +76,9 @@ pub async fn ask(address: &str, method: Method, path: &str) -> Result<String, Ad
     let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
     match status.is_success() {
         true => Ok(body),
-        false => Err(AdminError::Refused { address: address.to_owned(), status, body: body.trim().to_owned() }),
+        false => {
+            Err(AdminError::Refused { address: address.to_owned(), status, body: body.trim().to_owned() })
+        }
     }
 }
 
@@ -132,7 +138,10 @@ mod tests {
         assert!(get("/metrics").await.unwrap().contains("tlog_test_total 3"));
         assert_eq!(get("/status").await.unwrap(), r#"{"vdisks":[]}"#);
         assert_eq!(post("/vdisks/vda/scrub").await.unwrap(), r#"{"aggregations":3}"#);
-        assert_eq!(refused(post("/vdisks/vdb/scrub").await), (500, r#"{"error":"no log of vdb"}"#.to_owned()));
+        assert_eq!(
+            refused(post("/vdisks/vdb/scrub").await),
+            (500, r#"{"error":"no log of vdb"}"#.to_owned())
+        );
         assert_eq!(refused(post("/vdisks/..%2f/scrub").await).0, 400);
         assert_eq!(refused(get("/vdisks/vda/scrub").await).0, 405);
         assert_eq!(refused(get("/nothing").await).0, 404);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, keygen, scrub};
+use crate::commands::{config, history, keygen, record, restore, scrub, verify};
 
 /// Records virtual disks in a transaction log, and restores them to any moment.
 #[derive(Debug, Parser)]
@@ -14,7 +14,7 @@ use crate::commands::{config, keygen, scrub};
     version,
     arg_required_else_help = true,
     after_help = "Each command has a help of its own: 'tlog record -h' shows what is usual, 'tlog record --help' everything.\n\
-        Exit status: 0 done; 1 not done, with the reason on standard error; 2 wrong usage; 'tlog verify' tells its own."
+        Exit status: 0 done; 1 not done, with the reason on standard error; 64 wrong usage; 'tlog verify' tells its own."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -23,15 +23,34 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Record(record::Arguments),
+    History(history::Arguments),
+    Restore(restore::Arguments),
+    Verify(verify::Arguments),
     Scrub(scrub::Arguments),
     Keygen(keygen::Arguments),
     Config(config::Arguments),
 }
 
+/// Exit status of a command line that makes no sense; the usual 2 would be taken for a verdict of `tlog verify`.
+const USAGE: u8 = 64;
+
 impl Cli {
+    /// Takes the arguments of this process; where they make no sense, or ask for help, says so and answers the exit status.
+    pub fn from_process() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            let _nobody_reads = error.print();
+            if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+        })
+    }
+
     /// Does what was asked for, and tells a person on standard error if that failed.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
+            Command::Record(arguments) => blocking(record::run(arguments)),
+            Command::History(arguments) => blocking(history::run(arguments)),
+            Command::Restore(arguments) => blocking(restore::run(arguments)),
+            Command::Verify(arguments) => blocking(verify::run(arguments)),
             Command::Scrub(arguments) => blocking(scrub::run(arguments)),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),

@@ -144,7 +144,8 @@ pub fn load_or_make(settings: &Settings) -> Result<LoadedKeys, KeysError> {
         };
     }
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|source| KeysError::Write { path: path.clone(), source })?;
+        std::fs::create_dir_all(directory)
+            .map_err(|source| KeysError::Write { path: path.clone(), source })?;
     }
     match write_new(&path) {
         Ok(_) => Ok(LoadedKeys { made: true, ..read(&path)? }),
@@ -194,12 +195,13 @@ pub fn write_new(path: &Path) -> Result<KeyId, KeysError> {
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = directory.join(format!(".{name}.{}.{id}", std::process::id()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        // A rename would replace a file that somebody made meanwhile; a link refuses.
-        std::fs::hard_link(&temporary, path)
-    });
+    let written =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            // A rename would replace a file that somebody made meanwhile; a link refuses.
+            std::fs::hard_link(&temporary, path)
+        });
     let removed = std::fs::remove_file(&temporary);
     written.map_err(fault)?;
     removed.map_err(fault)?;
@@ -283,7 +285,8 @@ mod tests {
         let args = args.with("parity-shards", "1");
         let error = load_or_make(&Settings::from_flags(&args).unwrap()).unwrap_err();
         assert!(error.to_string().contains("tlog keygen -o FILE"), "{error}");
-        let error = load_or_make(&Settings::from_flags(&args.with("key-file", "/nowhere/key")).unwrap()).unwrap_err();
+        let error =
+            load_or_make(&Settings::from_flags(&args.with("key-file", "/nowhere/key")).unwrap()).unwrap_err();
         assert!(error.to_string().contains("tlog keygen -o /nowhere/key"), "{error}");
     }
 

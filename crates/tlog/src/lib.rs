@@ -6,6 +6,7 @@
 //! - [`moment`]: moments as a person writes them.
 //! - [`logging`]: log lines.
 //! - [`stores`], [`storage`]: from addresses to the server's port.
+//! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
 //! - [`service`], [`admin`]: what `tlog-server` runs, and what it tells of itself.
 //!
 //! What it deliberately does not do: anything that one of the other crates could do. It names adapters, wires them
@@ -18,6 +19,8 @@ mod commands;
 pub mod keys;
 pub mod logging;
 pub mod moment;
+pub mod reading;
+pub mod recording;
 pub mod service;
 pub mod settings;
 pub mod storage;

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    tlog::cli::Cli::parse().run()
+    match tlog::cli::Cli::from_process() {
+        Ok(cli) => cli.run(),
+        Err(code) => code,
+    }
 }

@@ -94,7 +94,18 @@ mod tests {
         let check = |text: &str, error: fn(String) -> MomentError| {
             assert_eq!(parse(text, &now()), Err(error(text.to_owned())));
         };
-        for text in ["", "yesterday", "5 ago", "ago", "5x ago", "2024-13-01T00:00:00Z", "12:30", "-5", "5m ago ago", "now ago"] {
+        for text in [
+            "",
+            "yesterday",
+            "5 ago",
+            "ago",
+            "5x ago",
+            "2024-13-01T00:00:00Z",
+            "12:30",
+            "-5",
+            "5m ago ago",
+            "now ago",
+        ] {
             check(text, MomentError::Unknown);
         }
         check("2024-03-01T12:30:00", MomentError::NoOffset);

@@ -126,9 +126,11 @@ impl Service {
 }
 
 async fn bind(address: &ListenAddress) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address.pair())
-        .await
-        .with_context(|| format!("cannot listen on {address}; if another tlog-server runs there, stop it or choose another port"))
+    TcpListener::bind(address.pair()).await.with_context(|| {
+        format!(
+            "cannot listen on {address}; if another tlog-server runs there, stop it or choose another port"
+        )
+    })
 }
 
 /// What other processes find beside the lock of a directory store.
@@ -181,7 +183,8 @@ fn server_settings(limits: &LimitSettings) -> ServerSettings {
 fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     const SECONDS: [f64; 14] =
         [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS);
+    let builder =
+        PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS);
     let recorder = builder.context("the buckets of the metrics")?.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).ok().context("metrics are being recorded already")?;
@@ -230,7 +233,8 @@ impl Operations for ServerOperations {
     }
 
     async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String> {
-        let done = self.storage.scrub(vdisk, self.scrub_rate, |_| {}).await.map_err(|error| error.to_string())?;
+        let done =
+            self.storage.scrub(vdisk, self.scrub_rate, |_| {}).await.map_err(|error| error.to_string())?;
         tracing::info!(%vdisk, aggregations = done.report.aggregations, whole = done.report.is_whole(), "scrub done");
         Ok(show_scrub(vdisk, &done))
     }

@@ -136,7 +136,13 @@ impl FlusherStorage {
         progress: impl FnMut(ScrubProgress) + Send,
     ) -> Result<Scrubbed, ScrubLogError> {
         let set = self.store_set(vdisk).ok_or(ScrubLogError::NumberOfStores)?;
-        if set.survey().await.views.iter().all(|view| matches!(&view.answer, Ok(state) if state.identity.is_none())) {
+        if set
+            .survey()
+            .await
+            .views
+            .iter()
+            .all(|view| matches!(&view.answer, Ok(state) if state.identity.is_none()))
+        {
             return Err(ScrubLogError::NoLog(vdisk.clone()));
         }
         let (log, ours) = match self.open_log(vdisk) {
@@ -341,7 +347,8 @@ mod tests {
     use crate::stores::Stores;
 
     fn storage(flush_size: &str) -> FlusherStorage {
-        let args = SettingsArgs::default().with("storage", ["memory:"; 6].join(",")).with("flush-size", flush_size);
+        let args =
+            SettingsArgs::default().with("storage", ["memory:"; 6].join(",")).with("flush-size", flush_size);
         let settings = Settings::from_flags(&args).unwrap();
         let stores = Stores::for_writing(&settings, "").unwrap().all;
         let keyring = Arc::new(Keyring::new(MasterKey::generate().unwrap()));
@@ -383,8 +390,12 @@ mod tests {
         assert_eq!(storage.logs().await, []);
 
         let end = storage.open(&vdisk).await.unwrap().end();
-        let expected =
-            LogEnd { generation: Generation(1), first: Sequence(1), last: Some(Sequence(31)), session: SessionId(9) };
+        let expected = LogEnd {
+            generation: Generation(1),
+            first: Sequence(1),
+            last: Some(Sequence(31)),
+            session: SessionId(9),
+        };
         assert_eq!(end, expected);
     }
 
@@ -401,7 +412,9 @@ mod tests {
         log.close().await.unwrap();
         drop(log);
         let scrubbed = storage.scrub(&vdisk, 1 << 30, |_| {}).await.unwrap();
-        assert!(scrubbed.report.is_whole() && scrubbed.report.aggregations == 1 && scrubbed.filled.is_empty());
+        assert!(
+            scrubbed.report.is_whole() && scrubbed.report.aggregations == 1 && scrubbed.filled.is_empty()
+        );
         let log = storage.open(&vdisk).await.unwrap();
         log.append(block(2)).await.unwrap();
         log.close().await.unwrap();

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 use tlog_store::{
-    DirectoryOptions, DirectoryStore, FillOutcome, HeadSlot, LogState, Members, MemoryStore, Shard, ShardSlot,
-    ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity,
+    DirectoryOptions, DirectoryStore, FillOutcome, HeadSlot, LogState, Members, MemoryStore, Shard,
+    ShardSlot, ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity,
 };
 
 use crate::settings::{Settings, StoreAddress};
@@ -46,7 +46,9 @@ impl Stores {
         let mut stores = Self { all: Vec::new(), directories: Vec::new() };
         for address in settings.stores() {
             match address {
-                StoreAddress::Memory => stores.all.push(Arc::new(MemoryStore::new(format!("memory:{}", stores.all.len())))),
+                StoreAddress::Memory => {
+                    stores.all.push(Arc::new(MemoryStore::new(format!("memory:{}", stores.all.len()))))
+                }
                 StoreAddress::Directory(directory) => {
                     let note = Some(note.to_owned());
                     let store = Arc::new(LateDirectory::new(directory, note));
@@ -122,7 +124,9 @@ impl LateDirectory {
             return Ok(Arc::clone(store));
         }
         let opened = match inner.note.clone() {
-            Some(note) => DirectoryStore::open(&self.directory, DirectoryOptions { note, ..Default::default() }),
+            Some(note) => {
+                DirectoryStore::open(&self.directory, DirectoryOptions { note, ..Default::default() })
+            }
             None => DirectoryStore::open_read_only(&self.directory),
         };
         let store = Arc::new(opened?);
@@ -262,6 +266,9 @@ mod tests {
         let readers = Stores::for_reading(&settings(&addresses)).unwrap();
         assert!(readers.all[0].status(&VdiskId::new("vda").unwrap()).await.is_err());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        assert!(matches!(Stores::for_reading(&settings("memory:,memory:")), Err(StoresError::MemoryElsewhere)));
+        assert!(matches!(
+            Stores::for_reading(&settings("memory:,memory:")),
+            Err(StoresError::MemoryElsewhere)
+        ));
     }
 }

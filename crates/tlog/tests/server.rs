@@ -1,5 +1,12 @@
 //! The real `tlog-server`: starting, stopping, its key, its locks and its admin endpoint.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod support;
 
@@ -7,8 +14,8 @@ use hyper::Method;
 use serde_json::Value;
 use support::{Place, Server};
 use tlog::admin_client::{AdminError, ask};
-use tlog_client::{Client, ClientOptions};
-use tlog_proto::{BlockIndex, VdiskId};
+use tlog_client::{Client, ClientOptions, Event};
+use tlog_proto::{BlockIndex, Sequence, VdiskId};
 
 async fn connect(server: &Server) -> Client {
     let vdisk = VdiskId::new("vda").unwrap();
@@ -34,7 +41,9 @@ async fn a_server_told_to_stop_makes_everything_durable_and_says_so() {
         let client = connect(&server).await;
         // Fewer than an aggregation, so that only the shutdown flushes them.
         send(&client, 7).await;
+        let mut events = client.events();
         let last = client.set(BlockIndex::new(7).unwrap(), vec![7; 4096]).await.unwrap();
+        while !matches!(events.next().await.unwrap(), Event::Received(Sequence(8))) {}
         server.signal(signal);
         let (ended, durable) = tokio::join!(tokio::task::spawn_blocking(|| server.wait()), last);
         let (exit, said) = ended.unwrap();
@@ -179,7 +188,10 @@ fn a_server_without_admin_endpoint_is_named_by_a_scrub() {
     let place = Place::new();
     let server = place.server_without_admin();
     let said = place.tlog_fails(&["scrub", "vda"]);
-    assert!(said.contains(&format!("tlog-server on {}), which has no admin endpoint", server.address)), "{said}");
+    assert!(
+        said.contains(&format!("tlog-server on {}), which has no admin endpoint", server.address)),
+        "{said}"
+    );
     assert!(said.contains("--admin-listen"), "{said}");
     server.stop();
 }

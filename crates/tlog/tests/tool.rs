@@ -1,5 +1,12 @@
 //! The real `tlog`, where no server is needed.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod support;
 
@@ -41,8 +48,8 @@ fn config_prints_a_file_that_config_takes_and_shows_what_is_in_force() {
 #[test]
 fn wrong_usage_is_told_apart_from_failure() {
     let place = Place::new();
-    assert_eq!(place.tlog(&[]).status.code(), Some(2));
-    assert_eq!(place.tlog(&["nonsense"]).status.code(), Some(2));
-    assert_eq!(place.tlog(&["scrub", "an/illegal/id"]).status.code(), Some(2));
+    assert_eq!(place.tlog(&[]).status.code(), Some(64));
+    assert_eq!(place.tlog(&["nonsense"]).status.code(), Some(64));
+    assert_eq!(place.tlog(&["scrub", "an/illegal/id"]).status.code(), Some(64));
     assert_eq!(place.tlog(&["--help"]).status.code(), Some(0));
 }

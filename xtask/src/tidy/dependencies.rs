@@ -25,14 +25,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("tlog-redis", &["tlog-proto", "tlog-store", "tlog-config"]),
     ("tlog-config", &["tlog-proto"]),
     ("tlog-quorum", &["tlog-proto", "tlog-codec", "tlog-store"]),
-    (
-        "tlog-flusher",
-        &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"],
-    ),
-    (
-        "tlog-player",
-        &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"],
-    ),
+    ("tlog-flusher", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
+    ("tlog-player", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
     ("tlog-server", &["tlog-proto"]),
     ("tlog-client", &["tlog-proto"]),
     (
@@ -107,18 +101,11 @@ pub(super) fn unlisted(metadata: &Value, list: &str) -> Faults {
 
 fn packages(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let packages = metadata.get("packages").and_then(Value::as_array);
-    packages
-        .into_iter()
-        .flatten()
-        .map(|package| (name_of(package), package))
+    packages.into_iter().flatten().map(|package| (name_of(package), package))
 }
 
 fn dependencies(package: &Value) -> impl Iterator<Item = &Value> {
-    package
-        .get("dependencies")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
+    package.get("dependencies").and_then(Value::as_array).into_iter().flatten()
 }
 
 fn name_of(value: &Value) -> &str {
@@ -157,10 +144,7 @@ mod tests {
 
     #[test]
     fn foreign_crates_need_a_line_and_not_a_layer() {
-        let found = workspace(
-            "tlog-server",
-            json!([{ "name": "bytes", "kind": null }, { "name": "tokio" }]),
-        );
+        let found = workspace("tlog-server", json!([{ "name": "bytes", "kind": null }, { "name": "tokio" }]));
         assert!(forbidden(&found).is_empty());
         let faults = unlisted(&found, "| `bytes` | buffers |");
         assert_eq!(faults.len(), 1);

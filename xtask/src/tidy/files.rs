@@ -9,11 +9,7 @@ const LONG: usize = 500;
 const TOO_LONG: usize = 800;
 
 /// Paths of somebody's machine: they are wrong everywhere else. In pieces, so that this file does not have them.
-const MACHINE_PATHS: &[&str] = &[
-    concat!("/wo", "rk/"),
-    concat!("/ro", "ot/"),
-    concat!("/ho", "me/"),
-];
+const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
 
 pub(super) fn faults(file: &TextFile) -> Faults {
     let TextFile { path, text } = file;
@@ -23,23 +19,17 @@ pub(super) fn faults(file: &TextFile) -> Faults {
     }
     if path.ends_with(".rs") {
         if path.contains("/src/") && !text.starts_with("//! ") {
-            faults.push(format!(
-                "{path}:1: begin the file with a `//!` line that says what it is for"
-            ));
+            faults.push(format!("{path}:1: begin the file with a `//!` line that says what it is for"));
         }
         let lines = text.lines().count();
         if lines > TOO_LONG {
-            faults.push(format!(
-                "{path}: {lines} lines, at most {TOO_LONG} are accepted; split it"
-            ));
+            faults.push(format!("{path}: {lines} lines, at most {TOO_LONG} are accepted; split it"));
         }
     }
     for (number, line) in (1..).zip(text.lines()) {
         for machine_path in MACHINE_PATHS {
             if line.contains(machine_path) {
-                faults.push(format!(
-                    "{path}:{number}: {machine_path} is a path of one machine only"
-                ));
+                faults.push(format!("{path}:{number}: {machine_path} is a path of one machine only"));
             }
         }
     }
@@ -63,10 +53,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, text: impl Into<String>) -> TextFile {
-        TextFile {
-            path: path.to_owned(),
-            text: text.into(),
-        }
+        TextFile { path: path.to_owned(), text: text.into() }
     }
 
     #[test]

@@ -37,10 +37,7 @@ fn without_code(line: &str) -> String {
 /// Where the links of a line lead, as far as it is to files: without anchors and titles.
 fn targets(line: &str) -> Vec<String> {
     let inline = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    let label = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("]: "))
-        .map(|(_, target)| target);
+    let label = line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")).map(|(_, target)| target);
     inline
         .chain(label)
         .filter_map(|target| target.split_whitespace().next())
@@ -79,45 +76,18 @@ mod tests {
     fn links_must_lead_to_a_file_of_the_project() {
         let check = |path: &str, text: &str, faults: usize| {
             let there = ["README.md", "docs", "docs/wire-protocol.md", "docs/adr/0001-x.md"];
-            let file = TextFile {
-                path: path.to_owned(),
-                text: text.to_owned(),
-            };
+            let file = TextFile { path: path.to_owned(), text: text.to_owned() };
             let found = broken(&file, &|path| there.contains(&path));
             assert_eq!(found.len(), faults, "{text}: {found:?}");
         };
-        check(
-            "README.md",
-            "see [the protocol](docs/wire-protocol.md#framing) and [x](#here)",
-            0,
-        );
-        check(
-            "README.md",
-            "see [that](docs/nothing.md) and [this](docs/wire-protocol.md)",
-            1,
-        );
+        check("README.md", "see [the protocol](docs/wire-protocol.md#framing) and [x](#here)", 0);
+        check("README.md", "see [that](docs/nothing.md) and [this](docs/wire-protocol.md)", 1);
         check("README.md", "[a](nothing.md) [b](neither.md)", 2);
         check("README.md", "[ref]: docs/nothing.md \"title\"", 1);
-        check(
-            "README.md",
-            "[web](https://example.org/x.md) <mailto:a@b.c> [mail](mailto:a@b.c)",
-            0,
-        );
-        check(
-            "README.md",
-            "`[a](nothing.md)`\n```text\n[a](nothing.md)\n```\n",
-            0,
-        );
-        check(
-            "docs/wire-protocol.md",
-            "[up](../README.md) [side](adr/0001-x.md) [folder](.)",
-            0,
-        );
-        check(
-            "docs/adr/0001-x.md",
-            "[up](../../README.md) [wrong](../README.md)",
-            1,
-        );
+        check("README.md", "[web](https://example.org/x.md) <mailto:a@b.c> [mail](mailto:a@b.c)", 0);
+        check("README.md", "`[a](nothing.md)`\n```text\n[a](nothing.md)\n```\n", 0);
+        check("docs/wire-protocol.md", "[up](../README.md) [side](adr/0001-x.md) [folder](.)", 0);
+        check("docs/adr/0001-x.md", "[up](../../README.md) [wrong](../README.md)", 1);
         check("docs/wire-protocol.md", "[out](../../elsewhere.md)", 1);
         check("README.md", "[out](../x.md) [absolute](/docs)", 2);
         check("src/lib.rs", "[a](nothing.md)", 0);

@@ -64,11 +64,7 @@ fn text_files(root: &Path) -> Result<Vec<TextFile>> {
         for entry in fs::read_dir(&at).with_context(|| format!("cannot read {}", at.display()))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let path = if folder.is_empty() {
-                name
-            } else {
-                format!("{folder}/{name}")
-            };
+            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
             if matches!(path.as_str(), "target" | "tlog-data" | ".git") {
                 continue;
             }

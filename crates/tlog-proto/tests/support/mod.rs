@@ -35,13 +35,10 @@ pub(crate) fn message_of_words(words: &[u64]) -> Vec<u8> {
 /// The same message, laid out anew in segments of so many words.
 pub(crate) fn in_segments_of(words: u32, message: &[u8]) -> Vec<u8> {
     let reader = serialize::read_message(message, ReaderOptions::new()).unwrap();
-    let allocator = HeapAllocator::new()
-        .first_segment_words(words)
-        .allocation_strategy(AllocationStrategy::FixedSize);
+    let allocator =
+        HeapAllocator::new().first_segment_words(words).allocation_strategy(AllocationStrategy::FixedSize);
     let mut builder = Builder::new(allocator);
-    builder
-        .set_root(reader.get_root::<any_pointer::Reader<'_>>().unwrap())
-        .unwrap();
+    builder.set_root(reader.get_root::<any_pointer::Reader<'_>>().unwrap()).unwrap();
     serialize::write_message_to_words(&builder)
 }
 
@@ -51,20 +48,11 @@ pub(crate) fn segments(message: &[u8]) -> u32 {
 }
 
 pub(crate) fn set(sequence: u64, index: u64, timestamp: u64, data: impl Into<Bytes>) -> Block {
-    Block::set(
-        Sequence(sequence),
-        BlockIndex::new(index).unwrap(),
-        Timestamp(timestamp),
-        data.into(),
-    )
+    Block::set(Sequence(sequence), BlockIndex::new(index).unwrap(), Timestamp(timestamp), data.into())
 }
 
 pub(crate) fn delete(sequence: u64, index: u64, timestamp: u64) -> Block {
-    Block::delete(
-        Sequence(sequence),
-        BlockIndex::new(index).unwrap(),
-        Timestamp(timestamp),
-    )
+    Block::delete(Sequence(sequence), BlockIndex::new(index).unwrap(), Timestamp(timestamp))
 }
 
 pub(crate) fn vdisk(name: &str) -> VdiskId {
@@ -82,18 +70,11 @@ pub(crate) fn handshake_request() -> HandshakeRequest {
 }
 
 pub(crate) fn handshake_response() -> HandshakeResponse {
-    HandshakeResponse {
-        version: Version::CURRENT,
-        status: HandshakeStatus::Ok,
-        last_flushed: None,
-    }
+    HandshakeResponse { version: Version::CURRENT, status: HandshakeStatus::Ok, last_flushed: None }
 }
 
 pub(crate) fn response(status: BlockStatus, sequences: impl IntoIterator<Item = u64>) -> Response {
-    Response {
-        status,
-        sequences: sequences.into_iter().map(Sequence).collect(),
-    }
+    Response { status, sequences: sequences.into_iter().map(Sequence).collect() }
 }
 
 pub(crate) fn aggregation(blocks: Vec<Block>, prev: &[u8]) -> Aggregation {
@@ -117,9 +98,7 @@ pub(crate) struct Decoder {
 /// Every decoder of this crate that takes one whole message.
 pub(crate) fn decoders() -> Vec<Decoder> {
     fn text<T: std::fmt::Debug, E: std::fmt::Display>(decoded: Result<T, E>) -> Result<String, String> {
-        decoded
-            .map(|value| format!("{value:?}"))
-            .map_err(|error| error.to_string())
+        decoded.map(|value| format!("{value:?}")).map_err(|error| error.to_string())
     }
     let without_type_byte = |message: ClientMessage| bytes_of(|out| message.encode_into(out))[1..].to_vec();
     let block = set(7, 42, 1_500_000_000_000_000_000, vec![5; 100]);

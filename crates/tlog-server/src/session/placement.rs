@@ -69,10 +69,7 @@ impl<P> Core<P> {
             self.compared(link, arrival, Some(held));
         } else {
             link.comparing = Some(arrival);
-            self.actions.push_back(Action::Find(LogPosition {
-                generation: self.log.generation(),
-                sequence,
-            }));
+            self.actions.push_back(Action::Find(LogPosition { generation: self.log.generation(), sequence }));
         }
     }
 
@@ -86,10 +83,7 @@ impl<P> Core<P> {
 
     pub(super) fn duplicate(&mut self, link: &mut Link<P>, arrival: Arrival<P>) {
         let sequence = arrival.block.sequence;
-        let position = LogPosition {
-            generation: self.log.generation(),
-            sequence,
-        };
+        let position = LogPosition { generation: self.log.generation(), sequence };
         self.note(Note::Duplicate);
         if self.durable >= Some(position) {
             self.flushed(link, &[position]);
@@ -111,25 +105,16 @@ impl<P> Core<P> {
         link.starts_over = false;
         link.flushed = None;
         // Under these sequences the client now means other blocks than those which are on their way.
-        link.awaiting
-            .retain(|awaiting| awaiting.sequence < position.sequence);
+        link.awaiting.retain(|awaiting| awaiting.sequence < position.sequence);
         link.window.rewind(position.sequence.next());
         self.note(Note::NewGeneration { position, before });
         self.append(link, position, arrival);
     }
 
     pub(super) fn append(&mut self, link: &mut Link<P>, position: LogPosition, arrival: Arrival<P>) {
-        let Arrival {
-            block,
-            permit,
-            answered,
-        } = arrival;
+        let Arrival { block, permit, answered } = arrival;
         link.awaiting.insert(position);
-        let ordered = OrderedBlock {
-            generation: position.generation,
-            session: link.session,
-            block,
-        };
+        let ordered = OrderedBlock { generation: position.generation, session: link.session, block };
         self.actions.push_back(Action::Append(ordered, permit));
         if !answered {
             self.answer(BlockStatus::RecvOk, vec![position.sequence]);
@@ -181,8 +166,7 @@ impl<P> Core<P> {
     }
 
     pub(super) fn answer(&mut self, status: BlockStatus, sequences: Vec<Sequence>) {
-        self.actions
-            .push_back(Action::Answer(Response { status, sequences }));
+        self.actions.push_back(Action::Answer(Response { status, sequences }));
     }
 
     pub(super) fn refuse(&mut self, connection: ConnectionId, why: Refusal) {
@@ -190,11 +174,7 @@ impl<P> Core<P> {
             Refusal::Gap { .. } => self.last_flushed(),
             Refusal::LogClosed => None,
         };
-        self.actions.push_back(Action::Refuse {
-            connection,
-            why,
-            last_flushed,
-        });
+        self.actions.push_back(Action::Refuse { connection, why, last_flushed });
     }
 
     pub(super) fn note(&mut self, note: Note) {

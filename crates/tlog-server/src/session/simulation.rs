@@ -62,19 +62,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let client = Client {
-            session: 1,
-            writer: 1,
-            kept: BTreeSet::new(),
-            next: 1,
-            sent: BTreeSet::new(),
-        };
-        let mut world = Self {
-            bench: Bench::new(),
-            client,
-            connections: 0,
-            acknowledged: Vec::new(),
-        };
+        let client = Client { session: 1, writer: 1, kept: BTreeSet::new(), next: 1, sent: BTreeSet::new() };
+        let mut world = Self { bench: Bench::new(), client, connections: 0, acknowledged: Vec::new() };
         world.connect();
         world
     }
@@ -83,8 +72,7 @@ impl World {
         self.connections += 1;
         self.client.sent.clear();
         let first = self.client.kept.first().copied().unwrap_or(self.client.next);
-        self.bench
-            .connect(self.connections, self.client.session, first, false);
+        self.bench.connect(self.connections, self.client.session, first, false);
         self.bench.all_durable_if_waiting();
         self.listen();
     }
@@ -92,12 +80,7 @@ impl World {
     /// Sends the nth block that was not sent yet. Writes new ones as needed.
     fn send(&mut self, nth: usize) {
         let unsent = |client: &Client| {
-            client
-                .kept
-                .iter()
-                .filter(|sequence| !client.sent.contains(sequence))
-                .copied()
-                .collect::<Vec<_>>()
+            client.kept.iter().filter(|sequence| !client.sent.contains(sequence)).copied().collect::<Vec<_>>()
         };
         while unsent(&self.client).len() <= nth {
             self.client.kept.insert(self.client.next);
@@ -129,9 +112,7 @@ impl World {
                     }
                 }
                 Said(BlockStatus::RecvFailed, sequences) => {
-                    sequences
-                        .iter()
-                        .for_each(|sequence| _ = self.client.sent.remove(sequence));
+                    sequences.iter().for_each(|sequence| _ = self.client.sent.remove(sequence));
                 }
                 Accepted(_, Some(last_flushed)) => {
                     let known: Vec<_> = self.client.kept.range(..=last_flushed).copied().collect();
@@ -146,14 +127,8 @@ impl World {
     /// The one promise: what is acknowledged is durable, with the content that this client gave it.
     fn acknowledge(&mut self, sequence: u64) {
         let expected = block(sequence, self.client.writer);
-        let durable = self.bench.log[..self.bench.durable]
-            .iter()
-            .any(|held| held.block == expected);
-        assert!(
-            durable,
-            "{sequence} of writer {} was acknowledged and is not durable",
-            self.client.writer
-        );
+        let durable = self.bench.log[..self.bench.durable].iter().any(|held| held.block == expected);
+        assert!(durable, "{sequence} of writer {} was acknowledged and is not durable", self.client.writer);
         if self.client.kept.remove(&sequence) {
             self.acknowledged.push((sequence, self.client.writer));
         }
@@ -184,13 +159,7 @@ impl World {
             Event::Send(nth) => self.send(nth),
             Event::Again(nth) => self.again(nth),
             Event::ForceFlush(nth) => {
-                let sequence = self
-                    .client
-                    .kept
-                    .iter()
-                    .nth(nth)
-                    .copied()
-                    .unwrap_or(self.client.next);
+                let sequence = self.client.kept.iter().nth(nth).copied().unwrap_or(self.client.next);
                 self.bench.force_flush(sequence);
                 self.listen();
                 self.check_force_flush(sequence);
@@ -210,13 +179,8 @@ impl World {
                 let writer = self.client.writer + 1;
                 let first = next.saturating_sub(low).max(1);
                 let session = if known { writer } else { 0 };
-                self.client = Client {
-                    session,
-                    writer,
-                    kept: BTreeSet::new(),
-                    next: first,
-                    sent: BTreeSet::new(),
-                };
+                self.client =
+                    Client { session, writer, kept: BTreeSet::new(), next: first, sent: BTreeSet::new() };
                 self.connect();
             }
         }
@@ -225,11 +189,8 @@ impl World {
     /// If every block up to it is in the log, all of them are asked to be flushed.
     fn check_force_flush(&self, sequence: u64) {
         let end = self.bench.log.last().map(|last| last.generation);
-        let at = self
-            .bench
-            .log
-            .iter()
-            .position(|b| Some(b.generation) == end && b.block.sequence.0 == sequence);
+        let at =
+            self.bench.log.iter().position(|b| Some(b.generation) == end && b.block.sequence.0 == sequence);
         if let Some(at) = at {
             assert!(
                 at < self.bench.flush_asked.max(self.bench.durable),
@@ -241,9 +202,7 @@ impl World {
     /// Positions rise, sequences follow each other within a generation, generations are counted.
     fn check_log(&self) {
         for pair in self.bench.positions().windows(2) {
-            let [(generation, sequence), (next_generation, next_sequence)] = pair else {
-                unreachable!()
-            };
+            let [(generation, sequence), (next_generation, next_sequence)] = pair else { unreachable!() };
             let follows = next_generation == generation && *next_sequence == sequence + 1;
             assert!(follows || *next_generation == generation + 1, "{pair:?}");
         }
@@ -254,16 +213,10 @@ impl World {
         let mut expected: Vec<_> = self.acknowledged.clone();
         expected.sort_by_key(|&(sequence, writer)| (writer, sequence));
         let replay = |blocks: Vec<Block>| -> BTreeMap<u64, Block> {
-            blocks
-                .into_iter()
-                .map(|block| (block.index.get(), block))
-                .collect()
+            blocks.into_iter().map(|block| (block.index.get(), block)).collect()
         };
         let log = self.bench.log.iter().map(|held| held.block.clone()).collect();
-        let written = expected
-            .into_iter()
-            .map(|(sequence, writer)| block(sequence, writer))
-            .collect();
+        let written = expected.into_iter().map(|(sequence, writer)| block(sequence, writer)).collect();
         assert_eq!(replay(log), replay(written));
     }
 }

@@ -21,12 +21,7 @@ pub(super) struct Bench {
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub(super) enum Seen {
     Accepted(u64, Option<u64>),
-    Gap {
-        connection: u64,
-        first: u64,
-        next: u64,
-        last_flushed: Option<u64>,
-    },
+    Gap { connection: u64, first: u64, next: u64, last_flushed: Option<u64> },
     LogClosed(u64),
     Replaced(u64),
     Said(BlockStatus, Vec<u64>),
@@ -57,10 +52,7 @@ pub(super) fn block(sequence: u64, writer: u64) -> Block {
 }
 
 impl Bench {
-    pub(super) const LIMITS: WindowLimits = WindowLimits {
-        span: 16,
-        bytes: 16 * (BLOCK_OVERHEAD + 64),
-    };
+    pub(super) const LIMITS: WindowLimits = WindowLimits { span: 16, bytes: 16 * (BLOCK_OVERHEAD + 64) };
 
     pub(super) fn new() -> Self {
         Self {
@@ -92,13 +84,7 @@ impl Bench {
         self.flush_asked = self.durable;
         let end = self.log.last().map_or(LogEnd::default(), |last| LogEnd {
             generation: last.generation,
-            first: self
-                .log
-                .iter()
-                .find(|b| b.generation == last.generation)
-                .unwrap()
-                .block
-                .sequence,
+            first: self.log.iter().find(|b| b.generation == last.generation).unwrap().block.sequence,
             last: Some(last.block.sequence),
             session: last.session,
         });
@@ -108,12 +94,7 @@ impl Bench {
 
     pub(super) fn connect(&mut self, connection: u64, session: u64, first: u64, reset: bool) {
         let (connection, session) = (ConnectionId(connection), SessionId(session));
-        self.session.handle_greeting(Greeting {
-            connection,
-            session,
-            first: Sequence(first),
-            reset,
-        });
+        self.session.handle_greeting(Greeting { connection, session, first: Sequence(first), reset });
         self.act();
     }
 
@@ -123,9 +104,7 @@ impl Bench {
     }
 
     pub(super) fn blocks(&mut self, sequences: impl IntoIterator<Item = u64>, writer: u64) {
-        sequences
-            .into_iter()
-            .for_each(|sequence| self.block(sequence, writer));
+        sequences.into_iter().for_each(|sequence| self.block(sequence, writer));
     }
 
     pub(super) fn force_flush(&mut self, sequence: u64) {
@@ -151,34 +130,21 @@ impl Bench {
 
     /// Only what the client hears.
     pub(super) fn heard(&mut self) -> Vec<Seen> {
-        self.seen()
-            .into_iter()
-            .filter(|seen| matches!(seen, Said(..) | Accepted(..)))
-            .collect()
+        self.seen().into_iter().filter(|seen| matches!(seen, Said(..) | Accepted(..))).collect()
     }
 
     pub(super) fn positions(&self) -> Vec<(u64, u64)> {
-        self.log
-            .iter()
-            .map(|b| (b.generation.0, b.block.sequence.0))
-            .collect()
+        self.log.iter().map(|b| (b.generation.0, b.block.sequence.0)).collect()
     }
 
     pub(super) fn act(&mut self) {
         while let Some(action) = self.session.poll_action() {
             let number = |sequence: Option<Sequence>| sequence.map(|Sequence(sequence)| sequence);
             match action {
-                Action::Accept {
-                    connection,
-                    last_flushed,
-                } => {
+                Action::Accept { connection, last_flushed } => {
                     self.seen.push(Accepted(connection.0, number(last_flushed)));
                 }
-                Action::Refuse {
-                    connection,
-                    why: Refusal::Gap { first, next },
-                    last_flushed,
-                } => {
+                Action::Refuse { connection, why: Refusal::Gap { first, next }, last_flushed } => {
                     let last_flushed = number(last_flushed);
                     self.seen.push(Gap {
                         connection: connection.0,
@@ -187,18 +153,14 @@ impl Bench {
                         last_flushed,
                     });
                 }
-                Action::Refuse {
-                    connection,
-                    why: Refusal::LogClosed,
-                    ..
-                } => self.seen.push(LogClosed(connection.0)),
+                Action::Refuse { connection, why: Refusal::LogClosed, .. } => {
+                    self.seen.push(LogClosed(connection.0))
+                }
                 Action::Answer(Response { status, sequences }) => {
-                    self.seen
-                        .push(Said(status, sequences.iter().map(|s| s.0).collect()));
+                    self.seen.push(Said(status, sequences.iter().map(|s| s.0).collect()));
                 }
                 Action::Append(block, ()) => {
-                    self.seen
-                        .push(Appended(block.generation.0, block.block.sequence.0));
+                    self.seen.push(Appended(block.generation.0, block.block.sequence.0));
                     self.log.push(block);
                 }
                 Action::Flush => {
@@ -207,9 +169,7 @@ impl Bench {
                 }
                 Action::Find(position) => {
                     self.finds += 1;
-                    let found = self.log[..self.durable]
-                        .iter()
-                        .find(|block| block.position() == position);
+                    let found = self.log[..self.durable].iter().find(|block| block.position() == position);
                     let found = found.map(|found| (&found.block).into());
                     self.session.handle_found(found);
                 }
@@ -229,14 +189,7 @@ fn blocks_are_received_ordered_and_flushed_with_one_answer_for_each_advance() {
     bench.blocks([5, 7, 6], 1);
     assert_eq!(
         bench.seen(),
-        [
-            Appended(1, 5),
-            recv_ok(5),
-            recv_ok(7),
-            Appended(1, 6),
-            recv_ok(6),
-            Appended(1, 7)
-        ]
+        [Appended(1, 5), recv_ok(5), recv_ok(7), Appended(1, 6), recv_ok(6), Appended(1, 7)]
     );
     bench.make_durable(2);
     assert_eq!(bench.seen(), [flush_ok([5, 6])]);
@@ -287,10 +240,7 @@ fn the_same_session_comes_back_and_what_it_sends_again_is_a_duplicate() {
     bench.connect(2, 7, 1, false);
     assert_eq!(bench.seen(), [Replaced(1), Accepted(2, Some(2))]);
     bench.blocks([2, 3, 5, 4], 1);
-    assert_eq!(
-        bench.seen(),
-        [flush_ok([2]), recv_ok(3), Appended(1, 5), recv_ok(5), recv_ok(4)]
-    );
+    assert_eq!(bench.seen(), [flush_ok([2]), recv_ok(3), Appended(1, 5), recv_ok(5), recv_ok(4)]);
     bench.all_durable();
     assert_eq!(bench.seen(), [flush_ok([3, 4, 5])]);
 }
@@ -314,19 +264,11 @@ fn another_session_that_begins_lower_starts_a_generation_with_its_first_block() 
     bench.blocks(1..=3, 1);
     bench.seen();
     bench.connect(2, 8, 2, false);
-    assert_eq!(
-        bench.seen(),
-        [Replaced(1), Flush],
-        "what is ordered is flushed first"
-    );
+    assert_eq!(bench.seen(), [Replaced(1), Flush], "what is ordered is flushed first");
     bench.all_durable();
     assert_eq!(bench.seen(), [Accepted(2, None)]);
     bench.connect(3, 7, 4, false);
-    assert_eq!(
-        bench.seen(),
-        [Replaced(2), Accepted(3, Some(3))],
-        "who sent nothing changed nothing"
-    );
+    assert_eq!(bench.seen(), [Replaced(2), Accepted(3, Some(3))], "who sent nothing changed nothing");
     bench.connect(4, 8, 2, false);
     bench.blocks([3, 2], 2);
     assert_eq!(bench.positions(), [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3)]);
@@ -356,10 +298,7 @@ fn a_session_is_recognised_after_the_log_was_opened_anew() {
     let mut bench = Bench::with_history(7, 1, 1..=10);
     bench.connect(1, 7, 4, false);
     bench.blocks([9, 10, 11], 1);
-    assert_eq!(
-        bench.heard(),
-        [Accepted(1, Some(10)), flush_ok([9]), flush_ok([10]), recv_ok(11)]
-    );
+    assert_eq!(bench.heard(), [Accepted(1, Some(10)), flush_ok([9]), flush_ok([10]), recv_ok(11)]);
     assert_eq!(bench.finds, 0);
 }
 
@@ -379,10 +318,7 @@ fn without_a_session_blocks_are_compared_and_the_first_that_differs_starts_a_gen
 
     bench.connect(2, 0, 10, false);
     bench.blocks([10, 11, 12], 2);
-    assert_eq!(
-        bench.heard(),
-        [Accepted(2, None), flush_ok([10]), flush_ok([11]), recv_ok(12)]
-    );
+    assert_eq!(bench.heard(), [Accepted(2, None), flush_ok([10]), flush_ok([11]), recv_ok(12)]);
     assert_eq!(bench.finds, 3, "what was written lately is remembered");
 }
 
@@ -395,29 +331,15 @@ fn every_field_counts_when_blocks_are_compared() {
         change(&mut block);
         bench.session.handle_block(block, ());
         bench.act();
-        assert_eq!(
-            bench.log.last().unwrap().generation,
-            Generation(if same { 1 } else { 2 })
-        );
+        assert_eq!(bench.log.last().unwrap().generation, Generation(if same { 1 } else { 2 }));
     };
     check(&|_| {}, true);
     check(&|b| b.index = BlockIndex::new(6).unwrap(), false);
     check(&|b| b.timestamp = Timestamp(3), false);
+    check(&|b| *b = Block::set(b.sequence, b.index, b.timestamp, Bytes::from_static(b"x/y")), false);
+    check(&|b| *b = Block::set(b.sequence, b.index, b.timestamp, Bytes::from_static(b"longer")), false);
     check(
-        &|b| *b = Block::set(b.sequence, b.index, b.timestamp, Bytes::from_static(b"x/y")),
-        false,
-    );
-    check(
-        &|b| *b = Block::set(b.sequence, b.index, b.timestamp, Bytes::from_static(b"longer")),
-        false,
-    );
-    check(
-        &|b| {
-            *b = Block {
-                operation: Operation::Delete,
-                ..Block::delete(b.sequence, b.index, b.timestamp)
-            }
-        },
+        &|b| *b = Block { operation: Operation::Delete, ..Block::delete(b.sequence, b.index, b.timestamp) },
         false,
     );
 }
@@ -448,11 +370,7 @@ fn a_block_below_the_generation_starts_another_one() {
         assert_eq!(bench.positions()[6..], [(3, 1)]);
         bench.seen();
         bench.all_durable();
-        assert_eq!(
-            bench.seen(),
-            [flush_ok([1])],
-            "4 and 5 would now mean other blocks"
-        );
+        assert_eq!(bench.seen(), [flush_ok([1])], "4 and 5 would now mean other blocks");
     }
 }
 
@@ -465,31 +383,14 @@ fn a_gap_is_refused_after_a_flush_and_tells_where_to_go_on_while_others_go_on() 
     bench.connect(2, 9, u64::MAX, false);
     assert_eq!(bench.seen(), [Flush]);
     bench.block(4, 1);
-    assert_eq!(
-        bench.seen(),
-        [Appended(1, 4), recv_ok(4)],
-        "the live connection lives on"
-    );
+    assert_eq!(bench.seen(), [Appended(1, 4), recv_ok(4)], "the live connection lives on");
     bench.make_durable(3);
-    let gap = Gap {
-        connection: 2,
-        first: u64::MAX,
-        next: 4,
-        last_flushed: Some(3),
-    };
+    let gap = Gap { connection: 2, first: u64::MAX, next: 4, last_flushed: Some(3) };
     assert_eq!(bench.seen(), [flush_ok([1, 2, 3]), gap]);
     bench.all_durable();
     bench.seen();
     bench.connect(3, 7, 6, false);
-    assert_eq!(
-        bench.seen(),
-        [Gap {
-            connection: 3,
-            first: 6,
-            next: 5,
-            last_flushed: Some(4)
-        }]
-    );
+    assert_eq!(bench.seen(), [Gap { connection: 3, first: 6, next: 5, last_flushed: Some(4) }]);
 }
 
 #[test]
@@ -498,16 +399,7 @@ fn an_empty_log_takes_any_first_sequence() {
     bench.connect(1, 7, 1000, false);
     bench.connect(2, 8, 5, false);
     bench.block(5, 1);
-    assert_eq!(
-        bench.seen(),
-        [
-            Accepted(1, None),
-            Replaced(1),
-            Accepted(2, None),
-            Appended(1, 5),
-            recv_ok(5)
-        ]
-    );
+    assert_eq!(bench.seen(), [Accepted(1, None), Replaced(1), Accepted(2, None), Appended(1, 5), recv_ok(5)]);
 }
 
 #[test]
@@ -526,11 +418,7 @@ fn a_reset_flushes_drops_what_waits_and_starts_over_anywhere() {
     bench.all_durable();
     bench.seen();
     bench.connect(3, 7, 51, true);
-    assert_eq!(
-        bench.seen(),
-        [Replaced(2), Accepted(3, Some(50))],
-        "where the log goes on anyway it goes on"
-    );
+    assert_eq!(bench.seen(), [Replaced(2), Accepted(3, Some(50))], "where the log goes on anyway it goes on");
     bench.connect(4, 7, 3, true);
     bench.block(3, 1);
     assert_eq!(bench.positions()[3..], [(3, 3)]);
@@ -594,22 +482,12 @@ fn a_wait_for_the_slave_is_about_what_is_durable_when_it_comes() {
     bench.make_durable(1);
     bench.session.handle_wait_slave_sync();
     bench.act();
-    let one = LogPosition {
-        generation: Generation(1),
-        sequence: Sequence(1),
-    };
-    let waits: Vec<_> = bench
-        .seen()
-        .into_iter()
-        .filter(|seen| matches!(seen, WaitSlave(_)))
-        .collect();
+    let one = LogPosition { generation: Generation(1), sequence: Sequence(1) };
+    let waits: Vec<_> = bench.seen().into_iter().filter(|seen| matches!(seen, WaitSlave(_))).collect();
     assert_eq!(waits, [WaitSlave(None), WaitSlave(Some(one))]);
     bench.session.handle_slave_synced();
     bench.act();
-    assert_eq!(
-        bench.seen(),
-        [Said(BlockStatus::WaitNbdSlaveSyncReceived, vec![])]
-    );
+    assert_eq!(bench.seen(), [Said(BlockStatus::WaitNbdSlaveSyncReceived, vec![])]);
 }
 
 #[test]
@@ -621,10 +499,7 @@ fn a_log_that_fails_is_told_to_the_live_connection_and_to_those_who_wait() {
     bench.seen();
     bench.session.handle_log_closed();
     bench.act();
-    assert_eq!(
-        bench.seen(),
-        [LogClosed(2), Said(BlockStatus::FlushFailed, vec![])]
-    );
+    assert_eq!(bench.seen(), [LogClosed(2), Said(BlockStatus::FlushFailed, vec![])]);
 }
 
 #[test]

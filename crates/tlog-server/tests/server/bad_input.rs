@@ -28,12 +28,7 @@ impl Scene {
         let (counters, guard) = Counters::install();
         let server = Running::with(settings).await;
         let bystander = Client::connect(server.addr, "bystander", 9, 1).await;
-        Self {
-            server,
-            bystander,
-            counters,
-            _guard: guard,
-        }
+        Self { server, bystander, counters, _guard: guard }
     }
 
     /// A client with block 1 received, not flushed.
@@ -63,9 +58,7 @@ impl Scene {
         let mut client = scene.victim().await;
         client.sends_bytes(bytes).await;
         client.sees_the_end().await;
-        scene
-            .ends(&format!("tlog_server_bad_messages_total{{{kind}}}"))
-            .await;
+        scene.ends(&format!("tlog_server_bad_messages_total{{{kind}}}")).await;
     }
 
     /// These bytes as a handshake get this status.
@@ -75,9 +68,7 @@ impl Scene {
         client.sends_bytes(bytes).await;
         assert_eq!(client.hears_handshake().await.status, status, "{reason}");
         client.sees_the_end().await;
-        scene
-            .ends(&format!("tlog_server_handshakes_refused_total{{{reason}}}"))
-            .await;
+        scene.ends(&format!("tlog_server_handshakes_refused_total{{{reason}}}")).await;
     }
 }
 
@@ -103,20 +94,12 @@ async fn what_came_whole_before_a_fault_counts() {
     let mut bytes = wire(block(2));
     bytes.extend_from_slice(&[0; 9]);
     client.sends_bytes(&bytes).await;
-    scene.server.logs.disk("vd").appended();
     scene
         .server
-        .until(|status| {
-            status
-                .vdisks
-                .iter()
-                .any(|v| v.ordered.is_some_and(|p| p.sequence.0 == 2))
-        })
+        .until(|status| status.vdisks.iter().any(|v| v.ordered.is_some_and(|p| p.sequence.0 == 2)))
         .await;
     scene.server.until(|status| status.connections == 1).await;
-    scene
-        .ends("tlog_server_bad_messages_total{unknown_message_type}")
-        .await;
+    scene.ends("tlog_server_bad_messages_total{unknown_message_type}").await;
 }
 
 #[tokio::test]
@@ -124,11 +107,7 @@ async fn lengths_that_lie_are_refused_before_memory_is_taken() {
     // Type byte, one segment, of 4 GiB words, of a little more than allowed; then a table of very many segments.
     Scene::check_stream(&[1, 0, 0, 0, 0, 255, 255, 255, 255], "too_large").await;
     let words = ((16_u32 << 10) + 4096) / 8 + 1;
-    Scene::check_stream(
-        &[&[1, 0, 0, 0, 0][..], &words.to_le_bytes()].concat(),
-        "too_large",
-    )
-    .await;
+    Scene::check_stream(&[&[1, 0, 0, 0, 0][..], &words.to_le_bytes()].concat(), "too_large").await;
     Scene::check_stream(&[1, 255, 255, 255, 255], "too_many_segments").await;
 }
 
@@ -163,12 +142,8 @@ async fn handshakes_that_cannot_be_served_get_their_status() {
     illegal[at] = b'/';
     Scene::check_handshake(&illegal, HandshakeStatus::InvalidVdiskId, "vdisk_id").await;
     Scene::check_handshake(&[255; 16], HandshakeStatus::InvalidRequest, "unreadable").await;
-    Scene::check_handshake(
-        &[0, 0, 0, 0, 255, 255, 255, 0],
-        HandshakeStatus::InvalidRequest,
-        "unreadable",
-    )
-    .await;
+    Scene::check_handshake(&[0, 0, 0, 0, 255, 255, 255, 0], HandshakeStatus::InvalidRequest, "unreadable")
+        .await;
     let mut pointer = hello(&|_| {});
     pointer[8..16].fill(0xff);
     Scene::check_handshake(&pointer, HandshakeStatus::InvalidRequest, "unreadable").await;
@@ -181,50 +156,20 @@ async fn an_unknown_vdisk_is_refused() {
     let (mut client, response) = Client::greet(scene.server.addr, handshake("strange", 7, 1)).await;
     assert_eq!(response.status, HandshakeStatus::InvalidVdiskId);
     client.sees_the_end().await;
-    assert_eq!(
-        scene.server.server.status().vdisks.len(),
-        1,
-        "nothing of it is kept"
-    );
-    scene
-        .ends("tlog_server_handshakes_refused_total{unknown_vdisk}")
-        .await;
+    assert_eq!(scene.server.server.status().vdisks.len(), 1, "nothing of it is kept");
+    scene.ends("tlog_server_handshakes_refused_total{unknown_vdisk}").await;
 }
 
 #[tokio::test]
 async fn a_bad_block_is_refused_and_the_connection_lives_on() {
     let good = || UnverifiedBlock::from(block(2));
     let cases: [(UnverifiedBlock, &str); 6] = [
-        (
-            UnverifiedBlock {
-                hash: Some(BlockHash([7; 32])),
-                ..good()
-            },
-            "wrong_hash",
-        ),
+        (UnverifiedBlock { hash: Some(BlockHash([7; 32])), ..good() }, "wrong_hash"),
         (UnverifiedBlock { hash: None, ..good() }, "no_hash"),
-        (
-            UnverifiedBlock {
-                operation: 3,
-                ..good()
-            },
-            "unknown_operation",
-        ),
+        (UnverifiedBlock { operation: 3, ..good() }, "unknown_operation"),
         (UnverifiedBlock { index: -1, ..good() }, "negative_index"),
-        (
-            UnverifiedBlock {
-                operation: Operation::Delete.number(),
-                ..good()
-            },
-            "delete_with_data",
-        ),
-        (
-            UnverifiedBlock {
-                data: bytes::Bytes::new(),
-                ..good()
-            },
-            "set_without_data",
-        ),
+        (UnverifiedBlock { operation: Operation::Delete.number(), ..good() }, "delete_with_data"),
+        (UnverifiedBlock { data: bytes::Bytes::new(), ..good() }, "set_without_data"),
     ];
     for (bad, kind) in cases {
         let scene = Scene::new().await;
@@ -238,33 +183,23 @@ async fn a_bad_block_is_refused_and_the_connection_lives_on() {
         client.asks_to_flush(3).await;
         client.hears_just(BlockStatus::ForceFlushReceived).await;
         client.hears_flush_ok(1..=3).await;
-        scene
-            .ends(&format!("tlog_server_blocks_refused_total{{{kind}}}"))
-            .await;
+        scene.ends(&format!("tlog_server_blocks_refused_total{{{kind}}}")).await;
     }
 }
 
 #[tokio::test]
 async fn who_stops_in_the_middle_of_a_message_is_closed_in_time() {
-    let settings = ServerSettings {
-        message_timeout: Duration::from_millis(50),
-        ..small()
-    };
+    let settings = ServerSettings { message_timeout: Duration::from_millis(50), ..small() };
     let scene = Scene::with(settings).await;
     let mut client = scene.victim().await;
     client.sends_bytes(&wire(block(2))[..40]).await;
     client.sees_the_end().await;
-    scene
-        .ends("tlog_server_disconnects_total{stopped_mid_message}")
-        .await;
+    scene.ends("tlog_server_disconnects_total{stopped_mid_message}").await;
 }
 
 #[tokio::test]
 async fn who_dribbles_a_message_is_closed_in_time_and_who_is_silent_between_messages_is_not() {
-    let settings = ServerSettings {
-        message_timeout: Duration::from_millis(50),
-        ..small()
-    };
+    let settings = ServerSettings { message_timeout: Duration::from_millis(50), ..small() };
     let scene = Scene::with(settings).await;
     let mut stream = scene.victim().await.into_raw_parts();
     // One byte at a time for as long as the server takes them. It takes them for no longer than the timeout.
@@ -285,33 +220,22 @@ async fn who_dribbles_a_message_is_closed_in_time_and_who_is_silent_between_mess
     };
     soon(dribble).await;
     // The one who behaves has been silent all the time.
-    scene
-        .ends("tlog_server_disconnects_total{stopped_mid_message}")
-        .await;
+    scene.ends("tlog_server_disconnects_total{stopped_mid_message}").await;
 }
 
 #[tokio::test]
 async fn who_says_nothing_is_closed_in_time() {
-    let settings = ServerSettings {
-        handshake_timeout: Duration::from_millis(30),
-        ..small()
-    };
+    let settings = ServerSettings { handshake_timeout: Duration::from_millis(30), ..small() };
     let scene = Scene::with(settings).await;
     let mut client = Client::dial(scene.server.addr).await;
-    assert_eq!(
-        client.hears_handshake().await.status,
-        HandshakeStatus::InvalidRequest
-    );
+    assert_eq!(client.hears_handshake().await.status, HandshakeStatus::InvalidRequest);
     client.sees_the_end().await;
     scene.ends("tlog_server_handshakes_refused_total{timeout}").await;
 }
 
 #[tokio::test]
 async fn who_is_silent_for_too_long_is_closed_where_that_is_wanted() {
-    let settings = ServerSettings {
-        idle_timeout: Some(Duration::from_millis(40)),
-        ..small()
-    };
+    let settings = ServerSettings { idle_timeout: Some(Duration::from_millis(40)), ..small() };
     let server = Running::with(settings).await;
     let mut client = Client::connect(server.addr, "vd", 7, 1).await;
     client.sees_the_end().await;
@@ -320,30 +244,21 @@ async fn who_is_silent_for_too_long_is_closed_where_that_is_wanted() {
 
 #[tokio::test]
 async fn who_never_reads_is_closed_and_his_answers_take_no_memory() {
-    let settings = ServerSettings {
-        write_timeout: Duration::from_millis(100),
-        ..small()
-    };
+    let settings = ServerSettings { write_timeout: Duration::from_millis(100), ..small() };
     let scene = Scene::with(settings).await;
     let mut client = scene.victim().await;
     // One durable block, sent again and again: each time 40 bytes of answer that nobody reads.
     client.asks_to_flush(1).await;
     client.hears_flushed([1]).await;
-    let again: Vec<Block> = vec![client::block_of(1, 64); 1];
-    client
-        .sends_until_stuck(again.into_iter().cycle().take(2_000_000))
-        .await;
+    let again: Vec<Block> = vec![block(1)];
+    client.sends_until_stuck(again.into_iter().cycle().take(2_000_000)).await;
     scene.server.until(|status| status.connections == 1).await;
     scene.ends("tlog_server_disconnects_total{not_reading}").await;
 }
 
 #[tokio::test]
 async fn one_connection_too_many_is_closed_and_the_others_live_on() {
-    let scene = Scene::with(ServerSettings {
-        max_connections: 2,
-        ..small()
-    })
-    .await;
+    let scene = Scene::with(ServerSettings { max_connections: 2, ..small() }).await;
     let client = scene.victim().await;
     let mut third = Client::dial(scene.server.addr).await;
     third.sees_the_end().await;

@@ -23,14 +23,9 @@ async fn each_block_is_answered_by_itself_and_what_is_flushed_together_together(
     client.hears_recv_ok([14]).await;
     let status = server.server.status();
     let vdisk = &status.vdisks[0];
-    let position = |sequence| LogPosition {
-        generation: tlog_proto::Generation(1),
-        sequence: Sequence(sequence),
-    };
-    assert_eq!(
-        (vdisk.received, vdisk.ordered),
-        (Some(Sequence(14)), Some(position(14)))
-    );
+    let position =
+        |sequence| LogPosition { generation: tlog_proto::Generation(1), sequence: Sequence(sequence) };
+    assert_eq!((vdisk.received, vdisk.ordered), (Some(Sequence(14)), Some(position(14))));
     assert_eq!((vdisk.durable, vdisk.open), (Some(position(13)), true));
     assert!(vdisk.peer.is_some() && vdisk.unflushed_bytes > 64 && vdisk.last_error.is_none());
 }
@@ -92,10 +87,7 @@ async fn a_client_that_comes_back_hears_what_is_durable_and_sends_the_rest_again
     client.hears_recv_ok(3..=4).await;
     drop(client);
     let (mut client, response) = Client::greet(server.addr, handshake("vd", 7, 2)).await;
-    assert_eq!(
-        (response.status, response.last_flushed),
-        (HandshakeStatus::Ok, Some(Sequence(2)))
-    );
+    assert_eq!((response.status, response.last_flushed), (HandshakeStatus::Ok, Some(Sequence(2))));
     client.sends_blocks(2..=5).await;
     client.hears_flush_ok([2]).await;
     client.hears_recv_ok(3..=5).await;
@@ -112,22 +104,11 @@ async fn another_client_that_starts_over_starts_a_generation_once_it_sends() {
     first.sends_blocks(1..=3).await;
     first.hears_recv_ok(1..=3).await;
     let (silent, response) = Client::greet(server.addr, handshake("vd", 8, 1)).await;
-    assert_eq!(
-        (response.status, response.last_flushed),
-        (HandshakeStatus::Ok, None)
-    );
-    assert_eq!(
-        server.logs.disk("vd").durable().len(),
-        3,
-        "what was ordered is flushed first"
-    );
+    assert_eq!((response.status, response.last_flushed), (HandshakeStatus::Ok, None));
+    assert_eq!(server.logs.disk("vd").durable().len(), 3, "what was ordered is flushed first");
     drop(silent);
     let (_, response) = Client::greet(server.addr, handshake("vd", 7, 4)).await;
-    assert_eq!(
-        response.last_flushed,
-        Some(Sequence(3)),
-        "who sent nothing changed nothing"
-    );
+    assert_eq!(response.last_flushed, Some(Sequence(3)), "who sent nothing changed nothing");
     let mut second = Client::connect(server.addr, "vd", 8, 1).await;
     second.works(1).await;
     assert_eq!(server.logs.disk("vd").durable(), [(1, 1), (1, 2), (1, 3), (2, 1)]);
@@ -180,11 +161,7 @@ async fn a_gap_is_refused_and_tells_where_the_log_goes_on() {
     for first in [5, u64::MAX] {
         let (mut asking, response) = Client::greet(server.addr, handshake("vd", 7, first)).await;
         assert_eq!(response.status, HandshakeStatus::InternalServerError);
-        assert_eq!(
-            response.last_flushed,
-            Some(Sequence(3)),
-            "what was ordered is durable by now"
-        );
+        assert_eq!(response.last_flushed, Some(Sequence(3)), "what was ordered is durable by now");
         asking.sees_the_end().await;
     }
     assert_eq!(counters.get("tlog_server_handshakes_refused_total{gap}"), 2);
@@ -198,23 +175,15 @@ async fn a_reset_starts_over_where_it_likes_after_everything_is_durable() {
     let mut old = Client::connect(server.addr, "vd", 7, 1).await;
     old.sends_blocks([1, 2, 4]).await;
     old.hears_recv_ok([1, 2, 4]).await;
-    let reset = |first| tlog_proto::HandshakeRequest {
-        reset_first_sequence: true,
-        ..handshake("vd", 7, first)
-    };
+    let reset =
+        |first| tlog_proto::HandshakeRequest { reset_first_sequence: true, ..handshake("vd", 7, first) };
     let (mut client, response) = Client::greet(server.addr, reset(100)).await;
-    assert_eq!(
-        (response.status, response.last_flushed),
-        (HandshakeStatus::Ok, None)
-    );
+    assert_eq!((response.status, response.last_flushed), (HandshakeStatus::Ok, None));
     assert_eq!(server.logs.disk("vd").durable(), [(1, 1), (1, 2)]);
     client.works(100).await;
     let (mut client, _) = Client::greet(server.addr, reset(101)).await;
     client.works(101).await;
-    assert_eq!(
-        server.logs.disk("vd").durable(),
-        [(1, 1), (1, 2), (2, 100), (2, 101)]
-    );
+    assert_eq!(server.logs.disk("vd").durable(), [(1, 1), (1, 2), (2, 100), (2, 101)]);
 }
 
 /// A slave that follows when it is told to.
@@ -225,10 +194,7 @@ struct Slave {
 
 impl Slave {
     fn new() -> Arc<Self> {
-        Arc::new(Self {
-            asked: Mutex::default(),
-            outcome: watch::Sender::new(None),
-        })
+        Arc::new(Self { asked: Mutex::default(), outcome: watch::Sender::new(None) })
     }
 }
 
@@ -253,9 +219,7 @@ async fn waiting_for_the_slave_is_about_what_was_flushed_before_and_holds_up_not
     let mut client = Client::connect(server.addr, "vd", 7, 1).await;
     client.works(1).await;
     client.sends_blocks([2]).await;
-    client
-        .sends([ClientMessage::WaitNbdSlaveSync, ClientMessage::WaitNbdSlaveSync])
-        .await;
+    client.sends([ClientMessage::WaitNbdSlaveSync, ClientMessage::WaitNbdSlaveSync]).await;
     client.hears_recv_ok([2]).await;
     client.sends_blocks([3]).await;
     client.asks_to_flush(3).await;
@@ -264,12 +228,8 @@ async fn waiting_for_the_slave_is_about_what_was_flushed_before_and_holds_up_not
     client.hears_just(BlockStatus::WaitNbdSlaveSyncReceived).await;
     client.hears_just(BlockStatus::WaitNbdSlaveSyncReceived).await;
     let asked = slave.asked.lock().unwrap().clone();
-    let at = |sequence| {
-        Some(LogPosition {
-            generation: tlog_proto::Generation(1),
-            sequence: Sequence(sequence),
-        })
-    };
+    let at =
+        |sequence| Some(LogPosition { generation: tlog_proto::Generation(1), sequence: Sequence(sequence) });
     assert_eq!(asked, [at(1), at(3)]);
 }
 
@@ -288,9 +248,7 @@ async fn without_a_slave_the_answer_comes_at_once() {
 #[tokio::test]
 async fn a_slave_that_cannot_be_brought_up_to_date_ends_the_connection_and_not_the_vdisk() {
     let slave = Slave::new();
-    slave
-        .outcome
-        .send_replace(Some(Err("no slave store answers".to_owned())));
+    slave.outcome.send_replace(Some(Err("no slave store answers".to_owned())));
     let server = Running::with_all(ServerSettings::default(), Arc::default(), Some(slave)).await;
     let mut client = Client::connect(server.addr, "vd", 7, 1).await;
     client.works(1).await;
@@ -299,21 +257,12 @@ async fn a_slave_that_cannot_be_brought_up_to_date_ends_the_connection_and_not_t
     let mut client = Client::connect(server.addr, "vd", 7, 2).await;
     client.works(2).await;
     assert_eq!(*server.logs.disk("vd").opened.borrow(), 1);
-    assert!(
-        server.server.status().vdisks[0]
-            .last_error
-            .as_ref()
-            .unwrap()
-            .contains("no slave store answers")
-    );
+    assert!(server.server.status().vdisks[0].last_error.as_ref().unwrap().contains("no slave store answers"));
 }
 
 #[tokio::test]
 async fn a_log_that_fails_or_is_fenced_is_told_and_opened_anew_for_the_next_connection() {
-    for reason in [
-        CloseReason::Failed("no store answers".to_owned()),
-        CloseReason::Fenced,
-    ] {
+    for reason in [CloseReason::Failed("no store answers".to_owned()), CloseReason::Fenced] {
         let (counters, _guard) = Counters::install();
         let server = Running::start().await;
         let disk = server.logs.disk("vd");
@@ -328,30 +277,16 @@ async fn a_log_that_fails_or_is_fenced_is_told_and_opened_anew_for_the_next_conn
         client.sees_the_end().await;
         disk.release();
         let (mut client, response) = Client::greet(server.addr, handshake("vd", 7, 2)).await;
-        assert_eq!(
-            (response.status, response.last_flushed),
-            (HandshakeStatus::Ok, Some(Sequence(1)))
-        );
+        assert_eq!((response.status, response.last_flushed), (HandshakeStatus::Ok, Some(Sequence(1))));
         assert_eq!(*disk.opened.borrow(), 2);
         client.sends_blocks([2, 3]).await;
         client.asks_to_flush(3).await;
         client.hears_flushed([2, 3]).await;
         bystander.works(1).await;
-        let name = if reason == CloseReason::Fenced {
-            "fenced"
-        } else {
-            "failed"
-        };
-        assert_eq!(
-            counters.get(&format!("tlog_server_logs_failed_total{{{name}}}")),
-            1
-        );
+        let name = if reason == CloseReason::Fenced { "fenced" } else { "failed" };
+        assert_eq!(counters.get(&format!("tlog_server_logs_failed_total{{{name}}}")), 1);
         let status = server.server.status();
-        let vdisk = status
-            .vdisks
-            .iter()
-            .find(|vdisk| vdisk.vdisk.as_str() == "vd")
-            .unwrap();
+        let vdisk = status.vdisks.iter().find(|vdisk| vdisk.vdisk.as_str() == "vd").unwrap();
         assert!(vdisk.last_error.as_ref().unwrap().contains(&reason.to_string()));
     }
 }
@@ -370,23 +305,15 @@ async fn a_fenced_log_acknowledges_nothing_more() {
 
 #[tokio::test]
 async fn a_vdisk_that_nobody_uses_is_closed_and_opened_again_when_needed() {
-    let settings = ServerSettings {
-        vdisk_idle: std::time::Duration::from_millis(5),
-        ..ServerSettings::default()
-    };
+    let settings =
+        ServerSettings { vdisk_idle: std::time::Duration::from_millis(5), ..ServerSettings::default() };
     let server = Running::with(settings).await;
     let disk = server.logs.disk("vd");
     for round in 1..=5 {
         let mut client = Client::connect(server.addr, "vd", 7, round).await;
         client.works(round).await;
         drop(client);
-        soon(
-            disk.closed
-                .subscribe()
-                .wait_for(|&closed| closed == round as usize),
-        )
-        .await
-        .unwrap();
+        soon(disk.closed.subscribe().wait_for(|&closed| closed == round as usize)).await.unwrap();
     }
     server.until(|status| status.vdisks.is_empty()).await;
     assert_eq!(*disk.opened.borrow(), 5);

@@ -9,10 +9,7 @@ use tokio::net::TcpStream;
 use crate::support::*;
 
 fn at(sequence: u64) -> Option<LogPosition> {
-    Some(LogPosition {
-        generation: Generation(1),
-        sequence: Sequence(sequence),
-    })
+    Some(LogPosition { generation: Generation(1), sequence: Sequence(sequence) })
 }
 
 #[tokio::test]
@@ -33,29 +30,16 @@ async fn a_shutdown_makes_everything_durable_tells_the_clients_and_says_so() {
     drop((one, two));
     let report = soon(server.task).await.unwrap();
     assert!(report.all_durable());
-    let left: Vec<_> = report
-        .vdisks
-        .iter()
-        .map(|v| (v.vdisk.as_str(), v.durable, v.ordered))
-        .collect();
+    let left: Vec<_> = report.vdisks.iter().map(|v| (v.vdisk.as_str(), v.durable, v.ordered)).collect();
     assert_eq!(left, [("one", at(2), at(2)), ("two", at(5), at(5))]);
-    assert_eq!(
-        (
-            *logs.disk("one").closed.borrow(),
-            *logs.disk("two").closed.borrow()
-        ),
-        (1, 1)
-    );
+    assert_eq!((*logs.disk("one").closed.borrow(), *logs.disk("two").closed.borrow()), (1, 1));
     assert!(TcpStream::connect(addr).await.is_err(), "nobody listens");
     assert!(server.server.status().vdisks.is_empty());
 }
 
 #[tokio::test]
 async fn a_shutdown_that_cannot_make_everything_durable_in_time_says_that() {
-    let settings = ServerSettings {
-        shutdown_grace: Duration::from_millis(50),
-        ..ServerSettings::default()
-    };
+    let settings = ServerSettings { shutdown_grace: Duration::from_millis(50), ..ServerSettings::default() };
     let server = Running::with(settings).await;
     server.logs.disk("vd").hold();
     let mut client = Client::connect(server.addr, "vd", 7, 1).await;
@@ -64,10 +48,7 @@ async fn a_shutdown_that_cannot_make_everything_durable_in_time_says_that() {
     server.shutdown.cancel();
     let report = soon(server.task).await.unwrap();
     assert!(!report.all_durable());
-    assert_eq!(
-        (report.vdisks[0].durable, report.vdisks[0].ordered),
-        (None, at(2))
-    );
+    assert_eq!((report.vdisks[0].durable, report.vdisks[0].ordered), (None, at(2)));
     client.sees_the_end().await;
 }
 
@@ -80,20 +61,12 @@ async fn a_log_that_fails_during_shutdown_is_reported_and_told() {
     client.sends_blocks([1]).await;
     client.hears_recv_ok([1]).await;
     server.shutdown.cancel();
-    soon(disk.flushes.subscribe().wait_for(|&flushes| flushes > 0))
-        .await
-        .unwrap();
+    soon(disk.flushes.subscribe().wait_for(|&flushes| flushes > 0)).await.unwrap();
     disk.fail(CloseReason::Failed("no store answers".to_owned()));
     client.hears_just(tlog_proto::BlockStatus::FlushFailed).await;
     drop(client);
     let report = soon(server.task).await.unwrap();
-    assert!(
-        report.vdisks[0]
-            .error
-            .as_ref()
-            .unwrap()
-            .contains("no store answers")
-    );
+    assert!(report.vdisks[0].error.as_ref().unwrap().contains("no store answers"));
 }
 
 #[tokio::test]

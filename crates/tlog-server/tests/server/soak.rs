@@ -21,9 +21,7 @@ async fn write_all(addr: std::net::SocketAddr, vdisk: String, session: u64, coun
         let mut batch: Vec<u64> = kept.iter().copied().take(120).collect();
         batch.chunks_mut(7).for_each(|chunk| chunk.reverse());
         let Some(&last) = batch.iter().max() else { break };
-        client
-            .sends(batch.iter().map(|&sequence| block_of(sequence, 1000)))
-            .await;
+        client.sends(batch.iter().map(|&sequence| block_of(sequence, 1000))).await;
         if round % 3 == 0 {
             continue; // gone before anything was heard
         }
@@ -49,11 +47,11 @@ async fn many_clients_that_come_and_go_lose_nothing_and_store_nothing_twice() {
     let mut settings = small();
     settings.max_unflushed_bytes = 40 << 10;
     settings.max_total_unflushed_bytes = 80 << 10;
+    settings.max_total_window_bytes = 128 << 10;
     settings.vdisk_idle = std::time::Duration::from_millis(1);
     let server = Running::with(settings).await;
-    let clients: Vec<_> = (1..=12)
-        .map(|n| tokio::spawn(write_all(server.addr, format!("vd{n}"), n, 600)))
-        .collect();
+    let clients: Vec<_> =
+        (1..=12).map(|n| tokio::spawn(write_all(server.addr, format!("vd{n}"), n, 600))).collect();
     for client in clients {
         soon(client).await.unwrap();
     }

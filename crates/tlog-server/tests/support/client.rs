@@ -27,12 +27,7 @@ pub fn handshake(vdisk: &str, session: u64, first: u64) -> HandshakeRequest {
 /// A block of so many bytes, which tell its sequence.
 pub fn block_of(sequence: u64, bytes: usize) -> Block {
     let data = Bytes::from(vec![sequence as u8; bytes]);
-    Block::set(
-        Sequence(sequence),
-        BlockIndex::new(sequence).unwrap(),
-        Timestamp(sequence),
-        data,
-    )
+    Block::set(Sequence(sequence), BlockIndex::new(sequence).unwrap(), Timestamp(sequence), data)
 }
 
 pub fn block(sequence: u64) -> Block {
@@ -52,10 +47,7 @@ impl Client {
         let stream = socket.connect(addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (read, writer) = stream.into_split();
-        Self {
-            reader: FrameReader::new(read, Limits::default()),
-            writer,
-        }
+        Self { reader: FrameReader::new(read, Limits::default()), writer }
     }
 
     /// Connects and is accepted.
@@ -80,10 +72,7 @@ impl Client {
     }
 
     pub async fn hears_handshake(&mut self) -> HandshakeResponse {
-        soon(self.reader.handshake_response())
-            .await
-            .unwrap()
-            .expect("a handshake response")
+        soon(self.reader.handshake_response()).await.unwrap().expect("a handshake response")
     }
 
     pub async fn sends_bytes(&mut self, bytes: &[u8]) {
@@ -92,9 +81,7 @@ impl Client {
 
     pub async fn sends(&mut self, messages: impl IntoIterator<Item = impl Into<ClientMessage>>) {
         let mut bytes = BytesMut::new();
-        messages
-            .into_iter()
-            .for_each(|message| message.into().encode_into(&mut bytes));
+        messages.into_iter().for_each(|message| message.into().encode_into(&mut bytes));
         self.sends_bytes(&bytes).await;
     }
 
@@ -103,8 +90,7 @@ impl Client {
     }
 
     pub async fn asks_to_flush(&mut self, sequence: u64) {
-        self.sends([ClientMessage::ForceFlushAtSeq(Sequence(sequence))])
-            .await;
+        self.sends([ClientMessage::ForceFlushAtSeq(Sequence(sequence))]).await;
     }
 
     /// Sends until the server takes no more for a while; answers how many blocks it took at least.
@@ -113,15 +99,10 @@ impl Client {
         let mut sent = 0;
         loop {
             let mut bytes = BytesMut::new();
-            blocks
-                .by_ref()
-                .take(TOGETHER)
-                .for_each(|block| block.encode_into(&mut bytes));
+            blocks.by_ref().take(TOGETHER).for_each(|block| block.encode_into(&mut bytes));
             assert!(!bytes.is_empty(), "{sent} blocks and it is still taking more");
-            let written = tokio::time::timeout(
-                std::time::Duration::from_millis(200),
-                self.writer.write_all(&bytes),
-            );
+            let written =
+                tokio::time::timeout(std::time::Duration::from_millis(200), self.writer.write_all(&bytes));
             match written.await {
                 Ok(Ok(())) => sent += TOGETHER,
                 Ok(Err(_)) | Err(_) => return sent,
@@ -146,10 +127,7 @@ impl Client {
     }
 
     pub async fn hears_flush_ok(&mut self, sequences: impl IntoIterator<Item = u64>) {
-        assert_eq!(
-            self.hears().await,
-            (BlockStatus::FlushOk, sequences.into_iter().collect::<Vec<_>>())
-        );
+        assert_eq!(self.hears().await, (BlockStatus::FlushOk, sequences.into_iter().collect::<Vec<_>>()));
     }
 
     pub async fn hears_just(&mut self, status: BlockStatus) {

@@ -20,11 +20,7 @@ impl Counters {
 
     /// A counter, written `name` or `name{label}`.
     pub fn get(&self, name: &str) -> u64 {
-        self.0
-            .lock()
-            .unwrap()
-            .get(name)
-            .map_or(0, |count| count.load(Ordering::SeqCst))
+        self.0.lock().unwrap().get(name).map_or(0, |count| count.load(Ordering::SeqCst))
     }
 }
 
@@ -34,10 +30,7 @@ impl Recorder for Counters {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let label = key
-            .labels()
-            .next()
-            .map_or(String::new(), |label| format!("{{{}}}", label.value()));
+        let label = key.labels().next().map_or(String::new(), |label| format!("{{{}}}", label.value()));
         let name = format!("{}{label}", key.name());
         Counter::from_arc(Arc::clone(self.0.lock().unwrap().entry(name).or_default()))
     }

@@ -69,10 +69,7 @@ impl Disk {
     /// (generation, sequence) of everything that is durable.
     pub fn durable(&self) -> Vec<(u64, u64)> {
         let state = self.state.lock().unwrap();
-        state.blocks[..state.durable]
-            .iter()
-            .map(|b| (b.generation.0, b.block.sequence.0))
-            .collect()
+        state.blocks[..state.durable].iter().map(|b| (b.generation.0, b.block.sequence.0)).collect()
     }
 
     /// How many blocks were appended.
@@ -111,8 +108,7 @@ impl Disk {
         state.blocks.truncate(durable);
         state.open = false;
         drop(state);
-        self.durability
-            .send_modify(|durability| durability.closed = Some(reason));
+        self.durability.send_modify(|durability| durability.closed = Some(reason));
     }
 
     /// The same, and in the same moment everything turns out to be durable.
@@ -122,10 +118,7 @@ impl Disk {
         state.open = false;
         let durable = state.blocks.last().map(OrderedBlock::position);
         drop(state);
-        self.durability.send_replace(Durability {
-            durable,
-            closed: Some(reason),
-        });
+        self.durability.send_replace(Durability { durable, closed: Some(reason) });
     }
 
     fn settle(&self) {
@@ -134,10 +127,7 @@ impl Disk {
             return;
         }
         state.durable = state.asked.min(state.blocks.len());
-        let durable = state
-            .durable
-            .checked_sub(1)
-            .map(|last| state.blocks[last].position());
+        let durable = state.durable.checked_sub(1).map(|last| state.blocks[last].position());
         drop(state);
         self.durability.send_if_modified(|durability| {
             let changed = durability.durable != durable;
@@ -162,20 +152,11 @@ impl LogStorage for MemoryLogs {
         }
         let disk = self.disk(vdisk.as_str());
         let mut state = disk.state.lock().unwrap();
-        assert!(
-            !std::mem::replace(&mut state.open, true),
-            "{vdisk} is opened while it is open"
-        );
-        let durable = state
-            .durable
-            .checked_sub(1)
-            .map(|last| state.blocks[last].position());
+        assert!(!std::mem::replace(&mut state.open, true), "{vdisk} is opened while it is open");
+        let durable = state.durable.checked_sub(1).map(|last| state.blocks[last].position());
         let end = state.end();
         drop(state);
-        disk.durability.send_replace(Durability {
-            durable,
-            closed: None,
-        });
+        disk.durability.send_replace(Durability { durable, closed: None });
         disk.opened.send_modify(|opened| *opened += 1);
         Ok(Arc::new(Open { disk, end }))
     }
@@ -186,11 +167,7 @@ impl State {
         let Some(last) = self.blocks.last() else {
             return LogEnd::default();
         };
-        let first = self
-            .blocks
-            .iter()
-            .find(|block| block.generation == last.generation)
-            .unwrap();
+        let first = self.blocks.iter().find(|block| block.generation == last.generation).unwrap();
         LogEnd {
             generation: last.generation,
             first: first.block.sequence,
@@ -219,10 +196,7 @@ impl VdiskLog for Open {
         if let Some(last) = state.blocks.last() {
             let follows =
                 last.generation == block.generation && last.block.sequence.next() == block.block.sequence;
-            assert!(
-                follows || last.generation.next() == block.generation,
-                "{block:?} after {last:?}"
-            );
+            assert!(follows || last.generation.next() == block.generation, "{block:?} after {last:?}");
         }
         state.blocks.push(block);
         Ok(())
@@ -243,9 +217,7 @@ impl VdiskLog for Open {
     async fn find(&self, position: LogPosition) -> Result<Option<BlockDigest>, Closed> {
         self.disk.finds.acquire().await.unwrap().forget();
         let state = self.disk.state.lock().unwrap();
-        let found = state.blocks[..state.durable]
-            .iter()
-            .find(|block| block.position() == position);
+        let found = state.blocks[..state.durable].iter().find(|block| block.position() == position);
         Ok(found.map(|found| (&found.block).into()))
     }
 
@@ -253,24 +225,13 @@ impl VdiskLog for Open {
         if self.disk.closed().is_ok() {
             self.flush();
             let mut durability = self.disk.durability.subscribe();
-            let all = self
-                .disk
-                .state
-                .lock()
-                .unwrap()
-                .blocks
-                .last()
-                .map(OrderedBlock::position);
-            let _ = durability
-                .wait_for(|now| now.durable == all || now.closed.is_some())
-                .await;
+            let all = self.disk.state.lock().unwrap().blocks.last().map(OrderedBlock::position);
+            let _ = durability.wait_for(|now| now.durable == all || now.closed.is_some()).await;
         }
         self.disk.closed.send_modify(|closed| *closed += 1);
         self.disk.closed()?;
         self.disk.state.lock().unwrap().open = false;
-        self.disk
-            .durability
-            .send_modify(|durability| durability.closed = Some(CloseReason::Requested));
+        self.disk.durability.send_modify(|durability| durability.closed = Some(CloseReason::Requested));
         Ok(())
     }
 }

@@ -57,13 +57,7 @@ impl Running {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { server.run(listener, shutdown).await }
         });
-        Self {
-            addr,
-            server,
-            logs,
-            shutdown,
-            task,
-        }
+        Self { addr, server, logs, shutdown, task }
     }
 
     pub async fn stop(self) -> RunReport {

@@ -68,10 +68,7 @@ fn n(number: u64) -> AggregationNumber {
 }
 
 fn start(epoch: u64, number: u64) -> StartRecord {
-    StartRecord {
-        epoch: Epoch(epoch),
-        number: n(number),
-    }
+    StartRecord { epoch: Epoch(epoch), number: n(number) }
 }
 
 fn fenced_by<T: std::fmt::Debug>(result: Result<T, StoreError>, epoch: u64) {
@@ -83,10 +80,7 @@ fn fenced_by<T: std::fmt::Debug>(result: Result<T, StoreError>, epoch: u64) {
 
 fn not_committed<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     let error = result.unwrap_err();
-    assert!(
-        matches!(error.kind, StoreErrorKind::NotCommitted { .. }),
-        "{error}"
-    );
+    assert!(matches!(error.kind, StoreErrorKind::NotCommitted { .. }), "{error}");
 }
 
 fn no_log<T: std::fmt::Debug>(result: Result<T, StoreError>) {
@@ -97,11 +91,7 @@ fn no_log<T: std::fmt::Debug>(result: Result<T, StoreError>) {
 /// The numbers that the store says it holds, which must be those that it answers.
 async fn held(store: &dyn ShardStore, vdisk: &VdiskId) -> Vec<u64> {
     let status = store.status(vdisk).await.unwrap();
-    let said: Vec<u64> = status
-        .held
-        .iter()
-        .flat_map(|range| range.start().0..=range.end().0)
-        .collect();
+    let said: Vec<u64> = status.held.iter().flat_map(|range| range.start().0..=range.end().0).collect();
     let heads = store.heads(vdisk, n(0)..=n(u64::MAX), usize::MAX).await.unwrap();
     assert_eq!(heads.iter().map(|(number, _)| number.0).collect::<Vec<_>>(), said);
     assert_eq!(status.head().0, said.last().copied().unwrap_or_default());
@@ -117,19 +107,13 @@ async fn held_shard(store: &dyn ShardStore, vdisk: &VdiskId, number: u64) -> Sha
 
 async fn open(store: &dyn ShardStore, vdisk: &VdiskId, epoch: u64, number: u64) -> StoreIdentity {
     store.promise(vdisk, Epoch(epoch)).await.unwrap();
-    store
-        .start(vdisk, start(epoch, number), &Members::default())
-        .await
-        .unwrap()
+    store.start(vdisk, start(epoch, number), &Members::default()).await.unwrap()
 }
 
 async fn a_log_that_is_not_known_is_said_to_be_so(store: Arc<dyn ShardStore>) {
     let disk = vdisk("nobody");
     let status = store.status(&disk).await.unwrap();
-    assert_eq!(
-        (status.identity, status.epoch, status.head()),
-        (None, Epoch(0), n(0))
-    );
+    assert_eq!((status.identity, status.epoch, status.head()), (None, Epoch(0), n(0)));
     assert_eq!(status.first, n(1));
     assert_eq!(store.vdisks().await.unwrap(), []);
     no_log(store.start(&disk, start(1, 1), &Members::default()).await);
@@ -166,16 +150,10 @@ async fn a_start_drops_what_older_epochs_wrote_from_its_number_on(store: Arc<dyn
     let disk = vdisk("disk");
     open(&*store, &disk, 1, 1).await;
     for number in 1..=5 {
-        store
-            .append(&disk, n(number), shard(1, number), n(2))
-            .await
-            .unwrap();
+        store.append(&disk, n(number), shard(1, number), n(2)).await.unwrap();
     }
     store.append(&disk, n(4), shard(2, 4), n(2)).await.unwrap();
-    let identity = store
-        .start(&disk, start(2, 3), &Members::default())
-        .await
-        .unwrap();
+    let identity = store.start(&disk, start(2, 3), &Members::default()).await.unwrap();
     assert_eq!(held(&*store, &disk).await, [1, 2, 4]);
     assert_eq!(store.shard(&disk, n(3)).await.unwrap(), ShardSlot::Empty);
     assert_eq!(held_shard(&*store, &disk, 4).await, shard(2, 4));
@@ -183,10 +161,7 @@ async fn a_start_drops_what_older_epochs_wrote_from_its_number_on(store: Arc<dyn
     assert_eq!((status.identity, status.epoch), (Some(identity), Epoch(2)));
     assert_eq!(status.starts, [start(1, 1), start(2, 3)]);
     // It needs no promise of its own, and what comes later is not dropped by it.
-    store
-        .start(&disk, start(4, 6), &Members::default())
-        .await
-        .unwrap();
+    store.start(&disk, start(4, 6), &Members::default()).await.unwrap();
     fenced_by(store.promise(&disk, Epoch(4)).await, 4);
     store.append(&disk, n(6), shard(4, 6), n(2)).await.unwrap();
     assert_eq!(held(&*store, &disk).await, [1, 2, 4, 6]);
@@ -202,10 +177,7 @@ async fn a_start_forgets_starts_at_and_above_its_number(store: Arc<dyn ShardStor
         (4, 20, vec![start(1, 1), start(2, 10), start(4, 20)]),
         (5, 7, vec![start(1, 1), start(5, 7)]),
     ] {
-        store
-            .start(&disk, start(epoch, number), &Members::default())
-            .await
-            .unwrap();
+        store.start(&disk, start(epoch, number), &Members::default()).await.unwrap();
         assert_eq!(store.status(&disk).await.unwrap().starts, then);
     }
 }
@@ -233,10 +205,7 @@ async fn the_newer_list_of_members_wins(store: Arc<dyn ShardStore>) {
 async fn an_append_stores_replaces_and_raises(store: Arc<dyn ShardStore>) {
     let disk = vdisk("disk");
     let identity = open(&*store, &disk, 1, 1).await;
-    assert_eq!(
-        store.append(&disk, n(1), shard(1, 1), n(0)).await.unwrap(),
-        identity
-    );
+    assert_eq!(store.append(&disk, n(1), shard(1, 1), n(0)).await.unwrap(), identity);
     assert_eq!(held_shard(&*store, &disk, 1).await, shard(1, 1));
     store.append(&disk, n(1), shard(1, 100), n(0)).await.unwrap();
     assert_eq!(held_shard(&*store, &disk, 1).await, shard(1, 100));
@@ -248,10 +217,7 @@ async fn an_append_stores_replaces_and_raises(store: Arc<dyn ShardStore>) {
     store.append(&disk, n(3), shard(3, 3), n(1)).await.unwrap();
     assert_eq!(held(&*store, &disk).await, [1, 3, 9]);
     let status = store.status(&disk).await.unwrap();
-    assert_eq!(
-        (status.epoch, status.committed, status.head()),
-        (Epoch(3), n(5), n(9))
-    );
+    assert_eq!((status.epoch, status.committed, status.head()), (Epoch(3), n(5), n(9)));
 }
 
 async fn an_append_never_replaces_what_a_newer_epoch_wrote(store: Arc<dyn ShardStore>) {
@@ -270,10 +236,7 @@ async fn a_publish_raises_epoch_and_committed_only(store: Arc<dyn ShardStore>) {
     assert_eq!(store.publish(&disk, Epoch(2), n(7)).await.unwrap(), identity);
     store.publish(&disk, Epoch(4), n(3)).await.unwrap();
     let status = store.status(&disk).await.unwrap();
-    assert_eq!(
-        (status.epoch, status.committed, status.head()),
-        (Epoch(4), n(7), n(0))
-    );
+    assert_eq!((status.epoch, status.committed, status.head()), (Epoch(4), n(7), n(0)));
     fenced_by(store.publish(&disk, Epoch(3), n(9)).await, 4);
 }
 
@@ -283,22 +246,10 @@ async fn a_fill_needs_a_committed_number_and_mends_what_is_not_right(store: Arc<
     store.append(&disk, n(2), shard(5, 2), n(3)).await.unwrap();
     not_committed(store.fill(&disk, n(4), shard(5, 4)).await);
     // It needs no epoch: an older one is as good, and the store's does not change.
-    assert_eq!(
-        store.fill(&disk, n(1), shard(3, 1)).await.unwrap(),
-        FillOutcome::Stored
-    );
-    assert_eq!(
-        store.fill(&disk, n(1), shard(3, 1)).await.unwrap(),
-        FillOutcome::AlreadyHeld
-    );
-    assert_eq!(
-        store.fill(&disk, n(2), shard(5, 2)).await.unwrap(),
-        FillOutcome::AlreadyHeld
-    );
-    assert_eq!(
-        store.fill(&disk, n(2), shard(4, 22)).await.unwrap(),
-        FillOutcome::Stored
-    );
+    assert_eq!(store.fill(&disk, n(1), shard(3, 1)).await.unwrap(), FillOutcome::Stored);
+    assert_eq!(store.fill(&disk, n(1), shard(3, 1)).await.unwrap(), FillOutcome::AlreadyHeld);
+    assert_eq!(store.fill(&disk, n(2), shard(5, 2)).await.unwrap(), FillOutcome::AlreadyHeld);
+    assert_eq!(store.fill(&disk, n(2), shard(4, 22)).await.unwrap(), FillOutcome::Stored);
     assert_eq!(held_shard(&*store, &disk, 1).await, shard(3, 1));
     assert_eq!(held_shard(&*store, &disk, 2).await, shard(4, 22));
     let status = store.status(&disk).await.unwrap();
@@ -309,10 +260,7 @@ async fn a_prune_removes_what_is_below_and_nothing_comes_back_there(store: Arc<d
     let disk = vdisk("disk");
     open(&*store, &disk, 1, 1).await;
     for number in 1..=6 {
-        store
-            .append(&disk, n(number), shard(1, number), n(5))
-            .await
-            .unwrap();
+        store.append(&disk, n(number), shard(1, number), n(5)).await.unwrap();
     }
     not_committed(store.prune(&disk, Epoch(1), n(7)).await);
     store.prune(&disk, Epoch(1), n(4)).await.unwrap();
@@ -322,10 +270,7 @@ async fn a_prune_removes_what_is_below_and_nothing_comes_back_there(store: Arc<d
     assert_eq!((status.first, status.epoch), (n(4), Epoch(1)));
     // What arrives late is not kept.
     store.append(&disk, n(3), shard(1, 3), n(5)).await.unwrap();
-    assert_eq!(
-        store.fill(&disk, n(2), shard(1, 2)).await.unwrap(),
-        FillOutcome::AlreadyHeld
-    );
+    assert_eq!(store.fill(&disk, n(2), shard(1, 2)).await.unwrap(), FillOutcome::AlreadyHeld);
     assert_eq!(held(&*store, &disk).await, [4, 5, 6]);
     store.prune(&disk, Epoch(1), n(6)).await.unwrap();
     assert_eq!(held(&*store, &disk).await, [6]);
@@ -338,10 +283,7 @@ async fn a_prune_removes_what_is_below_and_nothing_comes_back_there(store: Arc<d
 async fn heads_are_those_of_the_range_in_order_and_bounded(store: Arc<dyn ShardStore>) {
     let disk = vdisk("disk");
     open(&*store, &disk, 1, 1).await;
-    let shard = |number| Shard {
-        head: Bytes::from(vec![number as u8; 100]),
-        ..shard(1, number)
-    };
+    let shard = |number| Shard { head: Bytes::from(vec![number as u8; 100]), ..shard(1, number) };
     for number in [8, 2, 5, 4] {
         store.append(&disk, n(number), shard(number), n(0)).await.unwrap();
     }
@@ -351,10 +293,7 @@ async fn heads_are_those_of_the_range_in_order_and_bounded(store: Arc<dyn ShardS
     };
     let heads = async |from, to, max| store.heads(&disk, n(from)..=n(to), max).await.unwrap();
     assert_eq!(heads(3, 8, 10_000).await, [entry(4), entry(5), entry(8)]);
-    assert_eq!(
-        heads(0, u64::MAX, usize::MAX).await,
-        [entry(2), entry(4), entry(5), entry(8)]
-    );
+    assert_eq!(heads(0, u64::MAX, usize::MAX).await, [entry(2), entry(4), entry(5), entry(8)]);
     assert_eq!(heads(1, 9, 0).await, [entry(2)]);
     assert_eq!(heads(1, 9, 100).await, [entry(2)]);
     assert_eq!(heads(1, 9, 101).await, [entry(2), entry(4)]);
@@ -366,18 +305,9 @@ async fn empty_and_large_parts_are_kept_as_they_are(store: Arc<dyn ShardStore>) 
     let disk = vdisk("disk");
     open(&*store, &disk, 1, 1).await;
     let large: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
-    let parts = [
-        (vec![], vec![]),
-        (vec![1, 2, 3], vec![]),
-        (vec![], vec![9; 77]),
-        (vec![7; 70_001], large),
-    ];
+    let parts = [(vec![], vec![]), (vec![1, 2, 3], vec![]), (vec![], vec![9; 77]), (vec![7; 70_001], large)];
     for (number, (head, payload)) in (1..).zip(parts) {
-        let shard = Shard {
-            head: head.into(),
-            payload: payload.into(),
-            ..shard(1, number)
-        };
+        let shard = Shard { head: head.into(), payload: payload.into(), ..shard(1, number) };
         store.append(&disk, n(number), shard.clone(), n(0)).await.unwrap();
         assert_eq!(held_shard(&*store, &disk, number).await, shard);
     }
@@ -387,10 +317,7 @@ async fn logs_do_not_touch_each_other(store: Arc<dyn ShardStore>) {
     let names = ["b", "a", "a.b", "A", "a:1@x+y"];
     for (epoch, name) in (1..).zip(names) {
         open(&*store, &vdisk(name), epoch, 1).await;
-        store
-            .append(&vdisk(name), n(epoch), shard(epoch, epoch), n(0))
-            .await
-            .unwrap();
+        store.append(&vdisk(name), n(epoch), shard(epoch, epoch), n(0)).await.unwrap();
     }
     let mut sorted = names.map(vdisk);
     sorted.sort();
@@ -414,10 +341,7 @@ async fn operations_at_once_all_take_effect(store: Arc<dyn ShardStore>) {
     for number in 1..=40 {
         let (store, disk) = (Arc::clone(&store), disk.clone());
         tasks.spawn(async move {
-            store
-                .append(&disk, n(number), shard(1, number), n(number / 2))
-                .await
-                .unwrap();
+            store.append(&disk, n(number), shard(1, number), n(number / 2)).await.unwrap();
             assert_eq!(held_shard(&*store, &disk, number).await, shard(1, number));
             assert!(store.status(&disk).await.unwrap().committed >= n(number / 2));
         });

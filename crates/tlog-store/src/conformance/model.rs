@@ -53,8 +53,7 @@ impl Model {
             }
             Step::Start(record, _) if fenced(record.epoch) => return "fenced",
             Step::Start(record, members) => {
-                self.shards
-                    .retain(|(number, s)| !(*number >= record.number && s.epoch < record.epoch));
+                self.shards.retain(|(number, s)| !(*number >= record.number && s.epoch < record.epoch));
                 self.state.starts.retain(|other| other.number < record.number);
                 self.state.starts.push(*record);
                 self.state.epoch = record.epoch;
@@ -63,10 +62,7 @@ impl Model {
                 }
             }
             Step::Append(number, shard, committed) => {
-                let newer = self
-                    .shards
-                    .iter()
-                    .any(|(held, s)| held == number && s.epoch > shard.epoch);
+                let newer = self.shards.iter().any(|(held, s)| held == number && s.epoch > shard.epoch);
                 if fenced(shard.epoch) || newer {
                     return "fenced";
                 }
@@ -83,10 +79,7 @@ impl Model {
                 if *number > self.state.committed {
                     return "not_committed";
                 }
-                let same = self
-                    .shards
-                    .iter()
-                    .any(|(held, s)| held == number && s.id == shard.id);
+                let same = self.shards.iter().any(|(held, s)| held == number && s.id == shard.id);
                 if same || *number < self.state.first {
                     return "already";
                 }
@@ -117,10 +110,7 @@ async fn ask(store: &dyn ShardStore, vdisk: &VdiskId, step: &Step) -> Said {
     fn said<T>(result: Result<T, StoreError>) -> Said {
         match result {
             Ok(_) => "ok",
-            Err(StoreError {
-                kind: kind @ StoreErrorKind::Unavailable { .. },
-                ..
-            }) => panic!("{kind}"),
+            Err(StoreError { kind: kind @ StoreErrorKind::Unavailable { .. }, .. }) => panic!("{kind}"),
             Err(error) => error.kind.name(),
         }
     }
@@ -144,23 +134,10 @@ fn draw(rng: &mut SmallRng, model: &Model, salt: u64) -> Step {
         rng.random_range(at.saturating_sub(below)..=at + above)
     };
     let epoch = model.state.epoch.0;
-    let head = model
-        .shards
-        .iter()
-        .map(|(number, _)| number.0)
-        .max()
-        .unwrap_or_default();
+    let head = model.shards.iter().map(|(number, _)| number.0).max().unwrap_or_default();
     let committed = model.state.committed.0;
-    let some_epoch = if rng.random_bool(0.85) {
-        epoch
-    } else {
-        near(rng, epoch, 2, 1)
-    };
-    let number = if rng.random_bool(0.6) {
-        head + 1
-    } else {
-        near(rng, head, 8, 3)
-    };
+    let some_epoch = if rng.random_bool(0.85) { epoch } else { near(rng, epoch, 2, 1) };
+    let number = if rng.random_bool(0.6) { head + 1 } else { near(rng, head, 8, 3) };
     match rng.random_range(0..100) {
         0..6 => Step::Promise(Epoch(near(rng, epoch, 1, 2))),
         6..14 => {
@@ -169,29 +146,18 @@ fn draw(rng: &mut SmallRng, model: &Model, salt: u64) -> Step {
                 number: AggregationNumber(near(rng, head, 6, 2)),
             };
             let identities = vec![Some(StoreIdentity([salt as u8; 16])), None];
-            let members = Members {
-                epoch: Epoch(near(rng, epoch, 2, 0)),
-                change: salt % 5,
-                identities,
-            };
+            let members = Members { epoch: Epoch(near(rng, epoch, 2, 0)), change: salt % 5, identities };
             Step::Start(record, members)
         }
         14..66 => {
             let committed = AggregationNumber(near(rng, committed, 1, 1).min(head));
             Step::Append(AggregationNumber(number), shard(some_epoch, salt), committed)
         }
-        66..74 => Step::Publish(
-            Epoch(some_epoch),
-            AggregationNumber(near(rng, committed, 1, 2).min(head)),
-        ),
+        66..74 => Step::Publish(Epoch(some_epoch), AggregationNumber(near(rng, committed, 1, 2).min(head))),
         74..92 => {
             let number = AggregationNumber(near(rng, committed, 6, 1));
             // Often what is there already.
-            let held = model
-                .shards
-                .iter()
-                .find(|(held, _)| *held == number)
-                .map(|(_, shard)| shard.clone());
+            let held = model.shards.iter().find(|(held, _)| *held == number).map(|(_, shard)| shard.clone());
             let keep = rng.random_bool(0.3);
             let other = shard(near(rng, epoch, 4, 1), salt);
             Step::Fill(number, held.filter(|_| keep).unwrap_or(other))
@@ -246,11 +212,7 @@ async fn compare(
 ) {
     let status = store.status(disk).await.unwrap();
     let mut expected = model.state.clone();
-    assert_eq!(
-        status.identity.is_some(),
-        expected.identity.is_some(),
-        "{context}"
-    );
+    assert_eq!(status.identity.is_some(), expected.identity.is_some(), "{context}");
     if expected.identity.is_none() {
         return;
     }
@@ -266,11 +228,7 @@ async fn compare(
         let heads = store.heads(disk, *number..=*number, 1).await.unwrap();
         match heads.as_slice() {
             [(found, HeadSlot::Held(head))] => {
-                assert_eq!(
-                    (found, head.epoch, head.id),
-                    (number, shard.epoch, shard.id),
-                    "{context}"
-                );
+                assert_eq!((found, head.epoch, head.id), (number, shard.epoch, shard.id), "{context}");
                 assert_eq!(head.head, shard.head, "{context}");
             }
             other => panic!("{context}, head of {number}: {other:?}"),

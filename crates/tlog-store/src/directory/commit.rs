@@ -66,9 +66,7 @@ pub(super) struct Pending {
 impl Log {
     /// Has a request carried out; answers once what it wrote is durable.
     pub(super) async fn submit(self: &Arc<Self>, request: Request) -> Outcome {
-        let gone = || StoreErrorKind::Unavailable {
-            source: io::Error::other("the store is shutting down"),
-        };
+        let gone = || StoreErrorKind::Unavailable { source: io::Error::other("the store is shutting down") };
         let (reply, answer) = oneshot::channel();
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| gone())?;
         let attended = {
@@ -77,11 +75,7 @@ impl Log {
             std::mem::replace(&mut queue.attended, true)
         };
         if !attended {
-            let attendant = Attendant {
-                log: Arc::clone(self),
-                waiting: VecDeque::new(),
-                finished: false,
-            };
+            let attendant = Attendant { log: Arc::clone(self), waiting: VecDeque::new(), finished: false };
             runtime.spawn_blocking(move || attendant.run());
         }
         answer.await.unwrap_or_else(|_| Err(gone()))
@@ -128,13 +122,7 @@ impl Plan {
             .batch
             .push(body, self.meta.epoch, self.meta.committed)
             .ok_or_else(|| unavailable("a record does not fit a segment"))?;
-        self.events.push(Event::of(
-            Position {
-                segment: self.segment,
-                offset,
-            },
-            &header,
-        ));
+        self.events.push(Event::of(Position { segment: self.segment, offset }, &header));
         Ok(())
     }
 
@@ -165,10 +153,7 @@ impl Attendant {
                 }
             }
             let alone = |request: &Request| {
-                matches!(
-                    request,
-                    Request::Promise(_) | Request::Start(..) | Request::Prune(..)
-                )
+                matches!(request, Request::Promise(_) | Request::Start(..) | Request::Prune(..))
             };
             match self.waiting.pop_front() {
                 Some(Pending { request, reply }) if alone(&request) => {
@@ -190,9 +175,7 @@ impl Attendant {
         let planned = log.with_index(|index| {
             let mut plan: Option<Plan> = None;
             while let Some(pending) = self.waiting.pop_front() {
-                let full = plan
-                    .as_ref()
-                    .is_some_and(|plan| plan.batch.bytes() >= BATCH_BYTES);
+                let full = plan.as_ref().is_some_and(|plan| plan.batch.bytes() >= BATCH_BYTES);
                 if full || alone(&pending.request) {
                     self.waiting.push_front(pending);
                     break;
@@ -264,14 +247,7 @@ impl Attendant {
     fn plan(&self, index: &Index, answers: Vec<(oneshot::Sender<Outcome>, Outcome)>) -> Option<Plan> {
         let (meta, tail) = (index.meta.clone()?, index.tail?);
         let batch = Batch::new(tail.cursor);
-        Some(Plan {
-            meta,
-            batch,
-            segment: tail.segment,
-            events: Vec::new(),
-            shards: HashMap::new(),
-            answers,
-        })
+        Some(Plan { meta, batch, segment: tail.segment, events: Vec::new(), shards: HashMap::new(), answers })
     }
 
     fn decide(&self, index: &Index, plan: &mut Plan, request: Request) -> Outcome {
@@ -315,18 +291,8 @@ impl Attendant {
     }
 
     fn carry_out(&self, plan: Plan) {
-        let Plan {
-            batch,
-            segment,
-            events,
-            answers,
-            ..
-        } = plan;
-        let written = if batch.parts.is_empty() {
-            Ok(())
-        } else {
-            self.write(segment, &batch)
-        };
+        let Plan { batch, segment, events, answers, .. } = plan;
+        let written = if batch.parts.is_empty() { Ok(()) } else { self.write(segment, &batch) };
         match written {
             Ok(()) => {
                 self.make_known(segment, batch.cursor, events);
@@ -394,22 +360,9 @@ impl Attendant {
                 other => return other,
             }
         }
-        let length = state(
-            index,
-            meta.clone(),
-            Position {
-                segment: 0,
-                offset: 0,
-            },
-        )
-        .encoded_len();
+        let length = state(index, meta.clone(), Position { segment: 0, offset: 0 }).encoded_len();
         let length = record_len(length, 0).ok_or_else(|| unavailable("too many starts"))?;
-        self.write_alone(
-            index,
-            meta,
-            |index, meta, at| Body::State(state(index, meta, at)),
-            length,
-        )
+        self.write_alone(index, meta, |index, meta, at| Body::State(state(index, meta, at)), length)
     }
 
     fn write_alone(
@@ -420,19 +373,14 @@ impl Attendant {
         length: u32,
     ) -> Result<(), StoreErrorKind> {
         let room = |index: &Index| {
-            index
-                .tail
-                .is_some_and(|tail| u64::from(tail.cursor.offset) + u64::from(length) <= tail.room)
+            index.tail.is_some_and(|tail| u64::from(tail.cursor.offset) + u64::from(length) <= tail.room)
         };
         if !room(index) {
             let old = index.meta.clone().ok_or(StoreErrorKind::NoLog)?;
             self.begin_segment(index, old, length, Index::state_record)?;
         }
         let tail = index.tail.ok_or(StoreErrorKind::NoLog)?;
-        let position = Position {
-            segment: tail.segment,
-            offset: tail.cursor.offset,
-        };
+        let position = Position { segment: tail.segment, offset: tail.cursor.offset };
         let (epoch, committed) = (meta.epoch, meta.committed);
         let body = body(index, meta, position);
         let known = match &body {
@@ -440,16 +388,10 @@ impl Attendant {
             _ => Event::Mark(epoch, committed),
         };
         let mut batch = Batch::new(tail.cursor);
-        batch
-            .push(body, epoch, committed)
-            .ok_or_else(|| unavailable("a record does not fit a segment"))?;
-        self.write(tail.segment, &batch)
-            .map_err(|error| kind_of(&error))?;
+        batch.push(body, epoch, committed).ok_or_else(|| unavailable("a record does not fit a segment"))?;
+        self.write(tail.segment, &batch).map_err(|error| kind_of(&error))?;
         index.apply(known);
-        index.tail = Some(Tail {
-            cursor: batch.cursor,
-            ..tail
-        });
+        index.tail = Some(Tail { cursor: batch.cursor, ..tail });
         self.log.remove_dead_segments(index);
         Ok(())
     }
@@ -499,9 +441,7 @@ impl Attendant {
 
     /// Refuses all further writes. After a sync that failed, what the system then calls durable need not be.
     fn fail(&self, error: &io::Error) {
-        let Log {
-            shared, vdisk, queue, ..
-        } = &*self.log;
+        let Log { shared, vdisk, queue, .. } = &*self.log;
         tracing::error!(store = %shared.address, %vdisk, %error, "a write failed; the log takes no more until the store is reopened");
         guard(queue)
             .failed
@@ -519,32 +459,19 @@ impl Attendant {
         needed: u32,
         state: impl Fn(&Index, LogMeta, Position) -> State,
     ) -> Result<(), StoreErrorKind> {
-        let Log {
-            shared,
-            vdisk,
-            directory,
-            ..
-        } = &*self.log;
+        let Log { shared, vdisk, directory, .. } = &*self.log;
         let segment = index.tail.map_or(1, |tail| tail.segment + 1);
         let position = Position { segment, offset: 0 };
         let state = state(index, meta, position);
         let mut batch = Batch::new(Cursor::first(vdisk, segment));
         let (epoch, committed) = (state.meta.epoch, state.meta.committed);
         let body = Body::State(state.clone());
-        batch
-            .push(body, epoch, committed)
-            .ok_or_else(|| unavailable("too many starts"))?;
-        let least = batch
-            .cursor
-            .offset
-            .checked_add(needed)
-            .and_then(|least| least.checked_add(RESERVE));
+        batch.push(body, epoch, committed).ok_or_else(|| unavailable("too many starts"))?;
+        let least = batch.cursor.offset.checked_add(needed).and_then(|least| least.checked_add(RESERVE));
         let least = least.ok_or_else(|| unavailable("a record does not fit a segment"))?;
         let room = index.tail.map_or(0, |tail| tail.room.min(u32::MAX.into()) as u32);
-        let wanted = room
-            .saturating_mul(2)
-            .clamp(shared.first_segment_bytes, shared.max_segment_bytes)
-            .max(least);
+        let wanted =
+            room.saturating_mul(2).clamp(shared.first_segment_bytes, shared.max_segment_bytes).max(least);
 
         if index.tail.is_none() {
             self.make_directory().map_err(|error| kind_of(&error))?;
@@ -572,11 +499,7 @@ impl Attendant {
         }
         index.add_segment(segment);
         index.apply(Event::State(position, state));
-        index.tail = Some(Tail {
-            segment,
-            cursor: batch.cursor,
-            room: room.into(),
-        });
+        index.tail = Some(Tail { segment, cursor: batch.cursor, room: room.into() });
         self.log.remove_dead_segments(index);
         Ok(())
     }
@@ -587,9 +510,7 @@ impl Attendant {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             // Left over from a log that was never finished; anything else would have been found when it was loaded.
             Err(_) if !segments(directory)?.is_empty() => {
-                return Err(io::Error::other(
-                    "segments appeared that this store did not write",
-                ));
+                return Err(io::Error::other("segments appeared that this store did not write"));
             }
             _ => {}
         }
@@ -604,11 +525,7 @@ impl Attendant {
         wanted: u32,
         least: u32,
     ) -> io::Result<u32> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         let mut room = wanted;
         while let Err(error) = preallocate(&file, room) {
             if !is_full(&error) || room == least {
@@ -628,24 +545,18 @@ fn erase_up_to(file: &File, from: u64, to: u64) -> io::Result<()> {
 }
 
 fn unavailable(what: &str) -> StoreErrorKind {
-    StoreErrorKind::Unavailable {
-        source: io::Error::other(what.to_owned()),
-    }
+    StoreErrorKind::Unavailable { source: io::Error::other(what.to_owned()) }
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What an error of a write means. It is copied, as it can be the answer to many.
 pub(super) fn kind_of(error: &io::Error) -> StoreErrorKind {
-    let source = error.raw_os_error().map_or_else(
-        || io::Error::new(error.kind(), error.to_string()),
-        io::Error::from_raw_os_error,
-    );
+    let source = error
+        .raw_os_error()
+        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error);
     match error.kind() {
         _ if is_full(error) => StoreErrorKind::Full { source },
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreErrorKind::ReadOnly,

@@ -35,11 +35,7 @@ struct Recent {
 
 impl OpenFiles {
     pub(super) fn new(writing: bool, most: usize) -> Self {
-        Self {
-            writing,
-            most,
-            files: Mutex::default(),
-        }
+        Self { writing, most, files: Mutex::default() }
     }
 
     /// The segment's file, open for reading, and for writing if this store writes.
@@ -65,11 +61,7 @@ impl OpenFiles {
         let turn = recent.turn;
         recent.files.insert(key, (turn, file));
         while recent.files.len() > self.most {
-            let oldest = recent
-                .files
-                .iter()
-                .min_by_key(|(_, (used, _))| *used)
-                .map(|(key, _)| key.clone());
+            let oldest = recent.files.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone());
             oldest.map(|key| recent.files.remove(&key));
         }
     }
@@ -97,9 +89,7 @@ pub(super) fn unfinished_path(directory: &Path, segment: u64) -> PathBuf {
 
 fn number_of(name: &str, ending: &str) -> Option<u64> {
     let (number, found) = name.split_once('.')?;
-    (found == ending && number.len() == 20)
-        .then(|| number.parse().ok())
-        .flatten()
+    (found == ending && number.len() == 20).then(|| number.parse().ok()).flatten()
 }
 
 /// The segments in a directory, in order; none where the directory is not there.

@@ -61,23 +61,15 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn state(&self) -> LogState {
-        self.meta
-            .as_ref()
-            .map_or_else(unknown_log, |meta| meta.state(self.slots.held()))
+        self.meta.as_ref().map_or_else(unknown_log, |meta| meta.state(self.slots.held()))
     }
 
     /// The state with `meta` in place of the one there is. `at` is where its record will stand; with it the starts that
     /// are new are found.
     pub(super) fn state_record(&self, meta: LogMeta, at: Position) -> State {
-        let old = self
-            .meta
-            .as_ref()
-            .map(|meta| meta.starts.as_slice())
-            .unwrap_or_default();
+        let old = self.meta.as_ref().map(|meta| meta.starts.as_slice()).unwrap_or_default();
         let known = old.iter().zip(&self.cuts).zip(&meta.starts);
-        let kept = known
-            .take_while(|((old, _), new)| old == new)
-            .map(|((_, cut), _)| *cut);
+        let kept = known.take_while(|((old, _), new)| old == new).map(|((_, cut), _)| *cut);
         let mut cuts: Vec<Position> = kept.collect();
         cuts.resize(meta.starts.len(), at);
         State { meta, cuts }
@@ -161,12 +153,10 @@ impl Index {
     pub(super) fn tail_lives_under(&self, meta: &LogMeta) -> bool {
         let tail = self.tail.map(|tail| tail.segment);
         let last = meta.starts.last();
-        self.slots
-            .range(meta.first..=AggregationNumber(u64::MAX))
-            .any(|(number, slot)| {
-                let dropped = last.is_some_and(|start| number >= start.number && slot.epoch < start.epoch);
-                Some(slot.place.position().segment) == tail && !dropped
-            })
+        self.slots.range(meta.first..=AggregationNumber(u64::MAX)).any(|(number, slot)| {
+            let dropped = last.is_some_and(|start| number >= start.number && slot.epoch < start.epoch);
+            Some(slot.place.position().segment) == tail && !dropped
+        })
     }
 
     /// Takes out the segments that nothing needs any more, and says which.
@@ -174,20 +164,11 @@ impl Index {
         let Some(tail) = self.tail else { return Vec::new() };
         let mut dead = Vec::new();
         loop {
-            let pinned = |segment: u64| {
-                self.pins
-                    .range((segment, 0)..=(segment, u64::MAX))
-                    .next()
-                    .is_some()
-            };
+            let pinned = |segment: u64| self.pins.range((segment, 0)..=(segment, u64::MAX)).next().is_some();
             let is_dead =
                 |(&segment, &live): (&u64, &u64)| live == 0 && segment != tail.segment && !pinned(segment);
-            let found: Vec<u64> = self
-                .segments
-                .iter()
-                .filter(|&entry| is_dead(entry))
-                .map(|(&s, _)| s)
-                .collect();
+            let found: Vec<u64> =
+                self.segments.iter().filter(|&entry| is_dead(entry)).map(|(&s, _)| s).collect();
             if found.is_empty() {
                 return dead;
             }
@@ -200,21 +181,17 @@ impl Index {
 
     fn forget_segment(&mut self, segment: u64) {
         self.segments.remove(&segment);
-        self.pins
-            .retain(|&(pinned, older)| pinned != segment && older != segment);
+        self.pins.retain(|&(pinned, older)| pinned != segment && older != segment);
     }
 
     /// Forgets segments that are not in `there`, which is sorted: the writer has deleted them.
     pub(super) fn keep_segments(&mut self, there: &[u64]) {
-        let gone: BTreeSet<u64> = self
-            .segments()
-            .filter(|segment| there.binary_search(segment).is_err())
-            .collect();
+        let gone: BTreeSet<u64> =
+            self.segments().filter(|segment| there.binary_search(segment).is_err()).collect();
         if gone.is_empty() {
             return;
         }
-        self.slots
-            .drop_where(|place| gone.contains(&place.position().segment));
+        self.slots.drop_where(|place| gone.contains(&place.position().segment));
         gone.into_iter().for_each(|segment| self.forget_segment(segment));
     }
 }

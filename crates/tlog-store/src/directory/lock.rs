@@ -49,10 +49,7 @@ fn read_holder(file: &mut File) -> io::Result<Holder> {
     file.take(MAX_TEXT).read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
     let (pid, note) = text.split_once('\n').unwrap_or_default();
-    Ok(Holder {
-        pid: pid.parse().unwrap_or_default(),
-        note: note.trim_end().to_owned(),
-    })
+    Ok(Holder { pid: pid.parse().unwrap_or_default(), note: note.trim_end().to_owned() })
 }
 
 /// Why there is no lock.
@@ -75,12 +72,8 @@ pub(super) struct Lock(File);
 impl Lock {
     pub(super) fn take(directory: &Path, note: &str) -> Result<Self, NotLocked> {
         let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(directory.join(NAME))?;
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(directory.join(NAME))?;
         let mut waited = Duration::ZERO;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {

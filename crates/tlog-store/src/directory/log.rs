@@ -77,13 +77,7 @@ enum Part {
 
 impl Log {
     pub(super) fn new(shared: Arc<Shared>, vdisk: VdiskId, directory: PathBuf) -> Self {
-        Self {
-            shared,
-            vdisk,
-            directory,
-            index: Mutex::default(),
-            queue: Mutex::default(),
-        }
+        Self { shared, vdisk, directory, index: Mutex::default(), queue: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> Result<LogState, StoreErrorKind> {
@@ -115,12 +109,7 @@ impl Log {
             Found::Record(header, mut bytes) => {
                 let head = bytes.split_to(header.head_len as usize);
                 let payload = bytes.split_to(header.payload_len as usize);
-                ShardSlot::Held(Shard {
-                    epoch: header.epoch,
-                    id: header.id,
-                    head,
-                    payload,
-                })
+                ShardSlot::Held(Shard { epoch: header.epoch, id: header.id, head, payload })
             }
         })
     }
@@ -135,12 +124,7 @@ impl Log {
         let (mut from, last) = range.into_inner();
         loop {
             let numbers: Vec<AggregationNumber> = self.with_index(|index| {
-                Ok(index
-                    .slots
-                    .range(from..=last)
-                    .take(LOOKED_UP)
-                    .map(|(number, _)| number)
-                    .collect())
+                Ok(index.slots.range(from..=last).take(LOOKED_UP).map(|(number, _)| number).collect())
             })?;
             for &number in &numbers {
                 let slot = match self.read(number, Part::Head, |log| log.place(number))? {
@@ -172,10 +156,7 @@ impl Log {
     fn place(&self, number: AggregationNumber) -> Result<Option<Place>, StoreErrorKind> {
         // A reader's index was brought up to date when the operation began.
         let index = guard(&self.index);
-        Ok(index
-            .as_ref()
-            .and_then(|index| index.slots.get(number))
-            .map(|slot| slot.place))
+        Ok(index.as_ref().and_then(|index| index.slots.get(number)).map(|slot| slot.place))
     }
 
     /// Reads and checks a record. `place` is asked again where the segment has been deleted meanwhile.
@@ -191,12 +172,7 @@ impl Log {
                 Some(Place::Lost(_)) => return Ok(Found::Damaged),
                 Some(Place::At(position, head_len, payload_len)) => (position, head_len, payload_len),
             };
-            let body = head_len as usize
-                + if part == Part::Whole {
-                    payload_len as usize
-                } else {
-                    0
-                };
+            let body = head_len as usize + if part == Part::Whole { payload_len as usize } else { 0 };
             let file = match self.shared.files.get(&self.vdisk, &self.directory, at.segment) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -208,14 +184,10 @@ impl Log {
             let mut bytes = BytesMut::zeroed(HEADER + body);
             let read = file.read_exact_at(&mut bytes, at.offset.into());
             let bytes = bytes.freeze();
-            let header = read
-                .as_ref()
-                .ok()
-                .and_then(|()| Header::parse(&bytes))
-                .filter(|header| {
-                    let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
-                    header.kind == Kind::Shard && header.number == number && lengths
-                });
+            let header = read.as_ref().ok().and_then(|()| Header::parse(&bytes)).filter(|header| {
+                let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
+                header.kind == Kind::Shard && header.number == number && lengths
+            });
             let content = bytes.slice(HEADER..);
             let whole = |header: &Header| {
                 let (head, payload) = content.split_at(head_len as usize);
@@ -232,9 +204,7 @@ impl Log {
                 }
             });
         }
-        Err(StoreErrorKind::Unavailable {
-            source: io::Error::other("segments keep being deleted"),
-        })
+        Err(StoreErrorKind::Unavailable { source: io::Error::other("segments keep being deleted") })
     }
 
     /// After a segment was not there. The writer has taken it out of its index before it deleted it.
@@ -260,10 +230,7 @@ impl Log {
         .map_err(|source| StoreErrorKind::Unavailable { source })?;
         let index = slot.insert(index);
         if index.meta.is_none() && index.segments().next().is_some() {
-            let what = format!(
-                "no state can be read in the segments of {}",
-                self.directory.display()
-            );
+            let what = format!("no state can be read in the segments of {}", self.directory.display());
             return Err(StoreErrorKind::Damaged { what });
         }
         act(index)
@@ -285,14 +252,8 @@ impl Log {
             return self.follow(Index::default());
         }
         let torn = self.take_in(&mut index, &file, tail.segment, Extent::TailAgain)?;
-        let ended = index
-            .tail
-            .is_some_and(|tail| u64::from(tail.cursor.offset) >= metadata.len());
-        if ended || torn {
-            self.follow(index)
-        } else {
-            Ok(index)
-        }
+        let ended = index.tail.is_some_and(|tail| u64::from(tail.cursor.offset) >= metadata.len());
+        if ended || torn { self.follow(index) } else { Ok(index) }
     }
 
     /// Reads the segments from the index's last one on.
@@ -303,10 +264,7 @@ impl Log {
         for _ in 0..TRIES {
             let there = segments(&self.directory)?;
             let from = index.tail.map_or(0, |tail| tail.segment);
-            match self.take_in_all(
-                &mut index,
-                there.iter().copied().filter(|&segment| segment >= from),
-            ) {
+            match self.take_in_all(&mut index, there.iter().copied().filter(|&segment| segment >= from)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.shared.writing() => {
                     index = Index::default();
@@ -332,11 +290,7 @@ impl Log {
     fn take_in_all(&self, index: &mut Index, segments: impl Iterator<Item = u64>) -> io::Result<()> {
         let mut segments = segments.peekable();
         while let Some(segment) = segments.next() {
-            let extent = if segments.peek().is_some() {
-                Extent::Sealed
-            } else {
-                Extent::Tail
-            };
+            let extent = if segments.peek().is_some() { Extent::Sealed } else { Extent::Tail };
             let file = self.shared.files.get(&self.vdisk, &self.directory, segment)?;
             let torn = self.take_in(index, &file, segment, extent)?;
             if torn && self.shared.writing() {
@@ -348,17 +302,9 @@ impl Log {
 
     /// Reads on in one segment. Answers whether it ends in a write that was not finished.
     fn take_in(&self, index: &mut Index, file: &File, segment: u64, extent: Extent) -> io::Result<bool> {
-        let known = index
-            .tail
-            .filter(|tail| tail.segment == segment)
-            .map(|tail| tail.cursor);
+        let known = index.tail.filter(|tail| tail.segment == segment).map(|tail| tail.cursor);
         let cursor = known.unwrap_or_else(|| Cursor::first(&self.vdisk, segment));
-        let Scanned {
-            events,
-            cursor,
-            torn,
-            rotten,
-        } = scan(file, segment, cursor, extent)?;
+        let Scanned { events, cursor, torn, rotten } = scan(file, segment, cursor, extent)?;
         // A record can be in the file and not be durable: another process is about to sync it, or died before it did.
         if extent != Extent::Sealed && !events.is_empty() {
             file.sync_data()?;
@@ -368,11 +314,7 @@ impl Log {
         }
         self.count_damaged(rotten);
         index.add_segment(segment);
-        index.tail = Some(Tail {
-            segment,
-            cursor,
-            room: file.metadata()?.len(),
-        });
+        index.tail = Some(Tail { segment, cursor, room: file.metadata()?.len() });
         events.into_iter().for_each(|event: Event| index.apply(event));
         Ok(torn)
     }

@@ -97,12 +97,12 @@ impl DirectoryStore {
             .map_err(|not_locked| {
                 let kind = match not_locked {
                     NotLocked::Io(error) => kind_of(&error),
-                    NotLocked::HeldBy(Holder { pid, note }) if note.is_empty() => StoreErrorKind::Locked {
-                        holder: format!("pid {pid}"),
-                    },
-                    NotLocked::HeldBy(Holder { pid, note }) => StoreErrorKind::Locked {
-                        holder: format!("pid {pid}, {note}"),
-                    },
+                    NotLocked::HeldBy(Holder { pid, note }) if note.is_empty() => {
+                        StoreErrorKind::Locked { holder: format!("pid {pid}") }
+                    }
+                    NotLocked::HeldBy(Holder { pid, note }) => {
+                        StoreErrorKind::Locked { holder: format!("pid {pid}, {note}") }
+                    }
                 };
                 StoreError::new(address_of(&directory), kind)
             })?;
@@ -117,18 +117,14 @@ impl DirectoryStore {
         let directory = directory.into();
         match std::fs::read_dir(&directory) {
             Ok(_) => Ok(Self::new(directory, None, &DirectoryOptions::default())),
-            Err(source) => Err(StoreError::new(
-                address_of(&directory),
-                StoreErrorKind::Unavailable { source },
-            )),
+            Err(source) => {
+                Err(StoreError::new(address_of(&directory), StoreErrorKind::Unavailable { source }))
+            }
         }
     }
 
     fn new(directory: PathBuf, lock: Option<Lock>, options: &DirectoryOptions) -> Self {
-        let bounds = (
-            DirectoryOptions::MIN_SEGMENT_BYTES,
-            DirectoryOptions::MAX_SEGMENT_BYTES,
-        );
+        let bounds = (DirectoryOptions::MIN_SEGMENT_BYTES, DirectoryOptions::MAX_SEGMENT_BYTES);
         let max_segment_bytes = options.max_segment_bytes.clamp(bounds.0, bounds.1);
         let shared = Shared {
             address: address_of(&directory).into(),
@@ -137,11 +133,7 @@ impl DirectoryStore {
             first_segment_bytes: options.first_segment_bytes.clamp(bounds.0, max_segment_bytes),
             max_segment_bytes,
         };
-        Self {
-            shared: Arc::new(shared),
-            directory,
-            logs: Mutex::default(),
-        }
+        Self { shared: Arc::new(shared), directory, logs: Mutex::default() }
     }
 
     /// Changes what [`lock_holder`] tells others, as when the address of the admin interface is known only later.
@@ -192,11 +184,7 @@ impl DirectoryStore {
         let other = || StoreErrorKind::Unavailable {
             source: io::Error::other("the answer is that to something else"),
         };
-        answered(
-            &self.shared.address,
-            operation,
-            result.and_then(|answer| take(answer).ok_or_else(other)),
-        )
+        answered(&self.shared.address, operation, result.and_then(|answer| take(answer).ok_or_else(other)))
     }
 
     async fn read<T: Send + 'static>(
@@ -267,8 +255,7 @@ impl ShardStore for DirectoryStore {
         record: StartRecord,
         members: &Members,
     ) -> Result<StoreIdentity, StoreError> {
-        self.write("start", vdisk, Request::Start(record, members.clone()), identity)
-            .await
+        self.write("start", vdisk, Request::Start(record, members.clone()), identity).await
     }
 
     async fn append(
@@ -279,14 +266,7 @@ impl ShardStore for DirectoryStore {
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
         let begun = Instant::now();
-        let result = self
-            .write(
-                "append",
-                vdisk,
-                Request::Append(number, shard, committed),
-                identity,
-            )
-            .await;
+        let result = self.write("append", vdisk, Request::Append(number, shard, committed), identity).await;
         metrics::histogram!("tlog_store_append_seconds", "store" => Arc::clone(&self.shared.address))
             .record(begun.elapsed());
         result
@@ -298,8 +278,7 @@ impl ShardStore for DirectoryStore {
         epoch: Epoch,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.write("publish", vdisk, Request::Publish(epoch, committed), identity)
-            .await
+        self.write("publish", vdisk, Request::Publish(epoch, committed), identity).await
     }
 
     async fn fill(
@@ -308,15 +287,10 @@ impl ShardStore for DirectoryStore {
         number: AggregationNumber,
         shard: Shard,
     ) -> Result<FillOutcome, StoreError> {
-        self.write(
-            "fill",
-            vdisk,
-            Request::Fill(number, shard),
-            |answer| match answer {
-                Answer::Fill(outcome) => Some(outcome),
-                _ => None,
-            },
-        )
+        self.write("fill", vdisk, Request::Fill(number, shard), |answer| match answer {
+            Answer::Fill(outcome) => Some(outcome),
+            _ => None,
+        })
         .await
     }
 
@@ -333,17 +307,11 @@ impl ShardStore for DirectoryStore {
         range: RangeInclusive<AggregationNumber>,
         max_bytes: usize,
     ) -> Result<Vec<(AggregationNumber, HeadSlot)>, StoreError> {
-        self.read("heads", vdisk, Err(StoreErrorKind::NoLog), move |log| {
-            log.heads(range, max_bytes)
-        })
-        .await
+        self.read("heads", vdisk, Err(StoreErrorKind::NoLog), move |log| log.heads(range, max_bytes)).await
     }
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
-        self.read("shard", vdisk, Err(StoreErrorKind::NoLog), move |log| {
-            log.shard(number)
-        })
-        .await
+        self.read("shard", vdisk, Err(StoreErrorKind::NoLog), move |log| log.shard(number)).await
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {

@@ -127,10 +127,7 @@ pub(super) struct Header {
 
 /// Bytes that a record takes in its segment; none where that does not fit one.
 pub(super) fn record_len(head: usize, payload: usize) -> Option<u32> {
-    let length = HEADER
-        .checked_add(head)?
-        .checked_add(payload)?
-        .checked_next_multiple_of(ALIGN as usize)?;
+    let length = HEADER.checked_add(head)?.checked_add(payload)?.checked_next_multiple_of(ALIGN as usize)?;
     u32::try_from(length).ok()
 }
 
@@ -231,11 +228,7 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(cursor: Cursor) -> Self {
-        Self {
-            at: cursor.offset,
-            cursor,
-            parts: Vec::new(),
-        }
+        Self { at: cursor.offset, cursor, parts: Vec::new() }
     }
 
     pub(super) fn bytes(&self) -> u32 {
@@ -254,15 +247,9 @@ impl Batch {
             (AggregationNumber(0), Epoch(0), AggregationId::BEFORE_FIRST);
         let (kind, (number, shard_epoch, id), head, payload) = match body {
             Body::State(state) => (Kind::State, NONE, state.encode(), Bytes::new()),
-            Body::Shard(
-                number,
-                Shard {
-                    epoch,
-                    id,
-                    head,
-                    payload,
-                },
-            ) => (Kind::Shard, (number, epoch, id), head, payload),
+            Body::Shard(number, Shard { epoch, id, head, payload }) => {
+                (Kind::Shard, (number, epoch, id), head, payload)
+            }
             Body::Mark => (Kind::Mark, NONE, Bytes::new(), Bytes::new()),
         };
         let mut header = Header {
@@ -288,11 +275,7 @@ impl Batch {
         let cursor = Cursor::behind(offset, &header)?;
         let padding = (cursor.offset - offset) as usize - HEADER - head.len() - payload.len();
         let padding = Bytes::from_static(&[0; ALIGN as usize]).split_to(padding);
-        self.parts.extend(
-            [encoded, head, payload, padding]
-                .into_iter()
-                .filter(|part| !part.is_empty()),
-        );
+        self.parts.extend([encoded, head, payload, padding].into_iter().filter(|part| !part.is_empty()));
         self.cursor = cursor;
         Some((offset, header))
     }
@@ -315,14 +298,7 @@ impl State {
     }
 
     fn encode(&self) -> Bytes {
-        let LogMeta {
-            identity,
-            epoch,
-            starts,
-            members,
-            committed,
-            first,
-        } = &self.meta;
+        let LogMeta { identity, epoch, starts, members, committed, first } = &self.meta;
         let mut out = BytesMut::with_capacity(self.encoded_len());
         out.put_slice(&identity.0);
         out.put_u64_le(epoch.0);
@@ -354,33 +330,17 @@ impl State {
         let first = AggregationNumber(long(bytes)?);
         let (mut starts, mut cuts) = (Vec::new(), Vec::new());
         for _ in 0..word(bytes)? {
-            starts.push(StartRecord {
-                epoch: Epoch(long(bytes)?),
-                number: AggregationNumber(long(bytes)?),
-            });
-            cuts.push(Position {
-                segment: long(bytes)?,
-                offset: word(bytes)?,
-            });
+            starts.push(StartRecord { epoch: Epoch(long(bytes)?), number: AggregationNumber(long(bytes)?) });
+            cuts.push(Position { segment: long(bytes)?, offset: word(bytes)? });
         }
-        let mut members = Members {
-            epoch: Epoch(long(bytes)?),
-            change: long(bytes)?,
-            identities: Vec::new(),
-        };
+        let mut members =
+            Members { epoch: Epoch(long(bytes)?), change: long(bytes)?, identities: Vec::new() };
         for _ in 0..word(bytes)? {
             let seen = bytes.try_get_u8().ok()?;
             let member = read_identity(bytes)?;
             members.identities.push((seen != 0).then_some(member));
         }
-        let meta = LogMeta {
-            identity,
-            epoch,
-            starts,
-            members,
-            committed,
-            first,
-        };
+        let meta = LogMeta { identity, epoch, starts, members, committed, first };
         bytes.is_empty().then_some(Self { meta, cuts })
     }
 }

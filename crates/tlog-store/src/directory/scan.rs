@@ -66,12 +66,7 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
         Extent::Sealed | Extent::TailAgain => 4 << 10,
     };
     let mut walk = Walk::new(file, step)?;
-    let mut found = Scanned {
-        events: Vec::new(),
-        cursor,
-        torn: false,
-        rotten: 0,
-    };
+    let mut found = Scanned { events: Vec::new(), cursor, torn: false, rotten: 0 };
     loop {
         let at = found.cursor.offset;
         let position = Position { segment, offset: at };
@@ -87,9 +82,7 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
                 found.rotten += 1;
                 tracing::warn!(segment, offset = at, kind = ?header.kind, "a record is rotten");
             }
-            found
-                .events
-                .push(event.unwrap_or_else(|| Event::of(position, &header)));
+            found.events.push(event.unwrap_or_else(|| Event::of(position, &header)));
             found.cursor = behind;
             continue;
         }
@@ -120,21 +113,10 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
             return Ok(found);
         };
         if header.previous_number > AggregationNumber(0) {
-            let position = Position {
-                segment,
-                offset: offset.saturating_sub(header.previous_len).max(at),
-            };
-            found.events.push(Event::Lost(
-                position,
-                header.previous_number,
-                header.previous_epoch,
-            ));
+            let position = Position { segment, offset: offset.saturating_sub(header.previous_len).max(at) };
+            found.events.push(Event::Lost(position, header.previous_number, header.previous_epoch));
         }
-        found.cursor = Cursor {
-            offset,
-            link: header.link,
-            ..found.cursor
-        };
+        found.cursor = Cursor { offset, link: header.link, ..found.cursor };
     }
 }
 
@@ -149,13 +131,7 @@ struct Walk<'f> {
 
 impl<'f> Walk<'f> {
     fn new(file: &'f File, step: usize) -> io::Result<Self> {
-        Ok(Self {
-            file,
-            length: file.metadata()?.len(),
-            step,
-            at: 0,
-            bytes: Vec::new(),
-        })
+        Ok(Self { file, length: file.metadata()?.len(), step, at: 0, bytes: Vec::new() })
     }
 
     /// None where the file ends before.
@@ -170,11 +146,7 @@ impl<'f> Walk<'f> {
             if let Err(error) = self.file.read_exact_at(&mut self.bytes, at) {
                 self.bytes.clear();
                 // It was cut while we looked: then it ends before.
-                return if error.kind() == io::ErrorKind::UnexpectedEof {
-                    Ok(None)
-                } else {
-                    Err(error)
-                };
+                return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
             }
         }
         let start = (at - self.at) as usize;
@@ -185,9 +157,7 @@ impl<'f> Walk<'f> {
     fn header(&mut self, at: u32) -> io::Result<Option<Header>> {
         let header = self.get(at.into(), HEADER)?.and_then(Header::parse);
         let fits = |header: &Header| {
-            header
-                .record_len()
-                .is_some_and(|length| u64::from(at) + u64::from(length) <= self.length)
+            header.record_len().is_some_and(|length| u64::from(at) + u64::from(length) <= self.length)
         };
         Ok(header.filter(fits))
     }
@@ -206,9 +176,7 @@ impl<'f> Walk<'f> {
             Kind::State => {
                 let head = self.get(body, head_len)?;
                 let head = head.filter(|head| crc32c::crc32c(head) == header.head_check);
-                return Ok(head
-                    .and_then(State::parse)
-                    .map(|state| Event::State(position, state)));
+                return Ok(head.and_then(State::parse).map(|state| Event::State(position, state)));
             }
             Kind::Shard if check_shards => {
                 let Some(bytes) = self.get(body, head_len + payload_len)? else {
@@ -260,9 +228,7 @@ impl<'f> Walk<'f> {
             let Some(bytes) = self.get(at, length)? else {
                 return Ok(None);
             };
-            let place = bytes
-                .chunks(ALIGN as usize)
-                .position(|chunk| chunk.starts_with(&MAGIC));
+            let place = bytes.chunks(ALIGN as usize).position(|chunk| chunk.starts_with(&MAGIC));
             let Some(place) = place else {
                 at += (length as u64).next_multiple_of(ALIGN.into());
                 continue;
@@ -300,12 +266,7 @@ mod tests {
 
     fn shard(payload: &[u8]) -> Shard {
         let (head, payload) = (Bytes::from_static(b"head"), Bytes::copy_from_slice(payload));
-        Shard {
-            epoch: Epoch(1),
-            id: AggregationId([1; 32]),
-            head,
-            payload,
-        }
+        Shard { epoch: Epoch(1), id: AggregationId([1; 32]), head, payload }
     }
 
     /// A segment as it is on disk, to which batches are written one by one.
@@ -316,15 +277,9 @@ mod tests {
 
     impl Segment {
         fn new() -> Self {
-            let mut segment = Self {
-                bytes: vec![0; ROOM],
-                cursor: beginning(),
-            };
+            let mut segment = Self { bytes: vec![0; ROOM], cursor: beginning() };
             let meta = LogMeta::created(StoreIdentity([1; 16]), Epoch(1)).unwrap();
-            segment.cursor = segment.write(vec![Body::State(State {
-                meta,
-                cuts: Vec::new(),
-            })]);
+            segment.cursor = segment.write(vec![Body::State(State { meta, cuts: Vec::new() })]);
             segment
         }
 
@@ -375,19 +330,13 @@ mod tests {
         segment.flip(end.offset + 20);
         for extent in [Extent::Tail, Extent::TailAgain] {
             let found = segment.scan(extent);
-            assert_eq!(
-                (numbers(&found), found.cursor, found.torn, found.rotten),
-                (vec![1], end, true, 0)
-            );
+            assert_eq!((numbers(&found), found.cursor, found.torn, found.rotten), (vec![1], end, true, 0));
         }
         // A batch after it proves that it was whole once.
         segment.cursor = behind;
         segment.write_shards(&[(5, b"five")]);
         let found = segment.scan(Extent::Tail);
-        assert_eq!(
-            (numbers(&found), found.torn, found.rotten),
-            (vec![1, 1002, 3, 4, 5], false, 1)
-        );
+        assert_eq!((numbers(&found), found.torn, found.rotten), (vec![1, 1002, 3, 4, 5], false, 1));
     }
 
     #[test]
@@ -417,11 +366,7 @@ mod tests {
         segment.bytes[ends[1] as usize..ends[3] as usize].fill(0);
         for extent in [Extent::Tail, Extent::Sealed] {
             let found = segment.scan(extent);
-            assert_eq!(
-                (numbers(&found), found.rotten),
-                (vec![1, 1003, 4, 5], 1),
-                "{extent:?}"
-            );
+            assert_eq!((numbers(&found), found.rotten), (vec![1, 1003, 4, 5], 1), "{extent:?}");
             assert_eq!(found.cursor.offset, segment.cursor.offset);
         }
     }

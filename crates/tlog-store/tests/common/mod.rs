@@ -45,10 +45,7 @@ pub fn open_small_segments(directory: &Path) -> DirectoryStore {
 /// Begins an epoch at a number.
 pub async fn begin(store: &DirectoryStore, vdisk: &VdiskId, epoch: u64, number: u64) {
     store.promise(vdisk, Epoch(epoch)).await.unwrap();
-    let start = StartRecord {
-        epoch: Epoch(epoch),
-        number: n(number),
-    };
+    let start = StartRecord { epoch: Epoch(epoch), number: n(number) };
     store.start(vdisk, start, &Members::default()).await.unwrap();
 }
 
@@ -58,11 +55,7 @@ pub async fn slot(store: &DirectoryStore, number: u64) -> ShardSlot {
 
 pub async fn held(store: &DirectoryStore) -> Vec<u64> {
     let status = store.status(&disk()).await.unwrap();
-    status
-        .held
-        .iter()
-        .flat_map(|range| range.start().0..=range.end().0)
-        .collect()
+    status.held.iter().flat_map(|range| range.start().0..=range.end().0).collect()
 }
 
 pub fn segment(directory: &Path, number: u64) -> PathBuf {
@@ -71,10 +64,8 @@ pub fn segment(directory: &Path, number: u64) -> PathBuf {
 
 /// The segment files of the vdisk, in order.
 pub fn segments(directory: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(directory.join("disk"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(directory.join("disk")).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
 }
@@ -82,18 +73,13 @@ pub fn segments(directory: &Path) -> Vec<PathBuf> {
 /// Bytes on disk, not counting holes.
 pub fn bytes_on_disk(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    segments(directory)
-        .iter()
-        .map(|path| std::fs::metadata(path).unwrap().blocks() * 512)
-        .sum()
+    segments(directory).iter().map(|path| std::fs::metadata(path).unwrap().blocks() * 512).sum()
 }
 
 /// A copy of a store that nobody has open; in memory where that can be had, as syncing hundreds of copies would take most
 /// of a test's time.
 pub fn copy_of(directory: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir_in("/dev/shm")
-        .or_else(|_| tempfile::tempdir())
-        .unwrap();
+    let copy = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     std::fs::create_dir(copy.path().join("disk")).unwrap();
     for path in segments(directory) {
         std::fs::copy(&path, copy.path().join("disk").join(path.file_name().unwrap())).unwrap();

@@ -1,5 +1,10 @@
 //! The commands of `tlog`, one in each file: its arguments, and what it does.
 
 pub(crate) mod config;
+pub(crate) mod history;
 pub(crate) mod keygen;
+mod progress;
+pub(crate) mod record;
+pub(crate) mod restore;
 pub(crate) mod scrub;
+pub(crate) mod verify;

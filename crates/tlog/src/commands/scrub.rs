@@ -1,16 +1,16 @@
 //! `tlog scrub`: puts back what stores have lost.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use hyper::Method;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use tlog_proto::VdiskId;
 use tlog_store::lock_holder;
 
+use super::progress;
 use crate::settings::{Settings, SettingsArgs, StoreAddress};
 use crate::storage::FlusherStorage;
 use crate::stores::Stores;
@@ -87,7 +87,8 @@ async fn through_server(address: &str, vdisk: &VdiskId) -> anyhow::Result<Value>
         }
         other => other?,
     };
-    serde_json::from_str(&body).with_context(|| format!("the server at {address} answered something else than a report"))
+    serde_json::from_str(&body)
+        .with_context(|| format!("the server at {address} answered something else than a report"))
 }
 
 async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Value> {
@@ -99,12 +100,15 @@ async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Value>
     }
     if !known {
         let places: Vec<_> = readers.all.iter().map(|store| store.address()).collect();
-        bail!("no store has a log of vdisk {vdisk} (looked in {}); set data-dir or storage", places.join(", "));
+        bail!(
+            "no store has a log of vdisk {vdisk} (looked in {}); set data-dir or storage",
+            places.join(", ")
+        );
     }
     let keys = keys::load(settings)?;
     let stores = Stores::for_writing(settings, "tlog scrub")?;
     let storage = FlusherStorage::new(settings, stores.all, Arc::new(keys.keyring))?;
-    let bar = progress_bar("scrubbing");
+    let bar = progress::counting("scrubbing");
     let scrubbed = storage
         .scrub(vdisk, settings.repair_rate, |progress| {
             bar.set_length(progress.total);
@@ -115,23 +119,13 @@ async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Value>
     Ok(service::show_scrub(vdisk, &scrubbed?))
 }
 
-/// A bar on standard error, where that is a terminal.
-fn progress_bar(what: &str) -> ProgressBar {
-    let target = match io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(None, target).with_style(style).with_message(what.to_owned())
-}
-
 fn show(out: &mut impl Write, report: &Value) -> io::Result<()> {
     writeln!(out, "vdisk {}: {} aggregations", text(&report["vdisk"]), report["aggregations"])?;
     for store in report["stores"].as_array().into_iter().flatten() {
-        let [missing, damaged, refilled] =
-            ["missing_shards", "damaged_shards", "refilled_shards"].map(|key| store[key].as_u64().unwrap_or_default());
-        let filled = report["filled_stores"].as_array().is_some_and(|filled| filled.contains(&store["address"]));
+        let [missing, damaged, refilled] = ["missing_shards", "damaged_shards", "refilled_shards"]
+            .map(|key| store[key].as_u64().unwrap_or_default());
+        let filled =
+            report["filled_stores"].as_array().is_some_and(|filled| filled.contains(&store["address"]));
         let told = match (store["counted"].as_bool(), missing + damaged) {
             (Some(false), _) => "could not be looked at".to_owned(),
             _ if filled => "came back empty, and was filled".to_owned(),
@@ -144,7 +138,9 @@ fn show(out: &mut impl Write, report: &Value) -> io::Result<()> {
     let lost = report["unreadable"].as_array().is_some_and(|ranges| !ranges.is_empty());
     let verdict = match (report["whole"].as_bool(), lost) {
         (Some(true), _) => "every store holds every shard",
-        (_, true) => "data is lost: of some aggregations too few shards are left; bring a lost store back and scrub again",
+        (_, true) => {
+            "data is lost: of some aggregations too few shards are left; bring a lost store back and scrub again"
+        }
         (_, false) => "everything can be read, but not every store holds its shards; see above",
     };
     writeln!(out, "{verdict}")

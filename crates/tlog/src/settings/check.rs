@@ -103,13 +103,17 @@ pub enum Contradiction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotYet {
     /// Stores over the network.
-    #[error("this version has no stores on the network yet; use file:DIRECTORY, or leave storage out for the embedded store")]
+    #[error(
+        "this version has no stores on the network yet; use file:DIRECTORY, or leave storage out for the embedded store"
+    )]
     NetworkStore,
     /// Writing format 1.
     #[error("this version does not write format 1 yet; leave format at 2")]
     Format1,
     /// Keys of format 1.
-    #[error("private-key and nonce are for format 1, which this version does not have yet; use key-file for format 2")]
+    #[error(
+        "private-key and nonce are for format 1, which this version does not have yet; use key-file for format 2"
+    )]
     Format1Keys,
     /// Documents of vdisks and clusters.
     #[error("this version has no config-source yet; leave it out, and set storage for all vdisks")]
@@ -132,7 +136,9 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
     let redundancy = redundancy(merged)?;
     let require_durable_stores = of(merged, "require-durable-stores", values::switch)?;
     let storage = storage(merged, &redundancy)?;
-    if require_durable_stores && matches!(&storage, Storage::Stores(stores) if stores.contains(&StoreAddress::Memory)) {
+    if require_durable_stores
+        && matches!(&storage, Storage::Stores(stores) if stores.contains(&StoreAddress::Memory))
+    {
         return Err(Contradiction::MemoryNotDurable.into());
     }
     let flush_size = of(merged, "flush-size", |text| count(text, 0, MAX_FLUSH_SIZE))?;
@@ -159,7 +165,8 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
 }
 
 fn not_yet(merged: &Merged) -> Result<(), SettingsError> {
-    if of(merged, "format", |text| values::number(text, 1, 2).map_err(|_| ValueFault::OneOf("1 or 2")))? == 1 {
+    if of(merged, "format", |text| values::number(text, 1, 2).map_err(|_| ValueFault::OneOf("1 or 2")))? == 1
+    {
         return Err(NotYet::Format1.into());
     }
     if merged.given("private-key")?.is_some() || merged.given("nonce")?.is_some() {
@@ -247,7 +254,9 @@ fn limits(merged: &Merged) -> Result<LimitSettings, SettingsError> {
     let limits = LimitSettings {
         // A message's length is 32 bits in places, and far less than that is already no block of a disk.
         max_block_bytes: of(merged, "max-block-size", |text| {
-            size(text).and_then(|bytes| if bytes <= 1 << 28 { Ok(bytes) } else { Err(ValueFault::OneOf("at most 256MiB")) })
+            size(text).and_then(|bytes| {
+                if bytes <= 1 << 28 { Ok(bytes) } else { Err(ValueFault::OneOf("at most 256MiB")) }
+            })
         })?,
         max_unflushed_bytes: of(merged, "max-unflushed-bytes", size)?,
         max_unflushed_bytes_per_vdisk: of(merged, "max-unflushed-bytes-per-vdisk", size)?,
@@ -264,8 +273,18 @@ fn limits(merged: &Merged) -> Result<LimitSettings, SettingsError> {
         shutdown_timeout: of(merged, "shutdown-timeout", values::duration)?,
     };
     let sizes = [
-        ("max-unflushed-bytes-per-vdisk", limits.max_unflushed_bytes_per_vdisk, "max-unflushed-bytes", limits.max_unflushed_bytes),
-        ("max-window-bytes-per-vdisk", limits.max_window_bytes_per_vdisk, "max-window-bytes", limits.max_window_bytes),
+        (
+            "max-unflushed-bytes-per-vdisk",
+            limits.max_unflushed_bytes_per_vdisk,
+            "max-unflushed-bytes",
+            limits.max_unflushed_bytes,
+        ),
+        (
+            "max-window-bytes-per-vdisk",
+            limits.max_window_bytes_per_vdisk,
+            "max-window-bytes",
+            limits.max_window_bytes,
+        ),
     ];
     for (one, of_one, all, of_all) in sizes {
         if of_one < limits.max_block_bytes.saturating_add(BLOCK_ROOM) {

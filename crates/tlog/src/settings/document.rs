@@ -76,10 +76,13 @@ pub(super) fn effective(merged: &Merged) -> Result<String, SettingsError> {
                 let value = match setting.kind {
                     Kind::Secret => "\"<secret>\"".to_owned(),
                     Kind::List => {
-                        let items = given.text.split(',').map(|item| serde_json::Value::from(without_password(item)));
+                        let items =
+                            given.text.split(',').map(|item| serde_json::Value::from(without_password(item)));
                         serde_json::Value::Array(items.collect()).to_string()
                     }
-                    _ if given.text.parse::<u64>().is_ok() || given.text.parse::<bool>().is_ok() => given.text,
+                    _ if given.text.parse::<u64>().is_ok() || given.text.parse::<bool>().is_ok() => {
+                        given.text
+                    }
                     // A JSON text is a TOML text too.
                     _ => serde_json::Value::from(given.text).to_string(),
                 };

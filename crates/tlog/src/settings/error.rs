@@ -95,7 +95,8 @@ impl SettingsError {
 
     pub(super) fn value(key: &'static str, value: Option<&str>, place: &str, fault: ValueFault) -> Self {
         // The address of a store may have a password in it, so a list is not shown either.
-        let shown = Setting::find(key).is_some_and(|setting| matches!(setting.kind, Kind::One | Kind::Switch));
+        let shown =
+            Setting::find(key).is_some_and(|setting| matches!(setting.kind, Kind::One | Kind::Switch));
         let value = value.filter(|_| shown).map(str::to_owned);
         Self::Value { key, value, place: place.to_owned(), fault }
     }

@@ -88,7 +88,8 @@ fn flag(setting: &'static Setting) -> Arg {
     };
     // What is after the first sentence stands in the documentation and the default file.
     let first = setting.help.split_inclusive(". ").next().unwrap_or_default();
-    let first = first.split_inclusive(": ").next().unwrap_or_default().trim().trim_end_matches(['.', ':', ';']);
+    let first =
+        first.split_inclusive(": ").next().unwrap_or_default().trim().trim_end_matches(['.', ':', ';']);
     let arg = Arg::new(setting.key)
         .long(setting.key)
         .value_name(setting.value_name)
@@ -140,8 +141,19 @@ mod tests {
     #[test]
     fn flags_are_taken_in_all_their_forms() {
         let args = parse(&[
-            "-k", "8", "-m3", "-w=9", "--storage", "a,b", "--storage", "c", "--slave-sync", "-c", "my.toml",
-            "--nonce-file", "n",
+            "-k",
+            "8",
+            "-m3",
+            "-w=9",
+            "--storage",
+            "a,b",
+            "--storage",
+            "c",
+            "--slave-sync",
+            "-c",
+            "my.toml",
+            "--nonce-file",
+            "n",
         ])
         .unwrap();
         assert_eq!(args.config, Some("my.toml".into()));

@@ -186,10 +186,14 @@ fn known_keys() -> impl Iterator<Item = String> {
 
 fn read_secret(setting: &'static Setting, key: &str, value: Value) -> Result<Value, SettingsError> {
     let place = value.origin().unwrap_or_default().to_owned();
-    let path = scalar(&value.kind).ok_or_else(|| SettingsError::value(setting.key, None, &place, shape(key)))?;
+    let path =
+        scalar(&value.kind).ok_or_else(|| SettingsError::value(setting.key, None, &place, shape(key)))?;
     let path = PathBuf::from(path);
-    let text = std::fs::read_to_string(&path)
-        .map_err(|source| SettingsError::SecretFile { key: key.to_owned(), path: path.clone(), source })?;
+    let text = std::fs::read_to_string(&path).map_err(|source| SettingsError::SecretFile {
+        key: key.to_owned(),
+        path: path.clone(),
+        source,
+    })?;
     let place = format!("in {}, {place}", path.display());
     // An editor ends the last line; the secret itself may end in a blank.
     let text = text.strip_suffix('\n').unwrap_or(&text);

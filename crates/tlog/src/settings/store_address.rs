@@ -39,7 +39,9 @@ pub enum StoreAddressFault {
     #[error("memory: takes nothing behind it")]
     NotOnlyMemory,
     /// Starts with something else.
-    #[error("a store is file:DIRECTORY, memory:, host:port[@db], redis://host:port[/db] or rediss://host:port[/db]")]
+    #[error(
+        "a store is file:DIRECTORY, memory:, host:port[@db], redis://host:port[/db] or rediss://host:port[/db]"
+    )]
     Unknown,
     /// No legal host and port.
     #[error("a store on the network needs a host and a port, such as 127.0.0.1:16379")]

@@ -53,7 +53,11 @@ fn a_later_layer_wins_over_an_earlier_one_key_by_key() {
     assert_eq!(settings.flush_size, 1);
     assert_eq!(settings.flush_time, Duration::from_secs(2));
     assert_eq!(settings.server_id, "flag");
-    assert_eq!(settings.storage, Storage::Embedded { data_dir: "file".into() }, "an empty variable is as none");
+    assert_eq!(
+        settings.storage,
+        Storage::Embedded { data_dir: "file".into() },
+        "an empty variable is as none"
+    );
 }
 
 #[test]
@@ -92,7 +96,10 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     check(load("", &[("TLOG_FLUSH_SIZ", "3")], &[]), "TLOG_FLUSH_SIZ", Some("TLOG_FLUSH_SIZE"));
     check(load("", &[("TLOG_KEYFILE", "3")], &[]), "TLOG_KEYFILE", Some("TLOG_KEY_FILE"));
     let told = load("", &[("TLOG_FLUSH_SIZ", "3")], &[]).unwrap_err().to_string();
-    assert_eq!(told, "there is no setting TLOG_FLUSH_SIZ (in the environment); did you mean TLOG_FLUSH_SIZE?");
+    assert_eq!(
+        told,
+        "there is no setting TLOG_FLUSH_SIZ (in the environment); did you mean TLOG_FLUSH_SIZE?"
+    );
 }
 
 #[test]
@@ -146,13 +153,22 @@ fn nonsense_is_refused_with_a_sentence_that_says_what_to_change() {
         ("parity-shards = 1\nwrite-quorum = 4", "it must be 5"),
         ("flush-size = 0", "flush-size is 0"),
         ("storage = ['memory:']", "names 1 stores, and data-shards 4 + parity-shards 2 need 6; add 5"),
-        ("storage = 'file:a,file:b'\ndata-shards = 2", "names 2 stores, and data-shards 2 + parity-shards 2 need 4"),
+        (
+            "storage = 'file:a,file:b'\ndata-shards = 2",
+            "names 2 stores, and data-shards 2 + parity-shards 2 need 4",
+        ),
         ("storage = 'file:a,file:b,file:./a/'\ndata-shards = 1", "twice"),
         ("storage = 'file:a,file:b,file:a'\ndata-shards = 1", "names file:a twice"),
-        ("storage = 'file:a,memory:,memory:'\ndata-shards = 1\nrequire-durable-stores = true", "forgets everything"),
+        (
+            "storage = 'file:a,memory:,memory:'\ndata-shards = 1\nrequire-durable-stores = true",
+            "forgets everything",
+        ),
         ("max-unflushed-bytes = '32MiB'", "max-unflushed-bytes-per-vdisk is above max-unflushed-bytes"),
         ("max-window-bytes = '20MiB'", "max-window-bytes-per-vdisk is above max-window-bytes"),
-        ("max-unflushed-bytes-per-vdisk = '1MiB'", "max-unflushed-bytes-per-vdisk has no room for the largest block"),
+        (
+            "max-unflushed-bytes-per-vdisk = '1MiB'",
+            "max-unflushed-bytes-per-vdisk has no room for the largest block",
+        ),
         ("max-window-bytes-per-vdisk = '16MiB'", "raise it to at least 16842752"),
         ("format = 1", "does not write format 1 yet"),
         ("private-key = 'x'", "use key-file for format 2"),
@@ -176,7 +192,9 @@ fn what_is_allowed_and_doubtful_is_warned_of() {
     assert!(warned("admin-listen = '127.0.0.1:11212'").is_empty());
     assert!(warned("parity-shards = 0").contains("the loss of any one store"));
     let extra = "data-shards = 1\nparity-shards = 1\nstorage = 'file:a,memory:,file:b'";
-    assert!(warned(extra).contains("forgets everything") && warned(extra).contains("only the first 2 are used"));
+    assert!(
+        warned(extra).contains("forgets everything") && warned(extra).contains("only the first 2 are used")
+    );
     assert_eq!(load(extra, &[], &[]).unwrap().stores().len(), 2);
 }
 
@@ -212,7 +230,11 @@ fn a_secret_is_never_shown_wherever_it_stands() {
         assert!(shown.contains(says) && !shown.contains("hush"), "{shown}");
     };
     refused(&format!("private-key = 'hush'\nprivate-key-file = '{file}'"), &[], "leave one of them out");
-    refused("", &[("TLOG_NONCE_FILE", "/nowhere/nonce")], "/nowhere/nonce that nonce-file names cannot be read");
+    refused(
+        "",
+        &[("TLOG_NONCE_FILE", "/nowhere/nonce")],
+        "/nowhere/nonce that nonce-file names cannot be read",
+    );
     refused("private-key = hush", &[], "TOML parse error at line 1");
     refused("private-key = 'hush", &[], "TOML parse error at line 1");
     refused("private-key = 'a'\nprivate-key = 'hush'", &[], "TOML parse error at line 2");
@@ -279,7 +301,10 @@ fn the_documentation_has_the_table_of_settings() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
     } else {
-        assert_eq!(table, expected, "docs/settings.md is stale; run: UPDATE_DOCS=1 cargo test -p tlog documentation");
+        assert_eq!(
+            table, expected,
+            "docs/settings.md is stale; run: UPDATE_DOCS=1 cargo test -p tlog documentation"
+        );
     }
 }
 

@@ -189,7 +189,9 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit_and_are_more_than_nothing() {
-        for (text, millis) in [("25s", 25_000), ("500ms", 500), ("1m30s", 90_000), (" 2h ", 7_200_000), ("1.5s", 1500)] {
+        for (text, millis) in
+            [("25s", 25_000), ("500ms", 500), ("1m30s", 90_000), (" 2h ", 7_200_000), ("1.5s", 1500)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "25", "-1s", "s", "25 parsecs", "1e3s", "99999999999999999999s"] {
@@ -203,12 +205,20 @@ mod tests {
 
     #[test]
     fn sizes_are_bytes_or_have_a_unit() {
-        for (text, bytes) in
-            [("1", 1), ("64MiB", 64 << 20), ("64 MiB", 64 << 20), ("1gib", 1 << 30), ("3KB", 3000), ("7B", 7), ("2k", 2048)]
-        {
+        for (text, bytes) in [
+            ("1", 1),
+            ("64MiB", 64 << 20),
+            ("64 MiB", 64 << 20),
+            ("1gib", 1 << 30),
+            ("3KB", 3000),
+            ("7B", 7),
+            ("2k", 2048),
+        ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "0", "0MiB", "-1", "1.5MiB", "MiB", "12 parsecs", "99999999999999999999", "99999999999TiB"] {
+        for text in
+            ["", "0", "0MiB", "-1", "1.5MiB", "MiB", "12 parsecs", "99999999999999999999", "99999999999TiB"]
+        {
             assert_eq!(size(text), Err(ValueFault::Size), "{text}");
         }
         assert_eq!(show_size(0), "0 B");
@@ -232,7 +242,18 @@ mod tests {
         check("0.0.0.0:1", "0.0.0.0:1", false, "127.0.0.1:1");
         check("localhost:1", "localhost:1", true, "localhost:1");
         check("tlog-1.example.org:65535", "tlog-1.example.org:65535", false, "tlog-1.example.org:65535");
-        for bad in ["", "127.0.0.1", "127.0.0.1:65536", "127.0.0.256:1", "1:2:3", "a b:1", "host:", "::1", "-a:1", "1.2:3"] {
+        for bad in [
+            "",
+            "127.0.0.1",
+            "127.0.0.1:65536",
+            "127.0.0.256:1",
+            "1:2:3",
+            "a b:1",
+            "host:",
+            "::1",
+            "-a:1",
+            "1.2:3",
+        ] {
             assert_eq!(bad.parse::<ListenAddress>(), Err(ValueFault::Address), "{bad}");
         }
         assert_eq!(":11211".parse::<ListenAddress>(), Err(ValueFault::NoHost(":11211".into())));

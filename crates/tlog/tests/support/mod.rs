@@ -56,7 +56,8 @@ impl Place {
 
     /// Starts a server that must not come up, and answers what it said.
     pub fn server_fails(&self, arguments: &[&str]) -> String {
-        let listen: &[&str] = if arguments.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let listen: &[&str] =
+            if arguments.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let arguments = [listen, arguments].concat();
         let output = self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");

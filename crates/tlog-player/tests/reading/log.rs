@@ -1,0 +1,216 @@
+//! A writer that does what the test says, right or wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tlog_codec::{EncodedAggregation, Keyring, MasterKey, Redundancy, SealRequest, Sealer, VdiskKeys};
+use tlog_player::{
+    DiskState, DiskStateError, LogReader, MemoryTarget, Moment, ReadOptions, RestoreError, RestoreOptions,
+};
+use tlog_proto::{
+    AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId, Timestamp,
+    VdiskId,
+};
+use tlog_quorum::{Quorums, StoreSet};
+use tlog_store::{FaultControl, FaultyStore, Members, MemoryStore, Shard, ShardStore, StartRecord};
+
+pub(crate) const BLOCK_SIZE: usize = 64;
+
+pub(crate) struct TestLog {
+    pub(crate) vdisk: VdiskId,
+    pub(crate) memory: Vec<Arc<MemoryStore>>,
+    pub(crate) controls: Vec<FaultControl>,
+    pub(crate) set: StoreSet,
+    pub(crate) keys: VdiskKeys,
+    pub(crate) prev: AggregationId,
+    pub(crate) next: AggregationNumber,
+    pub(crate) epoch: Epoch,
+    pub(crate) sequence: u64,
+    pub(crate) redundancy: Redundancy,
+    members: Members,
+    nonces: u64,
+}
+
+pub(crate) fn number(n: u64) -> AggregationNumber {
+    AggregationNumber(n)
+}
+
+pub(crate) fn keys_of(vdisk: &VdiskId, key: u8) -> VdiskKeys {
+    VdiskKeys::new(vdisk.clone(), Arc::new(Keyring::new(MasterKey::from_bytes([key; 32]))))
+}
+
+pub(crate) fn set_block(sequence: u64, index: u64, timestamp: u64, data: Vec<u8>) -> Block {
+    Block::set(Sequence(sequence), BlockIndex::new(index).unwrap(), Timestamp(timestamp), Bytes::from(data))
+}
+
+impl TestLog {
+    /// Opened by epoch 1 on all stores, default write quorum.
+    pub(crate) async fn new(data: usize, parity: usize) -> Self {
+        let redundancy = Redundancy::new(data, parity).unwrap();
+        let vdisk = VdiskId::new("disk").unwrap();
+        let total = redundancy.total();
+        let memory: Vec<_> = (0..total).map(|i| Arc::new(MemoryStore::new(format!("memory:{i}")))).collect();
+        let faulty: Vec<_> =
+            memory.iter().map(|store| Arc::new(FaultyStore::new(store.clone(), 0))).collect();
+        let controls = faulty.iter().map(|store| store.control()).collect();
+        let stores = faulty.into_iter().map(|store| store as Arc<dyn ShardStore>).collect();
+        let quorums = Quorums::default_for(redundancy);
+        let set = StoreSet::new(vdisk.clone(), stores, quorums, Duration::from_secs(5)).unwrap();
+        let mut log = Self {
+            keys: keys_of(&vdisk, 7),
+            vdisk,
+            memory,
+            controls,
+            set,
+            prev: AggregationId::BEFORE_FIRST,
+            next: number(1),
+            epoch: Epoch(0),
+            sequence: 1,
+            redundancy,
+            members: Members::default(),
+            nonces: 0,
+        };
+        log.open(Epoch(1), &(0..total).collect::<Vec<_>>()).await;
+        log
+    }
+
+    /// A log with aggregations 1 to `count`, of one block each, all known as committed.
+    pub(crate) async fn with(data: usize, parity: usize, count: u64) -> Self {
+        let mut log = Self::new(data, parity).await;
+        for _ in 0..count {
+            log.append_one().await;
+        }
+        log.publish().await;
+        log
+    }
+
+    pub(crate) fn all(&self) -> Vec<usize> {
+        (0..self.memory.len()).collect()
+    }
+
+    /// The last aggregation that was linked.
+    pub(crate) fn last(&self) -> AggregationNumber {
+        self.next.previous().unwrap()
+    }
+
+    pub(crate) async fn open(&mut self, epoch: Epoch, on: &[usize]) {
+        self.epoch = epoch;
+        for &i in on {
+            let state = self.memory[i].promise(&self.vdisk, epoch).await.unwrap();
+            if self.members.identities.len() < self.memory.len() {
+                self.members.identities.push(state.identity);
+            }
+        }
+        self.members.epoch = epoch;
+        let record = StartRecord { epoch, number: self.next };
+        for &i in on {
+            self.memory[i].start(&self.vdisk, record, &self.members).await.unwrap();
+        }
+    }
+
+    /// What would be the next aggregation.
+    pub(crate) fn encode(&mut self, generation: u64, blocks: &[Block]) -> EncodedAggregation {
+        self.encode_as(self.next, self.prev, generation, blocks)
+    }
+
+    pub(crate) fn encode_as(
+        &mut self,
+        number: AggregationNumber,
+        prev: AggregationId,
+        generation: u64,
+        blocks: &[Block],
+    ) -> EncodedAggregation {
+        self.nonces += 1;
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.nonces.to_be_bytes());
+        let request = SealRequest {
+            number,
+            generation: Generation(generation),
+            session: SessionId(77),
+            sealed_at: Timestamp(1_000_000 + number.0),
+            block_size: 0,
+            nonce,
+            blocks,
+        };
+        Sealer::new(self.keys.clone(), self.redundancy).seal(request).unwrap().link(prev)
+    }
+
+    /// Puts it on some stores, as written under `epoch`.
+    pub(crate) async fn store(
+        &self,
+        encoded: &EncodedAggregation,
+        epoch: Epoch,
+        on: &[usize],
+        committed: u64,
+    ) {
+        for &i in on {
+            let shard = encoded.shard(i, epoch).unwrap();
+            let shard = Shard { epoch, id: encoded.id, head: shard.head, payload: shard.payload };
+            let at = encoded.header.number;
+            self.memory[i].append(&self.vdisk, at, shard, number(committed)).await.unwrap();
+        }
+    }
+
+    /// Puts it over whatever is there, past all rules.
+    pub(crate) fn plant(&self, encoded: &EncodedAggregation, epoch: Epoch, on: &[usize]) {
+        for &i in on {
+            let planted = encoded.shard(i, epoch).unwrap();
+            let planted = Shard { epoch, id: encoded.id, head: planted.head, payload: planted.payload };
+            assert!(self.memory[i].damage(&self.vdisk, encoded.header.number, |shard| *shard = planted));
+        }
+    }
+
+    pub(crate) fn advance(&mut self, encoded: &EncodedAggregation) {
+        self.prev = encoded.id;
+        self.next = encoded.header.number.next();
+    }
+
+    /// Writes the next aggregation to all stores. They then know the one before as committed.
+    pub(crate) async fn append(&mut self, generation: u64, blocks: &[Block]) -> EncodedAggregation {
+        let encoded = self.encode(generation, blocks);
+        self.store(&encoded, self.epoch, &self.all(), self.next.0 - 1).await;
+        self.advance(&encoded);
+        encoded
+    }
+
+    /// One block of the next sequence, which says so in its content.
+    pub(crate) fn one_block(&mut self) -> Block {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        set_block(sequence, sequence % 8, 1000 + sequence, vec![sequence as u8; BLOCK_SIZE])
+    }
+
+    pub(crate) async fn append_one(&mut self) -> EncodedAggregation {
+        let block = self.one_block();
+        self.append(1, &[block]).await
+    }
+
+    pub(crate) async fn publish(&self) {
+        for store in &self.memory {
+            store.publish(&self.vdisk, self.epoch, self.last()).await.unwrap();
+        }
+    }
+
+    pub(crate) async fn reader(&self) -> LogReader {
+        LogReader::open(self.set.clone()).await.unwrap()
+    }
+
+    pub(crate) async fn state(&self, moment: Moment) -> Result<DiskState, DiskStateError> {
+        self.reader().await.disk_state(&self.keys, moment, &ReadOptions::default()).await
+    }
+
+    pub(crate) async fn restore(&self, moment: Moment) -> Result<Vec<u8>, RestoreError> {
+        let state = self.state(moment).await.unwrap();
+        let target = Arc::new(MemoryTarget::default());
+        let options = RestoreOptions::default();
+        self.reader().await.restore(&self.keys, &state, target.clone(), &options, |_| {}).await?;
+        Ok(target.bytes())
+    }
+}
+
+/// Every way to choose `count` of `total`.
+pub(crate) fn choices(total: usize, count: usize) -> Vec<Vec<usize>> {
+    let all = (0..1u32 << total).filter(|bits| bits.count_ones() as usize == count);
+    all.map(|bits| (0..total).filter(|i| bits >> i & 1 == 1).collect()).collect()
+}

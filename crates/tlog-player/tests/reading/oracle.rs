@@ -1,0 +1,101 @@
+//! Random histories, and a whole image of the disk after each of their blocks.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tlog_proto::{Block, BlockIndex, Sequence, Timestamp};
+
+use crate::log::{BLOCK_SIZE, TestLog, set_block};
+
+/// Blocks of the disk. The last one is short.
+const BLOCKS: u64 = 9;
+const LAST_LEN: usize = 24;
+
+/// The disk after one block.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) aggregation: u64,
+    pub(crate) generation: u64,
+    pub(crate) sequence: u64,
+    pub(crate) timestamp: u64,
+    pub(crate) image: Vec<u8>,
+}
+
+pub(crate) struct Story {
+    pub(crate) log: TestLog,
+    pub(crate) snapshots: Vec<Snapshot>,
+}
+
+/// Overwrites, deletes, new generations, timestamps that stand still and step back, blocks of zeros.
+pub(crate) async fn random_story(seed: u64, data: usize, parity: usize, aggregations: u64) -> Story {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut log = TestLog::new(data, parity).await;
+    let mut content: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut snapshots = Vec::new();
+    let (mut generation, mut sequence, mut time) = (1, rng.random_range(0..5u64), 5_000u64);
+    for aggregation in 1..=aggregations {
+        if rng.random_bool(0.2) {
+            generation += 1;
+            sequence = rng.random_range(0..5);
+        }
+        let mut blocks = Vec::new();
+        for _ in 0..rng.random_range(1..6) {
+            time = match rng.random_range(0..10) {
+                0..2 => time,
+                2..4 => time - rng.random_range(1..60),
+                _ => time + rng.random_range(1..40),
+            };
+            // The longest block comes at some time at least: from it the size of blocks is known.
+            let index = if aggregation == aggregations { 0 } else { rng.random_range(0..BLOCKS) };
+            let len = if index == BLOCKS - 1 { LAST_LEN } else { BLOCK_SIZE };
+            let block = match rng.random_range(0..8) {
+                0 if aggregation < aggregations => {
+                    content.remove(&index);
+                    Block::delete(Sequence(sequence), BlockIndex::new(index).unwrap(), Timestamp(time))
+                }
+                1 => {
+                    content.insert(index, vec![0; len]);
+                    set_block(sequence, index, time, vec![0; len])
+                }
+                _ => {
+                    let bytes: Vec<u8> = (0..len).map(|_| rng.random()).collect();
+                    content.insert(index, bytes.clone());
+                    set_block(sequence, index, time, bytes)
+                }
+            };
+            blocks.push(block);
+            snapshots.push(Snapshot {
+                aggregation,
+                generation,
+                sequence,
+                timestamp: time,
+                image: image(&content),
+            });
+            sequence += 1;
+        }
+        log.append(generation, &blocks).await;
+    }
+    log.publish().await;
+    Story { log, snapshots }
+}
+
+fn image(content: &BTreeMap<u64, Vec<u8>>) -> Vec<u8> {
+    let mut image = Vec::new();
+    for (index, data) in content {
+        image.resize(*index as usize * BLOCK_SIZE, 0);
+        image.extend_from_slice(data);
+    }
+    image
+}
+
+impl Story {
+    pub(crate) fn newest(&self) -> &Snapshot {
+        self.snapshots.last().unwrap()
+    }
+
+    /// The last one for which something holds.
+    pub(crate) fn last_where(&self, holds: impl Fn(&Snapshot) -> bool) -> Option<&Snapshot> {
+        self.snapshots.iter().rev().find(|snapshot| holds(snapshot))
+    }
+}

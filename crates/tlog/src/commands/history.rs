@@ -1,0 +1,107 @@
+//! `tlog history`: what was written when.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+use tlog_player::AggregationInfo;
+use tlog_proto::VdiskId;
+
+use crate::settings::{Settings, SettingsArgs, show_size};
+use crate::{logging, moment, reading};
+
+/// Shows the history of a vdisk, aggregation by aggregation, from old to new. Needs no key.
+///
+/// An aggregation is a run of writes that was stored at once. Times are those of the first and the last write in it, by the
+/// clock of whoever wrote.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    tlog history vda\n  \
+    tlog history vda --last 10\n  \
+    tlog history vda --json                one JSON object on each line, times in nanoseconds too")]
+pub(crate) struct Arguments {
+    /// Which vdisk
+    vdisk: VdiskId,
+    /// Only so many of the newest
+    #[arg(long, value_name = "N")]
+    last: Option<u64>,
+    /// Prints one JSON object for each aggregation
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&arguments.settings)?;
+    logging::init_for_tool(&settings.logging);
+    let reader = reading::open(&settings, &arguments.vdisk).await?;
+    let extent = reader.extent();
+    let from = match arguments.last {
+        Some(last) => extent.first.0.max((extent.last.0 + 1).saturating_sub(last)),
+        None => extent.first.0,
+    };
+    let mut history = reader.history_of(tlog_proto::AggregationNumber(from)..=extent.last);
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if !arguments.json {
+        writeln!(out, "{HEADING}")?;
+    }
+    while let Some(batch) = history.next_batch().await? {
+        for info in batch {
+            match arguments.json {
+                true => writeln!(out, "{}", as_json(&info))?,
+                false => writeln!(out, "{}", as_line(&info))?,
+            }
+        }
+    }
+    out.flush()?;
+    if let Some(end) = &extent.uncertain {
+        eprintln!(
+            "tlog: aggregation {} and what follows may belong to the history too: stores that would know are not in reach: {}",
+            end.beyond,
+            end.missing.join(", ")
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const HEADING: &str = "  number  from                      to                        generation  sequences             blocks  \
+    stored      id";
+
+fn as_line(info: &AggregationInfo) -> String {
+    let sequences = format!("{}-{}", info.first_sequence, info.last_sequence);
+    let id = info.id.to_string();
+    format!(
+        "{:>8}  {:<24}  {:<24}  {:>10}  {:<20}  {:>6}  {:<10}  {}",
+        info.number.0,
+        moment::show(info.oldest_timestamp),
+        moment::show(info.newest_timestamp),
+        info.generation.0,
+        sequences,
+        info.blocks,
+        show_size(info.stored_bytes),
+        // As much as a person compares; all of it is in the JSON.
+        id.get(..16).unwrap_or(&id),
+    )
+}
+
+fn as_json(info: &AggregationInfo) -> serde_json::Value {
+    json!({
+        "number": info.number.0,
+        "generation": info.generation.0,
+        "session": info.session.0,
+        "first_sequence": info.first_sequence.0,
+        "last_sequence": info.last_sequence.0,
+        "oldest": moment::show(info.oldest_timestamp),
+        "oldest_ns": info.oldest_timestamp.0,
+        "newest": moment::show(info.newest_timestamp),
+        "newest_ns": info.newest_timestamp.0,
+        "sealed_at": moment::show(info.sealed_at),
+        "sealed_at_ns": info.sealed_at.0,
+        "blocks": info.blocks,
+        "stored_bytes": info.stored_bytes,
+        "holders": info.holders,
+        "id": info.id.to_string(),
+        "prev": info.prev.to_string(),
+    })
+}
