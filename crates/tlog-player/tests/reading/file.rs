@@ -147,12 +147,14 @@ async fn a_restore_that_is_given_up_leaves_nothing_behind() {
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let mut begun = Some(begun);
     let begin = |_: &_| {
+        assert_eq!(names(directory.path()).len(), 1, "it is not under its name yet");
+        assert!(!path.exists());
         story.log.controls.iter().for_each(|control| control.hang());
         begun.take().into_iter().for_each(|begun| begun.send(()).unwrap());
     };
     let options = FileOptions::default();
     tokio::select! {
-        _ = has_begun => assert_eq!(names(directory.path()).len(), 1),
+        _ = has_begun => {}
         _ = restore_to_file(&reader, &story.log.keys, &state, &path, &options, begin) => {
             panic!("no store answers");
         }

@@ -90,11 +90,18 @@ async fn one_store_more_is_a_named_error_and_never_wrong_bytes() {
             for lost in choices(data + parity, parity + 1) {
                 let story = random_story(2, data, parity, AGGREGATIONS).await;
                 inflict(&story.log, loss, &lost);
-                let error = match LogReader::open(story.log.set.clone()).await {
+                let log = &story.log;
+                let error = match LogReader::open(log.set.clone()).await {
                     Err(error) => error.to_string(),
-                    Ok(_) => match story.log.restore(Moment::Newest).await {
-                        Err(error @ RestoreError::DataLost { .. }) => error.to_string(),
-                        other => panic!("{data}+{parity}, {loss:?} {lost:?}: {other:?}"),
+                    Ok(_) => match log.state(Moment::Newest).await {
+                        Err(error @ DiskStateError::History(HistoryError::DataLost { .. })) => {
+                            error.to_string()
+                        }
+                        Err(error) => panic!("{data}+{parity}, {loss:?} {lost:?}: {error}"),
+                        Ok(_) => match log.restore(Moment::Newest).await {
+                            Err(error @ RestoreError::DataLost { .. }) => error.to_string(),
+                            other => panic!("{data}+{parity}, {loss:?} {lost:?}: {other:?}"),
+                        },
                     },
                 };
                 assert!(error.contains("disk"), "{error}");
