@@ -167,17 +167,26 @@ impl Log {
         self.end
     }
 
-    /// Takes the next block. Waits while more than the set number of bytes is not durable. Blocks must come in the log's
+    /// Takes the next block. Waits while more than the set number of bytes is not durable, and flushes these then. Blocks must come in the log's
     /// order: rising sequences without gaps within a generation.
     pub async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
         let cost = block.block.size().saturating_add(BLOCK_OVERHEAD).min(self.settings.max_unflushed_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let mut closed = self.durability.clone();
-        let permit = tokio::select! {
-            permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed())?,
-            _ = closed.wait_for(|state| state.closed.is_some()) => return Err(self.closed()),
+        let permit = match Arc::clone(&self.room).try_acquire_many_owned(cost) {
+            Ok(permit) => permit,
+            Err(_) => self.wait_for_room(cost).await?,
         };
         self.commands.send(Command::Append(block, permit)).await.map_err(|_| self.closed())
+    }
+
+    /// What is held back for a full aggregation may be what the room is needed for: it is flushed first.
+    async fn wait_for_room(&self, cost: u32) -> Result<OwnedSemaphorePermit, AppendError> {
+        self.flush().await?;
+        let mut closed = self.durability.clone();
+        tokio::select! {
+            permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed()),
+            _ = closed.wait_for(|state| state.closed.is_some()) => Err(self.closed()),
+        }
     }
 
     /// Makes everything appended so far durable without waiting for full aggregations. Answers once that is under way, not

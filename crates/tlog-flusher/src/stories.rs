@@ -309,6 +309,16 @@ async fn append_waits_while_too_much_is_not_durable() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_append_that_needs_room_flushes_what_is_held_back_for_a_full_aggregation() {
+    let cluster = Cluster::new(2, 1, None);
+    let (set, _) = cluster.connect(1);
+    let log = Log::open(set, keys(), LogSettings { max_unflushed_bytes: 1000, ..settings() }).await.unwrap();
+    let before = tokio::time::Instant::now();
+    append(&log, 1, 1..=4).await; // three of these take all the room, five would be a full aggregation
+    assert!(before.elapsed() < Duration::from_secs(1), "waited until the blocks were old enough");
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_close_every_store_knows_what_is_committed() {
     let cluster = Cluster::new(4, 2, None);
     let (log, _) = cluster.open().await;
