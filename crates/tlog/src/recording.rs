@@ -35,6 +35,9 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Batches that are read ahead.
 const BATCHES_AHEAD: usize = 4;
 
+const NOT_ALL: &str =
+    "not everything is durable; the server's log says more. What is in the log stays there: record again to send the rest";
+
 /// What is to be recorded.
 #[derive(Debug, Clone)]
 pub struct Recording {
@@ -93,21 +96,21 @@ impl Recording {
         let mut next = 0;
         while let Some(batch) = batches.recv().await {
             let batch = batch.with_context(|| format!("{} cannot be read", self.image.display()))?;
-            next = sent.send_changes(&state, next, count, block_size, &batch).await?;
+            next = sent.send_changes(&state, next, count, block_size, &batch).await.context(NOT_ALL)?;
             progress((next * u64::from(block_size)).min(image_bytes), image_bytes);
         }
         if next != count {
             bail!("{} became shorter while it was read; record it again", self.image.display());
         }
         for (index, _) in state.blocks_from(index_of(count)?) {
-            sent.delete(index).await?;
+            sent.delete(index).await.context(NOT_ALL)?;
         }
         let Sent { set, deleted, bytes, .. } = sent;
         let last_sequence = match set + deleted {
             0 => client.last_flushed_at_connect(),
             _ => client.next_sequence().0.checked_sub(1).map(Sequence),
         };
-        client.close_after_flush().await?;
+        client.close_after_flush().await.context(NOT_ALL)?;
         Ok(Recorded { image_bytes, block_size, set, deleted, bytes, last_sequence, took: began.elapsed() })
     }
 

@@ -55,7 +55,7 @@ impl Service {
             tracing::warn!("{warning}");
         }
         let note = lock_note(address, admin.as_ref().map(|(_, address, _)| *address));
-        let stores = Stores::for_writing(settings, &note)?;
+        let stores = Stores::for_writing(settings, &note).await?;
         let storage = Arc::new(FlusherStorage::new(settings, stores.all.clone(), Arc::new(keys.keyring))?);
         let server = Server::new(server_settings(&settings.limits), Arc::clone(&storage) as _, None)?;
         let operations = Arc::new(ServerOperations {

@@ -346,11 +346,11 @@ mod tests {
     use crate::settings::SettingsArgs;
     use crate::stores::Stores;
 
-    fn storage(flush_size: &str) -> FlusherStorage {
+    async fn storage(flush_size: &str) -> FlusherStorage {
         let args =
             SettingsArgs::default().with("storage", ["memory:"; 6].join(",")).with("flush-size", flush_size);
         let settings = Settings::from_flags(&args).unwrap();
-        let stores = Stores::for_writing(&settings, "").unwrap().all;
+        let stores = Stores::for_writing(&settings, "").await.unwrap().all;
         let keyring = Arc::new(Keyring::new(MasterKey::generate().unwrap()));
         FlusherStorage::new(&settings, stores, keyring).unwrap()
     }
@@ -364,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_appended_and_flushed_is_durable_found_and_still_there_when_opened_again() {
-        let storage = storage("25");
+        let storage = storage("25").await;
         let vdisk = VdiskId::new("vda").unwrap();
         let log = storage.open(&vdisk).await.unwrap();
         assert_eq!(log.end(), LogEnd::default());
@@ -401,7 +401,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_scrub_opens_a_log_that_is_not_open_and_a_client_can_open_it_afterwards() {
-        let storage = storage("1");
+        let storage = storage("1").await;
         let vdisk = VdiskId::new("vda").unwrap();
         let nothing = storage.scrub(&vdisk, 1 << 30, |_| {}).await;
         assert!(matches!(nothing, Err(ScrubLogError::NoLog(_))));
@@ -422,7 +422,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_writer_fences_the_first() {
-        let storage = storage("1");
+        let storage = storage("1").await;
         let vdisk = VdiskId::new("vda").unwrap();
         let first = storage.open(&vdisk).await.unwrap();
         let second = storage.open(&vdisk).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
@@ -42,7 +42,7 @@ impl Stores {
     /// be opened for another reason counts as away, is warned of, and is tried again whenever it is asked for something.
     ///
     /// `note` is what other processes are told of this one: one line.
-    pub fn for_writing(settings: &Settings, note: &str) -> Result<Self, StoresError> {
+    pub async fn for_writing(settings: &Settings, note: &str) -> Result<Self, StoresError> {
         let mut stores = Self { all: Vec::new(), directories: Vec::new() };
         for address in settings.stores() {
             match address {
@@ -52,7 +52,7 @@ impl Stores {
                 StoreAddress::Directory(directory) => {
                     let note = Some(note.to_owned());
                     let store = Arc::new(LateDirectory::new(directory, note));
-                    match store.get() {
+                    match store.get().await {
                         Ok(_) => {}
                         Err(error) if matches!(error.kind, StoreErrorKind::Locked { .. }) => {
                             return Err(StoresError::Locked(error));
@@ -93,11 +93,14 @@ impl Stores {
     }
 }
 
-/// A directory store that is opened when it can be: a disk may be mounted late, or be dead.
+/// A directory store that is opened when it can be, and again after a write failed: a disk may be mounted late, die, be
+/// replaced or emptied, all while a server runs.
 struct LateDirectory {
     address: String,
     directory: PathBuf,
     inner: Mutex<Inner>,
+    /// Whoever opens it holds this meanwhile.
+    opening: tokio::sync::Mutex<()>,
 }
 
 struct Inner {
@@ -115,27 +118,71 @@ impl std::fmt::Debug for LateDirectory {
 impl LateDirectory {
     fn new(directory: PathBuf, note: Option<String>) -> Self {
         let address = StoreAddress::Directory(directory.clone()).to_string();
-        Self { address, directory, inner: Mutex::new(Inner { store: None, note }) }
+        Self { address, directory, inner: Mutex::new(Inner { store: None, note }), opening: Default::default() }
     }
 
-    fn get(&self) -> Result<Arc<DirectoryStore>, StoreError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = &inner.store {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn get(&self) -> Result<Arc<DirectoryStore>, StoreError> {
+        if let Some(store) = &self.inner().store {
             return Ok(Arc::clone(store));
         }
-        let opened = match inner.note.clone() {
-            Some(note) => {
-                DirectoryStore::open(&self.directory, DirectoryOptions { note, ..Default::default() })
-            }
-            None => DirectoryStore::open_read_only(&self.directory),
+        let _opening = self.opening.lock().await;
+        let (store, note) = {
+            let inner = self.inner();
+            (inner.store.clone(), inner.note.clone())
         };
-        let store = Arc::new(opened?);
-        inner.store = Some(Arc::clone(&store));
+        if let Some(store) = store {
+            return Ok(store);
+        }
+        let directory = self.directory.clone();
+        let opened = tokio::task::spawn_blocking(move || match note {
+            Some(note) => DirectoryStore::open(&directory, DirectoryOptions { note, ..Default::default() }),
+            None => DirectoryStore::open_read_only(&directory),
+        });
+        let store = match opened.await {
+            Ok(opened) => Arc::new(opened?),
+            Err(error) => {
+                let source = std::io::Error::other(error);
+                return Err(StoreError::new(&self.address, StoreErrorKind::Unavailable { source }));
+            }
+        };
+        self.inner().store = Some(Arc::clone(&store));
         Ok(store)
     }
 
+    /// Runs a write. After one that failed the directory is opened anew for the next: what is there may be another disk, or none.
+    async fn write<T>(
+        &self,
+        operation: impl AsyncFnOnce(Arc<DirectoryStore>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let store = self.get().await.map_err(|error| self.not_fatal(error))?;
+        let result = operation(Arc::clone(&store)).await;
+        if let Err(StoreError { kind: StoreErrorKind::Unavailable { .. } | StoreErrorKind::Damaged { .. }, .. }) = &result {
+            let mut inner = self.inner();
+            if inner.store.as_ref().is_some_and(|current| Arc::ptr_eq(current, &store)) {
+                tracing::info!(store = self.address, "a write failed, the directory will be opened anew");
+                inner.store = None;
+            }
+        }
+        result
+    }
+
+    /// The lock that is in the way of opening anew may be our own, held by what is still in flight.
+    fn not_fatal(&self, error: StoreError) -> StoreError {
+        match error.kind {
+            StoreErrorKind::Locked { holder } => {
+                let source = std::io::Error::new(std::io::ErrorKind::ResourceBusy, format!("in use by {holder}"));
+                StoreError::new(&self.address, StoreErrorKind::Unavailable { source })
+            }
+            kind => StoreError::new(error.address, kind),
+        }
+    }
+
     fn set_note(&self, note: &str) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner();
         inner.note = Some(note.to_owned());
         if let Some(store) = &inner.store
             && let Err(error) = store.set_lock_note(note)
@@ -152,7 +199,7 @@ impl ShardStore for LateDirectory {
     }
 
     async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
-        self.get()?.promise(vdisk, epoch).await
+        self.write(async |store| store.promise(vdisk, epoch).await).await
     }
 
     async fn start(
@@ -161,7 +208,7 @@ impl ShardStore for LateDirectory {
         record: StartRecord,
         members: &Members,
     ) -> Result<StoreIdentity, StoreError> {
-        self.get()?.start(vdisk, record, members).await
+        self.write(async |store| store.start(vdisk, record, members).await).await
     }
 
     async fn append(
@@ -171,7 +218,7 @@ impl ShardStore for LateDirectory {
         shard: Shard,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.get()?.append(vdisk, number, shard, committed).await
+        self.write(async |store| store.append(vdisk, number, shard, committed).await).await
     }
 
     async fn publish(
@@ -180,7 +227,7 @@ impl ShardStore for LateDirectory {
         epoch: Epoch,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.get()?.publish(vdisk, epoch, committed).await
+        self.write(async |store| store.publish(vdisk, epoch, committed).await).await
     }
 
     async fn fill(
@@ -189,11 +236,11 @@ impl ShardStore for LateDirectory {
         number: AggregationNumber,
         shard: Shard,
     ) -> Result<FillOutcome, StoreError> {
-        self.get()?.fill(vdisk, number, shard).await
+        self.write(async |store| store.fill(vdisk, number, shard).await).await
     }
 
     async fn prune(&self, vdisk: &VdiskId, epoch: Epoch, first: AggregationNumber) -> Result<(), StoreError> {
-        self.get()?.prune(vdisk, epoch, first).await
+        self.write(async |store| store.prune(vdisk, epoch, first).await).await
     }
 
     async fn heads(
@@ -202,19 +249,19 @@ impl ShardStore for LateDirectory {
         range: RangeInclusive<AggregationNumber>,
         max_bytes: usize,
     ) -> Result<Vec<(AggregationNumber, HeadSlot)>, StoreError> {
-        self.get()?.heads(vdisk, range, max_bytes).await
+        self.get().await?.heads(vdisk, range, max_bytes).await
     }
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
-        self.get()?.shard(vdisk, number).await
+        self.get().await?.shard(vdisk, number).await
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {
-        self.get()?.status(vdisk).await
+        self.get().await?.status(vdisk).await
     }
 
     async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
-        self.get()?.vdisks().await
+        self.get().await?.vdisks().await
     }
 }
 
@@ -234,7 +281,7 @@ mod tests {
         let (good, blocked) = (directory.path().join("good"), directory.path().join("blocked"));
         std::fs::write(&blocked, "a file where the directory should be").unwrap();
         let addresses = format!("file:{},file:{}", good.display(), blocked.display());
-        let stores = Stores::for_writing(&settings(&addresses), "test").unwrap();
+        let stores = Stores::for_writing(&settings(&addresses), "test").await.unwrap();
         let vdisk = VdiskId::new("vda").unwrap();
         assert!(stores.all[0].promise(&vdisk, Epoch(1)).await.is_ok());
         let error = stores.all[1].promise(&vdisk, Epoch(1)).await.unwrap_err();
@@ -244,12 +291,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_directory_that_was_removed_while_it_was_in_use_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = format!("file:{0}/a,file:{0}/b", directory.path().display());
+        let stores = Stores::for_writing(&settings(&addresses), "test").await.unwrap();
+        let vdisk = VdiskId::new("vda").unwrap();
+        let before = stores.all[0].promise(&vdisk, Epoch(1)).await.unwrap();
+        std::fs::remove_dir_all(directory.path().join("a")).unwrap();
+        // The first write may find out, the next ones find a new store.
+        let mut answers = Vec::new();
+        for epoch in 2..5 {
+            answers.push(stores.all[0].promise(&vdisk, Epoch(epoch)).await);
+        }
+        let after = answers.pop().unwrap().unwrap();
+        assert!(after.identity.is_some() && after.identity != before.identity, "{answers:?}");
+    }
+
+    #[tokio::test]
     async fn a_directory_that_another_writes_in_is_refused_and_names_it() {
         let directory = tempfile::tempdir().unwrap();
         let addresses = format!("file:{0}/a,file:{0}/b", directory.path().display());
-        let first = Stores::for_writing(&settings(&addresses), "first").unwrap();
+        let first = Stores::for_writing(&settings(&addresses), "first").await.unwrap();
         first.set_note("admin 127.0.0.1:1234");
-        let error = Stores::for_writing(&settings(&addresses), "second").unwrap_err();
+        let error = Stores::for_writing(&settings(&addresses), "second").await.unwrap_err();
         let pid = std::process::id().to_string();
         assert!(error.to_string().contains(&pid) && error.to_string().contains("127.0.0.1:1234"), "{error}");
         let readers = Stores::for_reading(&settings(&addresses)).unwrap();

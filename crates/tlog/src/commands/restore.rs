@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use serde_json::json;
 use tlog_player::{
-    FileOptions, Moment, MomentReached, ReadOptions, RestoreProgress, RestoreSummary, restore_to_file,
+    FileOptions, Moment, MomentReached, ReadOptions, RestoreFileError, RestoreProgress, RestoreSummary, restore_to_file,
 };
 use tlog_proto::{AggregationNumber, Generation, Sequence, VdiskId};
 
@@ -142,7 +142,13 @@ pub(crate) async fn restore(
         bail!("vdisk {vdisk}: its log is empty, there is nothing to restore");
     };
     let options = FileOptions { overwrite, ..FileOptions::default() };
-    let summary = restore_to_file(&reader, &keys, &state, output, &options, progress).await?;
+    let restored = restore_to_file(&reader, &keys, &state, output, &options, progress).await;
+    let summary = restored.map_err(|error| match error {
+        RestoreFileError::Exists { path } => {
+            anyhow!("{} is there already; choose another name, or replace it with --force", path.display())
+        }
+        error => error.into(),
+    })?;
     Ok(Restored { reached, block_size: state.block_size(), summary, took: began.elapsed() })
 }
 

@@ -106,7 +106,7 @@ async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Value>
         );
     }
     let keys = keys::load(settings)?;
-    let stores = Stores::for_writing(settings, "tlog scrub")?;
+    let stores = Stores::for_writing(settings, "tlog scrub").await?;
     let storage = FlusherStorage::new(settings, stores.all, Arc::new(keys.keyring))?;
     let bar = progress::counting("scrubbing");
     let scrubbed = storage

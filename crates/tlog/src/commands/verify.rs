@@ -129,6 +129,7 @@ fn show(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
 pub(crate) fn verdict_in_words(report: &VerifyReport) -> String {
     let survived = match report.losses_survived {
         None => String::new(),
+        Some(0) => "; no more store may be lost".to_owned(),
         Some(1) => "; 1 more store may be lost".to_owned(),
         Some(more) => format!("; {more} more stores may be lost"),
     };
