@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, history, keygen, record, restore, scrub, verify};
+use crate::commands::{config, demo, history, keygen, record, restore, scrub, verify};
 
 /// Records virtual disks in a transaction log, and restores them to any moment.
 #[derive(Debug, Parser)]
@@ -23,6 +23,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Record(record::Arguments),
     History(history::Arguments),
     Restore(restore::Arguments),
@@ -47,6 +48,7 @@ impl Cli {
     /// Does what was asked for, and tells a person on standard error if that failed.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
+            Command::Demo(arguments) => blocking(demo::run(arguments)),
             Command::Record(arguments) => blocking(record::run(arguments)),
             Command::History(arguments) => blocking(history::run(arguments)),
             Command::Restore(arguments) => blocking(restore::run(arguments)),

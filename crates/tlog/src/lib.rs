@@ -7,6 +7,7 @@
 //! - [`logging`]: log lines.
 //! - [`stores`], [`storage`]: from addresses to the server's port.
 //! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
+//! - [`demo`]: the whole path on one machine.
 //! - [`service`], [`admin`]: what `tlog-server` runs, and what it tells of itself.
 //!
 //! What it deliberately does not do: anything that one of the other crates could do. It names adapters, wires them
@@ -16,6 +17,8 @@ pub mod admin;
 pub mod admin_client;
 pub mod cli;
 mod commands;
+pub mod demo;
+mod demo_image;
 pub mod keys;
 pub mod logging;
 pub mod moment;

@@ -164,6 +164,13 @@ async fn where_blocks_belong_is_never_guessed() {
     let restored = log.restore(Moment::Aggregation(number(1))).await.unwrap();
     assert_eq!(restored.len(), 5 * BLOCK_SIZE + 24);
 
+    // A short block is followed by zeros.
+    let state = log.state(Moment::Newest).await.unwrap();
+    let index = BlockIndex::new(5).unwrap();
+    let with_end = |end: u8| [vec![1; 24], vec![end; 40]].concat();
+    assert_eq!([0, 1].map(|end| state.differs(index, &with_end(end))), [false, true]);
+    assert!(state.differs(index, &[1; 23]) && !state.differs(index, &[1; 24]));
+
     // Blocks of another size, from some time on.
     let mut log = TestLog::new(2, 1).await;
     log.append(1, &[set_block(1, 0, 10, vec![1; 32]), set_block(2, 5, 10, vec![1; 32])]).await;

@@ -1,7 +1,8 @@
 //! What verification finds, and what it comes to.
 
-use tlog_player::{Depth, Verdict, VerifyError, VerifyReport};
-use tlog_proto::{AggregationId, AggregationNumber, Epoch};
+use bytes::Bytes;
+use tlog_player::{Depth, DiskStateError, Moment, Verdict, VerifyError, VerifyReport};
+use tlog_proto::{AggregationId, AggregationNumber, BlockHash, Epoch, VdiskId};
 use tlog_quorum::Standing;
 use tlog_store::NumberRanges;
 
@@ -128,24 +129,41 @@ async fn a_broken_chain_is_a_loss_even_if_every_shard_is_there() {
 
 #[tokio::test]
 async fn what_does_not_open_is_lost_but_a_missing_key_says_nothing_about_it() {
-    // Shards that prove themselves, but were not sealed by whom the header says.
-    let mut log = TestLog::with(2, 1, 2).await;
-    let (right, block) = (log.keys.clone(), log.one_block());
-    log.keys = keys_of(&tlog_proto::VdiskId::new("other").unwrap(), 7);
-    let foreign = log.encode(1, &[block]);
-    log.keys = right;
-    log.store(&foreign, log.epoch, &log.all(), 2).await;
-    log.advance(&foreign);
-    log.publish().await;
+    // One bit of a manifest differs, and whoever did it made everything else agree with that.
+    let log = TestLog::with(2, 1, 3).await;
+    let mut forged_id = AggregationId::BEFORE_FIRST;
+    for store in &log.memory {
+        store.damage(&log.vdisk, number(3), |shard| {
+            (forged_id, shard.head) = forge(&log.vdisk, &shard.head, log.memory.len());
+        });
+    }
+    let reader = log.reader().await;
+    assert_eq!(reader.last_id(), Some(forged_id));
+    assert_eq!(reader.history().collect().await.unwrap().len(), 3, "nothing follows it that would tell");
     let report = verify_deep(&log).await;
-    assert!(
-        matches!(&report.verdict, Verdict::Lost { numbers } if numbers.contains(number(3))),
-        "{report:?}"
-    );
+    assert_eq!(report.verdict, Verdict::Lost { numbers: numbers([3]) });
+    assert_eq!((report.content_faults.len(), report.content_faults[0].number), (1, number(3)));
+    assert!(report.stores.iter().all(|store| store.held == 3));
+    let error = log.state(Moment::Newest).await.unwrap_err();
+    assert!(matches!(&error, DiskStateError::Manifest { number: at, .. } if *at == number(3)), "{error}");
 
     let log = TestLog::with(2, 1, 2).await;
     let missing = keys_of(&log.vdisk, 8);
     let error = log.reader().await.verify(Depth::Deep(&missing), |_| {}).await.unwrap_err();
     let VerifyError::Key { number: at, .. } = &error;
     assert!(*at <= number(2) && error.to_string().contains("keyring"), "{error}");
+}
+
+/// The head of a shard with a bit of its sealed manifest changed, and id and check computed anew.
+fn forge(vdisk: &VdiskId, head: &[u8], shards: usize) -> (AggregationId, Bytes) {
+    let (prefix, common) = head.split_at(24);
+    let (header, rest) = common.split_at(168);
+    let (hashes, manifest) = rest.split_at(shards * 32);
+    let mut manifest = manifest.to_vec();
+    manifest[0] ^= 1;
+    let name = vdisk.as_str().as_bytes();
+    let id = BlockHash::of(&[&(name.len() as u16).to_le_bytes(), name, header, &manifest, hashes].concat()).0;
+    let check = BlockHash::of(&[&prefix[..16], &id].concat()).0;
+    let head = [&prefix[..16], &check[..8], header, hashes, &manifest].concat();
+    (AggregationId(id), head.into())
 }

@@ -1,6 +1,7 @@
 //! The commands of `tlog`, one in each file: its arguments, and what it does.
 
 pub(crate) mod config;
+pub(crate) mod demo;
 pub(crate) mod history;
 pub(crate) mod keygen;
 mod progress;
