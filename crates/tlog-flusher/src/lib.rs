@@ -25,6 +25,8 @@ mod status;
 mod writer;
 
 #[cfg(test)]
+mod comeback;
+#[cfg(test)]
 mod exploration;
 #[cfg(test)]
 mod stories;

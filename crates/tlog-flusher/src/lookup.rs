@@ -2,7 +2,7 @@
 
 use tlog_codec::{BlockEntry, Header, OpenError, Opener, ShardHead};
 use tlog_proto::{AggregationNumber, LogPosition, Sequence};
-use tlog_quorum::{StoreSet, Survey};
+use tlog_quorum::{StoreSet, Survey, TooFewStores};
 
 /// Why a block could not be looked up.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,9 @@ pub enum LookupError {
     /// The log has closed.
     #[error("the log is closed")]
     Closed,
+    /// Too few stores answer to tell what counts.
+    #[error(transparent)]
+    TooFewStores(#[from] TooFewStores),
     /// No store that answers holds the head part of an aggregation.
     #[error("no store in reach holds aggregation {0}")]
     Unreadable(AggregationNumber),

@@ -5,14 +5,8 @@ use std::time::Duration;
 use tlog_proto::{AggregationNumber, Generation, Sequence};
 use tlog_store::{Operation, ShardStore};
 
-use crate::testing::{Cluster, block, content, durable, keys, position, settings, vdisk};
+use crate::testing::{Cluster, append, block, content, durable, keys, position, settings, vdisk};
 use crate::{CloseReason, LaneState, Log, LogSettings, OpenError};
-
-async fn append(log: &Log, generation: u64, sequences: std::ops::RangeInclusive<u64>) {
-    for sequence in sequences {
-        log.append(block(generation, sequence)).await.unwrap();
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn what_is_appended_becomes_durable_and_is_there_after_opening_again() {

@@ -75,6 +75,13 @@ pub(crate) fn marked_block(generation: u64, sequence: u64, mark: u64) -> Positio
     }
 }
 
+/// Appends blocks of one generation.
+pub(crate) async fn append(log: &Log, generation: u64, sequences: std::ops::RangeInclusive<u64>) {
+    for sequence in sequences {
+        log.append(block(generation, sequence)).await.unwrap();
+    }
+}
+
 pub(crate) fn position(generation: u64, sequence: u64) -> LogPosition {
     LogPosition { generation: Generation(generation), sequence: Sequence(sequence) }
 }

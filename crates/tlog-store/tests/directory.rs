@@ -233,6 +233,7 @@ async fn what_a_fill_of_an_older_epoch_had_replaced_never_comes_back() {
     assert_eq!(held(&reader).await, [1, 2, 3, 10, 11]);
     fill_segment(&store, directory.path()).await;
     store.fill(&disk(), n(10), shard(3, 10, 10)).await.unwrap();
+    fill_segment(&store, directory.path()).await;
     store.fill(&disk(), n(11), shard(3, 11, 10)).await.unwrap();
     fill_segment(&store, directory.path()).await;
     let before = segments(directory.path()).len();
@@ -339,9 +340,12 @@ async fn a_full_store_says_so_can_be_pruned_and_goes_on() {
     assert!(matches!(append(number).await.unwrap_err().kind, StoreErrorKind::Full { .. }));
     let last = number - 1;
     assert_eq!(held(&store).await, (1..=last).collect::<Vec<_>>());
-    // Small ones fill what is left.
+    // Small ones fill what is left. They are of other numbers: what is replaced would give its room back.
+    let mut small = number;
     for payload in [1000, 0] {
-        while store.append(&disk_id, n(last), shard(1, last, payload), n(last)).await.is_ok() {}
+        while store.append(&disk_id, n(small), shard(1, small, payload), n(last)).await.is_ok() {
+            small += 1;
+        }
     }
     // Fencing and pruning still work.
     begin(&store, &disk(), 2, last + 1).await;

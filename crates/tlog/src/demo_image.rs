@@ -30,7 +30,7 @@ enum ImageKind {
 }
 
 impl DemoImage {
-    pub(crate) fn make(scratch: &Path, bytes: u64) -> anyhow::Result<Self> {
+    pub(crate) fn make(scratch: &Path, bytes: u64, generated: bool) -> anyhow::Result<Self> {
         let files = scratch.join("files");
         std::fs::create_dir(&files)?;
         let mut image = Self {
@@ -42,7 +42,8 @@ impl DemoImage {
         };
         std::fs::File::create(&image.path)?.set_len(bytes)?;
         let tools = ["mkfs.ext4", "debugfs", "e2fsck"];
-        match tools.iter().all(|name| tool(name).arg("-V").output().is_ok_and(|output| output.status.success())) {
+        let is_there = |name: &&str| tool(name).arg("-V").output().is_ok_and(|output| output.status.success());
+        match !generated && tools.iter().all(is_there) {
             true => image.make_ext4()?,
             false => image.overwrite(0, bytes * 2 / 5)?,
         }
@@ -72,7 +73,7 @@ impl DemoImage {
     pub(crate) fn what(&self) -> &'static str {
         match self.kind {
             ImageKind::Ext4 => "an ext4 file system with 40 files, by mkfs.ext4",
-            ImageKind::Generated => "generated, as mkfs.ext4 and its tools are not here (Debian: e2fsprogs)",
+            ImageKind::Generated => "generated, not a file system (that needs mkfs.ext4 and its tools, Debian: e2fsprogs)",
         }
     }
 

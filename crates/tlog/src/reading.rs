@@ -49,9 +49,6 @@ pub fn tell(error: DiskStateError) -> anyhow::Error {
                 moment::show(newest),
             )
         }
-        DiskStateError::Moment(error @ MomentError::UncertainEnd { .. }) => {
-            anyhow::anyhow!("{error} (--accept-uncertain-end)")
-        }
         error => error.into(),
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tlog_client::{Client, ClientOptions};
-use tlog_player::{DiskState, Moment, ReadOptions};
+use tlog_player::{DiskState, DiskStateError, Moment, MomentError, ReadOptions};
 use tlog_proto::{BlockIndex, Limits, Sequence, VdiskId};
 
 use crate::reading;
@@ -34,6 +34,9 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// Batches that are read ahead.
 const BATCHES_AHEAD: usize = 4;
+
+/// How long the end of the log may be uncertain before that is told.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 const NOT_ALL: &str =
     "not everything is durable; the server's log says more. What is in the log stays there: record again to send the rest";
@@ -114,19 +117,30 @@ impl Recording {
         Ok(Recorded { image_bytes, block_size, set, deleted, bytes, last_sequence, took: began.elapsed() })
     }
 
-    /// The disk as the log has it.
+    /// The disk as the log has it, all that the server holds included.
     async fn state(&self, settings: &Settings, client: &Client) -> anyhow::Result<DiskState> {
-        let reader = reading::open(settings, &self.vdisk).await?;
         let keys = reading::keys_of(settings, &self.vdisk)?;
         // What was removed from the beginning of history is taken as zeros: then it is sent again, which is only too much.
         let options = ReadOptions { accept_pruned_base: true, ..ReadOptions::default() };
-        let state = reader.disk_state(&keys, Moment::Newest, &options).await.map_err(reading::tell)?;
-        let ours = state.reached().map(|reached| reached.position.sequence);
         let theirs = client.last_flushed_at_connect();
-        if ours != theirs {
-            let show = |end: Option<Sequence>| {
-                end.map_or("nothing".to_owned(), |end| format!("up to sequence {end}"))
+        let began = Instant::now();
+        loop {
+            let reader = reading::open(settings, &self.vdisk).await?;
+            let state = reader.disk_state(&keys, Moment::Newest, &options).await;
+            let ours = match &state {
+                Ok(state) => state.reached().map(|reached| reached.position.sequence),
+                // While a store is away, what was committed last is certain to readers once the server has told the others.
+                Err(DiskStateError::Moment(MomentError::UncertainEnd { .. })) if began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                Err(_) => None,
             };
+            let state = state.map_err(reading::tell)?;
+            if ours == theirs {
+                return Ok(state);
+            }
+            let show = |end: Option<Sequence>| end.map_or("nothing".to_owned(), |end| format!("up to sequence {end}"));
             bail!(
                 "the server at {} holds {} of vdisk {}, and the stores of these settings hold {}: they are not the same log; \
                  use the settings of the server (-c FILE, data-dir, storage), or name another server",
@@ -136,7 +150,6 @@ impl Recording {
                 show(ours)
             );
         }
-        Ok(state)
     }
 
     fn block_size(&self, settings: &Settings, state: &DiskState) -> anyhow::Result<u32> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tlog_codec::{Redundancy, VdiskKeys};
@@ -17,6 +17,9 @@ use tlog_store::ShardStore;
 use tokio::sync::{Notify, watch};
 
 use crate::settings::{RedundancySettings, Settings};
+
+/// How long a scrub waits for the writer to notice that a store is back: more than the longest pause between its tries.
+const BACK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Settings that the log's own checks refuse; ours should have refused them before.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +164,7 @@ impl FlusherStorage {
                 }
             }
         };
-        let filled = wait_while_filling(&log).await;
+        let filled = wait_while_filling(&log, &set).await;
         let report = tlog_flusher::scrub(&set, rate, progress).await;
         if ours {
             guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, &log));
@@ -300,17 +303,27 @@ impl VdiskLog for OpenLog {
     }
 }
 
-/// Waits until no store is being filled, and answers which were. A store that is away is not waited for.
-async fn wait_while_filling(log: &Log) -> Vec<String> {
+/// Waits until no store is being filled, and answers which were. A store that is away and does not answer is not waited for.
+async fn wait_while_filling(log: &Log, set: &StoreSet) -> Vec<String> {
+    let began = Instant::now();
     let mut filled = Vec::new();
     while let Some(status) = log.status().await {
         let mut busy = false;
-        for store in status.stores {
-            let filling = store.state == LaneState::Filling;
-            if filling && !filled.contains(&store.address) {
-                filled.push(store.address);
+        for (store, port) in status.stores.into_iter().zip(set.stores()) {
+            match store.state {
+                LaneState::Filling => {
+                    busy = true;
+                    if !filled.contains(&store.address) {
+                        filled.push(store.address);
+                    }
+                }
+                LaneState::Active => busy |= store.missing > 0,
+                // It may be back, and the writer has not tried it again yet.
+                LaneState::Away if began.elapsed() < BACK_AGAIN => {
+                    busy |= set.within_limit(port, port.status(set.vdisk())).await.is_ok();
+                }
+                LaneState::Away => {}
             }
-            busy |= filling || store.state == LaneState::Active && store.missing > 0;
         }
         if !busy {
             break;

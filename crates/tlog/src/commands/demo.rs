@@ -13,7 +13,7 @@ use crate::settings::{LogFormat, LogSettings};
 ///
 /// Starts a server on 4+2 directory stores in a scratch directory, makes a disk image (with a real file system where mkfs.ext4 is
 /// there), records it, changes it a few times and records each change, destroys two of the six stores, restores every moment
-/// and compares it byte for byte, verifies the chain, and makes the stores whole again. Exit status 0 says that everything was
+/// compares it byte for byte, and verifies the chain. Exit status 0 says that everything was
 /// equal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Where the scratch directory is made [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// Generates the image, also where mkfs.ext4 is there
+    #[arg(long)]
+    generated: bool,
     /// Keeps the scratch directory
     #[arg(long)]
     keep: bool,
@@ -41,7 +44,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .prefix("tlog-demo-")
         .tempdir_in(&parent)
         .with_context(|| format!("no scratch directory can be made in {}; name another with --scratch", parent.display()))?;
-    let done = demo::run(scratch.path(), arguments.size << 20, &mut io::stdout()).await;
+    let done = demo::run(scratch.path(), arguments.size << 20, arguments.generated, &mut io::stdout()).await;
     if arguments.keep {
         println!("kept {}", scratch.keep().display());
     } else if let Err(error) = scratch.close() {

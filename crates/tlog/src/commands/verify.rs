@@ -122,7 +122,11 @@ fn show(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
     if report.deep {
         writeln!(out, "the hashes of {} blocks were checked", report.blocks_checked)?;
     }
-    writeln!(out, "{}", verdict_in_words(report))
+    writeln!(out, "{}", verdict_in_words(report))?;
+    match report.verdict {
+        Verdict::Degraded => writeln!(out, "run 'tlog scrub {}' to put back what is missing", report.vdisk),
+        _ => Ok(()),
+    }
 }
 
 /// The verdict as a sentence.
@@ -136,7 +140,7 @@ pub(crate) fn verdict_in_words(report: &VerifyReport) -> String {
     match &report.verdict {
         Verdict::Whole => format!("whole{survived}"),
         Verdict::Degraded => {
-            format!("degraded, and everything can be read{survived}; 'tlog scrub' puts back what is missing")
+            format!("degraded, and everything can be read{survived}")
         }
         Verdict::Lost { numbers } => format!(
             "DATA IS LOST on the stores in reach: aggregations {}; bring lost stores back and verify again",
@@ -220,6 +224,9 @@ fn as_json(report: &VerifyReport) -> Value {
         "verdict": verdict,
         "lost": lost,
         "losses_survived": report.losses_survived,
+        "first": report.extent.first.0,
+        "last": report.extent.last.0,
+        "committed": report.extent.committed.0,
         "deep": report.deep,
         "aggregations": report.aggregations,
         "blocks": report.blocks,
