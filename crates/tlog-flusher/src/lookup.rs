@@ -4,6 +4,8 @@ use tlog_codec::{BlockEntry, Header, OpenError, Opener, ShardHead};
 use tlog_proto::{AggregationNumber, LogPosition, Sequence};
 use tlog_quorum::{StoreSet, Survey, TooFewStores};
 
+use crate::recovery::opening_quorum;
+
 /// Why a block could not be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
@@ -44,6 +46,8 @@ impl Lookup {
     ) -> Result<Option<BlockEntry>, LookupError> {
         if !self.last.as_ref().is_some_and(|(header, _)| covers(header, position)) {
             let survey = set.survey().await;
+            // With fewer in reach, what a later opening ruled out might be taken for what the log holds.
+            survey.require(opening_quorum(set))?;
             let Some(head) = first_where(set, &survey, last, |header| end_of(header) >= position).await?
             else {
                 return Ok(None);

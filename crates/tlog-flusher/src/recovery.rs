@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! status of all stores -> epoch e = highest + 1 -> promise(e) on the members -> enough of them? else refuse
-//!   -> every committed number held by k of them? else refuse: data is lost
+//!   -> every committed number held by k of them, not counting what was ruled out? else refuse: data is lost
 //!   -> above the highest committed: adopt what k whole shards prove and no start record rules out
 //!   -> start(e, last adopted + 1) on enough of them -> the writer writes the adopted ones again until W hold them
 //! ```
@@ -13,7 +13,9 @@ use std::fmt;
 
 use tlog_codec::{EncodedAggregation, Header};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
-use tlog_quorum::{Candidate, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores};
+use tlog_quorum::{
+    Candidate, Located, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
+};
 use tlog_store::{Members, NumberRanges, StartRecord};
 
 use crate::lookup::LookupError;
@@ -95,6 +97,8 @@ pub(crate) struct Recovered {
     pub(crate) start: StartRecord,
     /// Stores that have the start record.
     pub(crate) started: Vec<bool>,
+    /// Numbers under which a store holds nothing that counts, although something is there.
+    pub(crate) stale: Vec<NumberRanges>,
     /// Highest number known as committed.
     pub(crate) committed: AggregationNumber,
     /// Its header; none in a log without.
@@ -114,7 +118,8 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
             continue;
         };
         let committed = survey.committed();
-        check_held(set, &survey)?;
+        let stale = stale(set, &survey).await;
+        check_held(set, &survey, &stale)?;
         let (mut last_id, committed_last) = committed_end(set, &survey).await?;
         let mut last = committed_last;
         let mut adopted = Vec::new();
@@ -135,6 +140,7 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
                 members,
                 start,
                 started,
+                stale,
                 committed,
                 committed_last,
                 adopted,
@@ -183,16 +189,39 @@ async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
     }
 }
 
+/// Committed numbers under which each store has something that does not count: what a start record rules out that it has not
+/// heard of, or what is damaged. It is in none of the ranges of what is missing, and nothing but this would find it.
+async fn stale(set: &StoreSet, survey: &Survey) -> Vec<NumberRanges> {
+    let starts = survey.starts();
+    let mut stale = vec![NumberRanges::new(); set.stores().len()];
+    for (store, state) in survey.counted() {
+        for range in doubtful(&starts, state).iter() {
+            let range = *range.start()..=survey.committed().min(*range.end());
+            let located = set.heads(survey, range).await;
+            let wrong = |located: &Located| {
+                !matches!(located.conditions.get(store), Some(ShardCondition::Held(_)))
+            };
+            let wrong = located.iter().filter(|located| wrong(located)).map(|located| located.number);
+            if let Some(stale) = stale.get_mut(store) {
+                wrong.for_each(|number| stale.insert(number));
+            }
+        }
+    }
+    stale
+}
+
 /// Every committed number must be held by k stores.
-fn check_held(set: &StoreSet, survey: &Survey) -> Result<(), OpenError> {
+fn check_held(set: &StoreSet, survey: &Survey, stale: &[NumberRanges]) -> Result<(), OpenError> {
     let range = survey.first()..=survey.committed();
     if range.is_empty() {
         return Ok(());
     }
     // Sweep over the ends of all ranges: cheap, however long the history is.
     let mut changes: Vec<(u64, i64)> = vec![(range.start().0, 0), (range.end().0 + 1, 0)];
-    for (_, state) in survey.counted() {
-        for held in state.held.iter() {
+    for (store, state) in survey.counted() {
+        let mut held = state.held.clone();
+        stale.get(store).into_iter().flat_map(NumberRanges::iter).for_each(|range| held.remove_range(range));
+        for held in held.iter() {
             changes.push((held.start().0, 1));
             changes.push((held.end().0.saturating_add(1), -1));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tlog_codec::{EncodedAggregation, EncodedShard};
 use tlog_proto::{AggregationNumber, Epoch};
-use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey};
+use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey, covers, doubtful};
 use tlog_store::{
     FillOutcome, LogState, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind,
     StoreIdentity,
@@ -155,11 +155,19 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
     let mut records: Vec<StartRecord> =
         survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
     records.push(start);
-    let identity = prepare(&set, &port, &records, &members).await.map_err(RefillError::Store)?;
+    let state = set.within_limit(&port, port.status(set.vdisk())).await.map_err(RefillError::Store)?;
+    lacks_no_record_for_good(&survey, opening_quorum(&set), store, &state, &records)
+        .map_err(RefillError::Source)?;
+    let identity = prepare(&set, &port, state, &records, &members).await.map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
     set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
+    let first = survey.first();
+    if first > AggregationNumber(1) && first <= committed.next() {
+        let prune = port.prune(set.vdisk(), start.epoch, first);
+        set.within_limit(&port, prune).await.map_err(RefillError::Store)?;
+    }
     let mut pace = Pace::new(rate);
-    for number in (survey.first().0..=committed.0).map(AggregationNumber) {
+    for number in (first.0..=committed.0).map(AggregationNumber) {
         let filling = fill_one(&set, &survey, store, number).await.map_err(RefillError::Store)?;
         let why = match filling {
             Filling::Filled(bytes) => {
@@ -171,31 +179,64 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
         };
         return Err(RefillError::Source(format!("aggregation {number} {why}")));
     }
-    for aggregation in adopted {
+    for aggregation in &adopted {
         let number = aggregation.header.number;
-        let shard = shard_of(&aggregation, store, start.epoch).ok_or_else(|| source("no such shard"))?;
+        let shard = shard_of(aggregation, store, start.epoch).ok_or_else(|| source("no such shard"))?;
         let append = port.append(set.vdisk(), number, shard, committed);
         set.within_limit(&port, append).await.map_err(RefillError::Store)?;
     }
+    let up_to = adopted.last().map_or(committed, |aggregation| aggregation.header.number.max(committed));
+    // What was filled in went to one and the same store, and is there.
+    let state = set.within_limit(&port, port.status(set.vdisk())).await.map_err(RefillError::Store)?;
+    if state.identity != Some(identity) || !state.held.missing_in(first..=up_to).is_empty() {
+        return Err(source("it was emptied or replaced while it was filled"));
+    }
     Ok(Refilled { identity, up_to: committed })
+}
+
+/// Start records can be copied only in the order of their epochs. A disk that was in use before and is put back may have
+/// passed the epoch of one that it lacks: an append of the running writer reached it, say. It may become a member all the
+/// same where enough others have that record, or too few can ever have had it.
+fn lacks_no_record_for_good(
+    survey: &Survey,
+    quorum: usize,
+    store: usize,
+    state: &LogState,
+    records: &[StartRecord],
+) -> Result<(), String> {
+    let total = survey.views.len();
+    for record in records.iter().filter(|record| record.epoch < state.epoch) {
+        if state.starts.iter().any(|own| covers(own, record)) {
+            continue;
+        }
+        let others = || survey.counted().filter(|(other, _)| *other != store);
+        let have = others().filter(|(_, state)| state.starts.iter().any(|own| covers(own, record))).count();
+        let unknown = total - 1 - others().count();
+        if have < quorum && have + unknown >= quorum {
+            return Err(format!(
+                "it has shards of before the opening of epoch {} and can no longer be told of it; empty it, and it is filled from the others",
+                record.epoch
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the log on an empty store and copies the start records, oldest first. Answers its identity.
 async fn prepare(
     set: &StoreSet,
     port: &Arc<dyn ShardStore>,
+    state: LogState,
     records: &[StartRecord],
     members: &Members,
 ) -> Result<StoreIdentity, StoreError> {
-    let state = set.within_limit(port, port.status(set.vdisk())).await?;
-    let mut epoch = state.epoch;
-    let mut identity = state.identity;
+    let LogState { mut epoch, mut identity, .. } = state;
     if identity.is_none() {
         let first = records.first().map_or(Epoch(1), |record| record.epoch);
         identity = set.within_limit(port, port.promise(set.vdisk(), first)).await?.identity;
         epoch = first;
     }
-    // Records of epochs that the store has passed already were copied before, or it had them when it was a member.
+    // Those of epochs that the store has passed would be refused.
     for record in records.iter().filter(|record| record.epoch >= epoch) {
         set.within_limit(port, port.start(set.vdisk(), *record, members)).await?;
     }
@@ -216,29 +257,44 @@ pub(crate) enum Probe {
     Blank,
 }
 
-/// Asks a store that was away, and brings its start record up to date.
-pub(crate) async fn probe(
-    set: StoreSet,
-    store: usize,
-    start: StartRecord,
-    members: Members,
-    committed: AggregationNumber,
-) -> Result<Probe, StoreError> {
+/// What the writer hands to a probe.
+#[derive(Clone, Debug)]
+pub(crate) struct ProbeOrder {
+    pub(crate) set: StoreSet,
+    pub(crate) store: usize,
+    pub(crate) start: StartRecord,
+    /// All start records that the opening found.
+    pub(crate) starts: Arc<[StartRecord]>,
+    pub(crate) members: Members,
+    pub(crate) committed: AggregationNumber,
+    /// Lowest number that the log keeps.
+    pub(crate) first: AggregationNumber,
+}
+
+/// Asks a store that was away, and brings its start record up to date. What it holds is asked after that: the start record
+/// drops some.
+pub(crate) async fn probe(order: ProbeOrder) -> Result<Probe, StoreError> {
+    let ProbeOrder { set, store, start, starts, members, committed, first } = order;
     let Some(port) = set.stores().get(store).cloned() else {
         return Ok(Probe::Blank);
     };
-    let state = set.within_limit(&port, port.status(set.vdisk())).await?;
     let expected = members.identities.get(store).copied().flatten();
-    if state.identity.is_none() || state.identity != expected {
+    let before = set.within_limit(&port, port.status(set.vdisk())).await?;
+    if before.identity.is_none() || before.identity != expected {
         return Ok(Probe::Blank);
     }
     let identity = set.within_limit(&port, port.start(set.vdisk(), start, &members)).await?;
     let same = set.within_limit(&port, port.publish(set.vdisk(), start.epoch, committed)).await?;
-    if Some(identity) != expected || Some(same) != expected {
+    let state = set.within_limit(&port, port.status(set.vdisk())).await?;
+    if [Some(identity), Some(same), state.identity].iter().any(|identity| *identity != expected) {
         return Ok(Probe::Blank);
     }
-    let first = state.first.max(AggregationNumber(1));
-    Ok(Probe::Back { missed: state.held.missing_in(first..=committed) })
+    let mut missed = state.held.missing_in(first.max(state.first)..=committed);
+    // Filling finds out which of these are right.
+    for range in doubtful(&starts, &state).iter() {
+        missed.insert_range(*range.start()..=committed.min(*range.end()));
+    }
+    Ok(Probe::Back { missed })
 }
 
 /// Whether a fill changed the store.

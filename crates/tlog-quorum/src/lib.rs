@@ -13,4 +13,4 @@ mod survey;
 
 pub use quorums::{InvalidQuorum, Quorums};
 pub use read::{Candidate, HeadCandidate, Located, ReadError, ShardCondition};
-pub use survey::{Standing, StoreSet, StoreView, Survey, TooFewStores};
+pub use survey::{MAX_IN_FLIGHT, Standing, StoreSet, StoreView, Survey, TooFewStores, covers, doubtful};

@@ -20,7 +20,8 @@ const HEADS_BYTES: usize = 4 << 20;
 pub enum ShardCondition {
     /// A whole shard of this aggregation, as far as it was read.
     Held(AggregationId),
-    /// A whole shard that a later opening ruled out; it does not count.
+    /// A whole shard of an aggregation that a later opening ruled out; it does not count. An aggregation of which any shard
+    /// was written under an epoch that is not ruled out was adopted by that opening: then all its shards count.
     RuledOut(AggregationId),
     /// Nothing.
     Missing,
@@ -145,13 +146,14 @@ impl StoreSet {
                     HeadSlot::Held(held) => self.check_head(number, store, &held.head),
                 };
                 match checked {
-                    Ok(head) => located.add(survey, store, head),
+                    Ok(head) => located.add(store, head),
                     Err(how) => set(&mut located.conditions, store, ShardCondition::Damaged(how)),
                 }
             }
         }
         let mut located: Vec<Located> = found.into_values().collect();
         for located in &mut located {
+            located.leave_out_what_is_ruled_out(survey);
             located.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.epoch));
         }
         located
@@ -173,7 +175,9 @@ impl StoreSet {
         while next <= last {
             let call = store.heads(self.vdisk(), next..=last, HEADS_BYTES);
             let answer = log_failure(self.within_limit(store, call).await)?;
-            let Some((highest, _)) = answer.last() else { break };
+            let Some(highest) = answer.last().map(|(number, _)| *number).filter(|number| *number >= next) else {
+                break; // nothing more; a store that repeats itself must not keep us here
+            };
             next = highest.next();
             heads.extend(answer);
         }
@@ -194,8 +198,8 @@ impl StoreSet {
         Ok(head)
     }
 
-    /// Reads the aggregation `id` under a number: from as few stores as give it back, and from all others where one of
-    /// these fails. Reads begin at a store that depends on the number, so that all stores share the work.
+    /// Reads the aggregation `id` under a number: from as few stores as give it back, data shards first, and from others
+    /// where one of these fails or holds something else.
     pub async fn aggregation(
         &self,
         survey: &Survey,
@@ -211,13 +215,14 @@ impl StoreSet {
         let needed = self.quorums().data();
         let mut rest = order.into_iter();
         loop {
-            let present = read.whole(id).map_or(0, Candidate::present);
+            let present = read.candidates.get(&id).map_or(0, Candidate::present);
             let round: Vec<usize> = rest.by_ref().take(needed.saturating_sub(present).max(1)).collect();
             if round.is_empty() {
-                return Err(read.into_error(self, number, Some(id)));
+                return Err(read.into_error(self, survey, number, id));
             }
             self.read_shards(survey, number, &round, &mut read).await;
-            if let Some(candidate) = read.whole(id).filter(|candidate| candidate.is_whole()) {
+            let found = read.candidates.get(&id).filter(|candidate| candidate.is_whole());
+            if let Some(candidate) = found.filter(|candidate| !survey.rules_out(candidate.epoch, number)) {
                 return Ok(candidate.clone());
             }
         }
@@ -233,6 +238,7 @@ impl StoreSet {
         let mut read = ShardsRead::new(self.stores().len());
         let all: Vec<usize> = (0..self.stores().len()).collect();
         self.read_shards(survey, number, &all, &mut read).await;
+        read.leave_out_what_is_ruled_out(survey, number);
         let mut candidates: Vec<Candidate> = read.candidates.into_values().collect();
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.epoch));
         (candidates, read.conditions)
@@ -267,28 +273,33 @@ impl StoreSet {
         into: &mut ShardsRead,
     ) {
         let reads = join_all(from.iter().map(|&i| self.shard_of(survey, number, i))).await;
+        let mut whole = Vec::new();
         for (&store, slot) in from.iter().zip(reads) {
             let condition = match slot {
                 None => ShardCondition::Unreachable,
                 Some(ShardSlot::Empty) => ShardCondition::Missing,
                 Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
-                Some(ShardSlot::Held(shard)) => {
-                    let checked = self.check_head(number, store, &shard.head).and_then(|head| {
-                        head.verify_payload(&shard.payload).map_err(|error| error.to_string())?;
-                        Ok(head)
-                    });
-                    match checked {
-                        Err(how) => ShardCondition::Damaged(how),
-                        Ok(head) if survey.rules_out(head.epoch, number) => ShardCondition::RuledOut(head.id),
-                        Ok(head) => {
-                            let id = head.id;
-                            into.add(head, shard.payload);
-                            ShardCondition::Held(id)
-                        }
+                Some(ShardSlot::Held(shard)) => match self.check_head(number, store, &shard.head) {
+                    Err(how) => ShardCondition::Damaged(how),
+                    Ok(head) => {
+                        let id = head.id;
+                        whole.push((store, head, shard.payload));
+                        ShardCondition::Held(id)
                     }
-                }
+                },
             };
             set(&mut into.conditions, store, condition);
+        }
+        let to_verify: Vec<(&ShardHead, &[u8])> =
+            whole.iter().map(|(_, head, payload)| (head, payload.as_ref())).collect();
+        let verdicts = ShardHead::verify_payloads(&to_verify);
+        for ((store, head, payload), verdict) in whole.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => into.add(head, payload),
+                Err(error) => {
+                    set(&mut into.conditions, store, ShardCondition::Damaged(error.to_string()));
+                }
+            }
         }
     }
 
@@ -302,11 +313,7 @@ impl StoreSet {
 }
 
 impl Located {
-    fn add(&mut self, survey: &Survey, store: usize, head: ShardHead) {
-        if survey.rules_out(head.epoch, self.number) {
-            set(&mut self.conditions, store, ShardCondition::RuledOut(head.id));
-            return;
-        }
+    fn add(&mut self, store: usize, head: ShardHead) {
         set(&mut self.conditions, store, ShardCondition::Held(head.id));
         match self.candidates.iter_mut().find(|candidate| candidate.head.id == head.id) {
             Some(candidate) => {
@@ -315,6 +322,17 @@ impl Located {
             }
             None => self.candidates.push(HeadCandidate { epoch: head.epoch, holders: vec![store], head }),
         }
+    }
+
+    fn leave_out_what_is_ruled_out(&mut self, survey: &Survey) {
+        let Self { number, candidates, conditions } = self;
+        candidates.retain(|candidate| {
+            let ruled_out = survey.rules_out(candidate.epoch, *number);
+            for &store in candidate.holders.iter().filter(|_| ruled_out) {
+                set(conditions, store, ShardCondition::RuledOut(candidate.head.id));
+            }
+            !ruled_out
+        });
     }
 }
 
@@ -327,10 +345,6 @@ struct ShardsRead {
 impl ShardsRead {
     fn new(total: usize) -> Self {
         Self { candidates: BTreeMap::new(), conditions: vec![ShardCondition::Unreachable; total] }
-    }
-
-    fn whole(&self, id: AggregationId) -> Option<&Candidate> {
-        self.candidates.get(&id)
     }
 
     fn add(&mut self, head: ShardHead, payload: Bytes) {
@@ -346,10 +360,29 @@ impl ShardsRead {
         }
     }
 
-    fn into_error(self, set: &StoreSet, number: AggregationNumber, id: Option<AggregationId>) -> ReadError {
-        let of = |candidate: &Candidate| id.is_none_or(|id| candidate.head.id == id);
-        let candidates: Vec<Candidate> = self.candidates.into_values().filter(of).collect();
-        set.unreadable(number, &candidates, &self.conditions)
+    fn leave_out_what_is_ruled_out(&mut self, survey: &Survey, number: AggregationNumber) {
+        let Self { candidates, conditions } = self;
+        candidates.retain(|id, candidate| {
+            let ruled_out = survey.rules_out(candidate.epoch, number);
+            for condition in conditions.iter_mut().filter(|_| ruled_out) {
+                if *condition == ShardCondition::Held(*id) {
+                    *condition = ShardCondition::RuledOut(*id);
+                }
+            }
+            !ruled_out
+        });
+    }
+
+    fn into_error(
+        mut self,
+        set: &StoreSet,
+        survey: &Survey,
+        number: AggregationNumber,
+        id: AggregationId,
+    ) -> ReadError {
+        self.leave_out_what_is_ruled_out(survey, number);
+        let of_it: Vec<Candidate> = self.candidates.remove(&id).into_iter().collect();
+        set.unreadable(number, &of_it, &self.conditions)
     }
 }
 

@@ -8,9 +8,14 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
-use tlog_store::{LogState, Members, ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity};
+use tlog_store::{
+    LogState, Members, NumberRanges, ShardStore, StartRecord, StoreError, StoreErrorKind, StoreIdentity,
+};
 
 use crate::Quorums;
+
+/// No writer has more aggregations on their way than this: so far above a start record may what it rules out lie.
+pub const MAX_IN_FLIGHT: usize = 1024;
 
 /// The n stores of one vdisk's log, in order: store i holds shard i. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -205,14 +210,18 @@ impl Survey {
         self.counted().map(|(_, state)| state.head()).max().unwrap_or_default()
     }
 
-    /// Who began where, from all stores that count, by rising number.
+    /// Who began where, from all stores that count, by rising number and epoch. Left out is what a later opening began at or
+    /// below: it rules out nothing more.
     pub fn starts(&self) -> Vec<StartRecord> {
-        let all: BTreeSet<(AggregationNumber, Epoch)> = self
-            .counted()
-            .flat_map(|(_, state)| &state.starts)
-            .map(|record| (record.number, record.epoch))
-            .collect();
-        all.into_iter().map(|(number, epoch)| StartRecord { epoch, number }).collect()
+        let all: BTreeSet<StartRecord> =
+            self.counted().flat_map(|(_, state)| state.starts.iter().copied()).collect();
+        let mut starts: Vec<StartRecord> = Vec::new();
+        for record in all {
+            // Epochs rise here, so that the newest is the last.
+            starts.retain(|older| older.number < record.number);
+            starts.push(record);
+        }
+        starts
     }
 
     /// Whether a later opening has ruled out what `epoch` wrote under `number`: it must never come back.
@@ -242,6 +251,31 @@ impl Survey {
             .collect();
         Err(TooFewStores { vdisk: self.vdisk.clone(), counted, needed, total: self.quorums.total(), missing })
     }
+}
+
+/// Numbers under which a store may hold what was ruled out while it was away: it has not heard of one of `starts`, and what an
+/// older writer may have left at and above that number was not dropped. Most of them are right; only the heads tell.
+pub fn doubtful(starts: &[StartRecord], state: &LogState) -> NumberRanges {
+    let mut doubtful = NumberRanges::new();
+    for record in starts {
+        if state.starts.iter().any(|own| covers(own, record)) {
+            continue;
+        }
+        // What a later start of its own has cleared is not in doubt, nor what no older writer can have reached.
+        let cleared = state.starts.iter().filter(|own| own.epoch >= record.epoch).map(|own| own.number.0).min();
+        let reached = record.number.0.saturating_add(MAX_IN_FLIGHT as u64);
+        let end = cleared.map_or(reached, |cleared| cleared.min(reached));
+        for held in state.held.iter() {
+            let (first, last) = (held.start().0.max(record.number.0), held.end().0.min(end.saturating_sub(1)));
+            doubtful.insert_range(AggregationNumber(first)..=AggregationNumber(last));
+        }
+    }
+    doubtful
+}
+
+/// Whether a store that has the start record `own` rules out all that `record` does.
+pub fn covers(own: &StartRecord, record: &StartRecord) -> bool {
+    own.epoch >= record.epoch && own.number <= record.number
 }
 
 /// Not enough stores answered for what was to be done.

@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 use tlog_proto::VdiskId;
 use tokio::net::TcpListener;
 
+use crate::scrub_report::ScrubReport;
+
 /// What the endpoint asks the server.
 #[async_trait]
 pub trait Operations: Send + Sync + 'static {
@@ -32,7 +34,7 @@ pub trait Operations: Send + Sync + 'static {
     /// What the server is doing.
     async fn status(&self) -> Value;
     /// Scrubs a vdisk's log and answers what was found. An error is a sentence for a person.
-    async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String>;
+    async fn scrub(&self, vdisk: &VdiskId) -> Result<ScrubReport, String>;
 }
 
 /// Serves the endpoint until `shutdown` is done.

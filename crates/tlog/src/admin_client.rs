@@ -89,10 +89,22 @@ mod tests {
 
     use super::*;
     use crate::admin::{Operations, serve};
+    use crate::scrub_report::ScrubReport;
     use async_trait::async_trait;
     use metrics_exporter_prometheus::PrometheusBuilder;
     use serde_json::{Value, json};
     use tlog_proto::VdiskId;
+
+    fn report() -> ScrubReport {
+        ScrubReport {
+            vdisk: "vda".to_owned(),
+            aggregations: 3,
+            whole: true,
+            unreadable: vec![],
+            filled_stores: vec![],
+            stores: vec![],
+        }
+    }
 
     struct Scripted(AtomicBool);
 
@@ -106,9 +118,9 @@ mod tests {
             json!({ "vdisks": [] })
         }
 
-        async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String> {
+        async fn scrub(&self, vdisk: &VdiskId) -> Result<ScrubReport, String> {
             match vdisk.as_str() {
-                "vda" => Ok(json!({ "aggregations": 3 })),
+                "vda" => Ok(report()),
                 other => Err(format!("no log of {other}")),
             }
         }
@@ -137,7 +149,8 @@ mod tests {
         assert_eq!(get("/readyz").await.unwrap(), "ready\n");
         assert!(get("/metrics").await.unwrap().contains("tlog_test_total 3"));
         assert_eq!(get("/status").await.unwrap(), r#"{"vdisks":[]}"#);
-        assert_eq!(post("/vdisks/vda/scrub").await.unwrap(), r#"{"aggregations":3}"#);
+        let answer = post("/vdisks/vda/scrub").await.unwrap();
+        assert_eq!(serde_json::from_str::<ScrubReport>(&answer).unwrap(), report());
         assert_eq!(
             refused(post("/vdisks/vdb/scrub").await),
             (500, r#"{"error":"no log of vdb"}"#.to_owned())

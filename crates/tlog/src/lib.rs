@@ -24,6 +24,7 @@ pub mod logging;
 pub mod moment;
 pub mod reading;
 pub mod recording;
+pub mod scrub_report;
 pub mod service;
 pub mod settings;
 pub mod storage;

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use tlog_flusher::LogStatus;
 use tlog_proto::{Limits, LogPosition, VdiskId};
 use tlog_server::{RunReport, Server, ServerSettings, VdiskStatus};
-use tlog_store::NumberRanges;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operations};
 use crate::keys;
 use crate::settings::{LimitSettings, ListenAddress, Settings};
-use crate::storage::{FlusherStorage, Scrubbed};
+use crate::scrub_report::ScrubReport;
+use crate::storage::FlusherStorage;
 use crate::stores::Stores;
 
 /// A server that listens already, and serves once it is run.
@@ -232,11 +232,11 @@ impl Operations for ServerOperations {
         })
     }
 
-    async fn scrub(&self, vdisk: &VdiskId) -> Result<Value, String> {
+    async fn scrub(&self, vdisk: &VdiskId) -> Result<ScrubReport, String> {
         let done =
             self.storage.scrub(vdisk, self.scrub_rate, |_| {}).await.map_err(|error| error.to_string())?;
         tracing::info!(%vdisk, aggregations = done.report.aggregations, whole = done.report.is_whole(), "scrub done");
-        Ok(show_scrub(vdisk, &done))
+        Ok(ScrubReport::new(vdisk, &done))
     }
 }
 
@@ -280,39 +280,6 @@ fn show_log(log: &LogStatus) -> Value {
         "in_flight": log.in_flight,
         "waiting_blocks": log.waiting_blocks,
         "losses_survived": log.losses_survived,
-        "stores": stores,
-    })
-}
-
-/// A scrub's report as JSON.
-pub fn show_scrub(vdisk: &VdiskId, scrubbed: &Scrubbed) -> Value {
-    let Scrubbed { filled, report } = scrubbed;
-    let ranges = |ranges: &NumberRanges| -> Vec<Value> {
-        ranges.iter().map(|range| json!([range.start().0, range.end().0])).collect()
-    };
-    let stores: Vec<Value> = report
-        .stores
-        .iter()
-        .map(|store| {
-            json!({
-                "address": store.address,
-                "counted": store.counted,
-                "missing": ranges(&store.missing),
-                "damaged": ranges(&store.damaged),
-                "refilled": ranges(&store.refilled),
-                "missing_shards": store.missing.count(),
-                "damaged_shards": store.damaged.count(),
-                "refilled_shards": store.refilled.count(),
-                "error": store.error,
-            })
-        })
-        .collect();
-    json!({
-        "vdisk": vdisk.as_str(),
-        "aggregations": report.aggregations,
-        "whole": report.is_whole(),
-        "unreadable": ranges(&report.unreadable),
-        "filled_stores": filled,
         "stores": stores,
     })
 }

@@ -11,6 +11,7 @@ use tlog_proto::VdiskId;
 use tlog_store::lock_holder;
 
 use super::progress;
+use crate::scrub_report::ScrubReport;
 use crate::settings::{Settings, SettingsArgs, StoreAddress};
 use crate::storage::FlusherStorage;
 use crate::stores::Stores;
@@ -42,13 +43,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         None => directly(&settings, &arguments.vdisk).await?,
     };
     let mut out = io::stdout().lock();
-    if arguments.json {
-        writeln!(out, "{report}")?;
-    } else {
-        show(&mut out, &report)?;
+    match arguments.json {
+        true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
+        false => writeln!(out, "{report}")?,
     }
     out.flush()?;
-    Ok(if report["whole"] == Value::Bool(true) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The admin endpoint of the server that holds the stores; none where nobody does.
@@ -76,14 +76,14 @@ fn server(settings: &Settings) -> anyhow::Result<Option<String>> {
     Ok(None)
 }
 
-async fn through_server(address: &str, vdisk: &VdiskId) -> anyhow::Result<Value> {
+async fn through_server(address: &str, vdisk: &VdiskId) -> anyhow::Result<ScrubReport> {
     eprintln!("the server at {address} scrubs vdisk {vdisk} ...");
     let answer = admin_client::ask(address, Method::POST, &format!("/vdisks/{vdisk}/scrub")).await;
     let body = match answer {
         Err(admin_client::AdminError::Refused { body, .. }) => {
-            let body: Value = serde_json::from_str(&body).unwrap_or(Value::String(body));
-            let error = body.get("error").unwrap_or(&body);
-            bail!("the server at {address} could not scrub vdisk {vdisk}: {}", text(error));
+            let told: Value = serde_json::from_str(&body).unwrap_or_default();
+            let error = told.get("error").and_then(Value::as_str).unwrap_or(&body);
+            bail!("the server at {address} could not scrub vdisk {vdisk}: {error}");
         }
         other => other?,
     };
@@ -91,7 +91,7 @@ async fn through_server(address: &str, vdisk: &VdiskId) -> anyhow::Result<Value>
         .with_context(|| format!("the server at {address} answered something else than a report"))
 }
 
-async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Value> {
+async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<ScrubReport> {
     // Opening for writing makes directories, so first make sure that this is the right place.
     let readers = Stores::for_reading(settings)?;
     let mut known = false;
@@ -116,36 +116,5 @@ async fn directly(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Value>
         })
         .await;
     bar.finish_and_clear();
-    Ok(service::show_scrub(vdisk, &scrubbed?))
-}
-
-fn show(out: &mut impl Write, report: &Value) -> io::Result<()> {
-    writeln!(out, "vdisk {}: {} aggregations", text(&report["vdisk"]), report["aggregations"])?;
-    for store in report["stores"].as_array().into_iter().flatten() {
-        let [missing, damaged, refilled] = ["missing_shards", "damaged_shards", "refilled_shards"]
-            .map(|key| store[key].as_u64().unwrap_or_default());
-        let filled =
-            report["filled_stores"].as_array().is_some_and(|filled| filled.contains(&store["address"]));
-        let told = match (store["counted"].as_bool(), missing + damaged) {
-            (Some(false), _) => "could not be looked at".to_owned(),
-            _ if filled => "came back empty, and was filled".to_owned(),
-            (_, 0) => "whole".to_owned(),
-            (_, _) => format!("{missing} shards missing, {damaged} damaged; {refilled} put back"),
-        };
-        let error = store["error"].as_str().map(|error| format!(" ({error})")).unwrap_or_default();
-        writeln!(out, "  {}: {told}{error}", text(&store["address"]))?;
-    }
-    let lost = report["unreadable"].as_array().is_some_and(|ranges| !ranges.is_empty());
-    let verdict = match (report["whole"].as_bool(), lost) {
-        (Some(true), _) => "every store holds every shard",
-        (_, true) => {
-            "data is lost: of some aggregations too few shards are left; bring a lost store back and scrub again"
-        }
-        (_, false) => "everything can be read, but not every store holds its shards; see above",
-    };
-    writeln!(out, "{verdict}")
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    Ok(ScrubReport::new(vdisk, &scrubbed?))
 }
