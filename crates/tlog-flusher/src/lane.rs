@@ -6,6 +6,8 @@ use tlog_proto::AggregationNumber;
 use tlog_store::NumberRanges;
 use tokio::time::Instant;
 
+use crate::repair::Refilled;
+
 /// Whether a store gets what is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LaneStanding {
@@ -19,6 +21,8 @@ pub(crate) enum LaneStanding {
     Blank { retry_at: Instant },
     /// It is being filled.
     Refilling,
+    /// It is filled; the members are told once no other store is entering.
+    Filled(Refilled),
     /// It is filled, and the members are told.
     Entering,
 }

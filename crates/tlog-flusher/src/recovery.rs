@@ -13,9 +13,7 @@ use std::fmt;
 
 use tlog_codec::{EncodedAggregation, Header};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
-use tlog_quorum::{
-    Candidate, Located, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
-};
+use tlog_quorum::{Candidate, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful};
 use tlog_store::{Members, NumberRanges, StartRecord};
 
 use crate::lookup::LookupError;
@@ -97,8 +95,8 @@ pub(crate) struct Recovered {
     pub(crate) start: StartRecord,
     /// Stores that have the start record.
     pub(crate) started: Vec<bool>,
-    /// Numbers under which a store holds nothing that counts, although something is there.
-    pub(crate) stale: Vec<NumberRanges>,
+    /// What each store holds that does not count, or may not.
+    pub(crate) doubts: Vec<Doubts>,
     /// Highest number known as committed.
     pub(crate) committed: AggregationNumber,
     /// Its header; none in a log without.
@@ -118,8 +116,8 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
             continue;
         };
         let committed = survey.committed();
-        let stale = stale(set, &survey).await;
-        check_held(set, &survey, &stale)?;
+        let doubts = doubts(set, &survey).await;
+        check_held(set, &survey, &doubts)?;
         let (mut last_id, committed_last) = committed_end(set, &survey).await?;
         let mut last = committed_last;
         let mut adopted = Vec::new();
@@ -140,7 +138,7 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
                 members,
                 start,
                 started,
-                stale,
+                doubts,
                 committed,
                 committed_last,
                 adopted,
@@ -189,29 +187,36 @@ async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
     }
 }
 
-/// Committed numbers under which each store has something that does not count: what a start record rules out that it has not
-/// heard of, or what is damaged. It is in none of the ranges of what is missing, and nothing but this would find it.
-async fn stale(set: &StoreSet, survey: &Survey) -> Vec<NumberRanges> {
+/// Committed numbers under which a store has something that may not count: it has not heard of a start record that rules out
+/// some of it. A list of what is missing does not have these, and nothing else would find them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubts {
+    /// Ruled out, or damaged.
+    pub(crate) wrong: NumberRanges,
+    /// Could not be read right now.
+    pub(crate) unread: NumberRanges,
+}
+
+async fn doubts(set: &StoreSet, survey: &Survey) -> Vec<Doubts> {
     let starts = survey.starts();
-    let mut stale = vec![NumberRanges::new(); set.stores().len()];
+    let mut all = vec![Doubts::default(); set.stores().len()];
     for (store, state) in survey.counted() {
+        let Some(doubts) = all.get_mut(store) else { continue };
         for range in doubtful(&starts, state).iter() {
-            let range = *range.start()..=survey.committed().min(*range.end());
-            let located = set.heads(survey, range).await;
-            let wrong = |located: &Located| {
-                !matches!(located.conditions.get(store), Some(ShardCondition::Held(_)))
-            };
-            let wrong = located.iter().filter(|located| wrong(located)).map(|located| located.number);
-            if let Some(stale) = stale.get_mut(store) {
-                wrong.for_each(|number| stale.insert(number));
+            for located in set.heads(survey, *range.start()..=survey.committed().min(*range.end())).await {
+                match located.conditions.get(store) {
+                    Some(ShardCondition::Held(_)) => {}
+                    Some(ShardCondition::Unreachable) | None => doubts.unread.insert(located.number),
+                    Some(_) => doubts.wrong.insert(located.number),
+                }
             }
         }
     }
-    stale
+    all
 }
 
 /// Every committed number must be held by k stores.
-fn check_held(set: &StoreSet, survey: &Survey, stale: &[NumberRanges]) -> Result<(), OpenError> {
+fn check_held(set: &StoreSet, survey: &Survey, doubts: &[Doubts]) -> Result<(), OpenError> {
     let range = survey.first()..=survey.committed();
     if range.is_empty() {
         return Ok(());
@@ -220,7 +225,8 @@ fn check_held(set: &StoreSet, survey: &Survey, stale: &[NumberRanges]) -> Result
     let mut changes: Vec<(u64, i64)> = vec![(range.start().0, 0), (range.end().0 + 1, 0)];
     for (store, state) in survey.counted() {
         let mut held = state.held.clone();
-        stale.get(store).into_iter().flat_map(NumberRanges::iter).for_each(|range| held.remove_range(range));
+        let wrong = doubts.get(store).into_iter().flat_map(|doubts| doubts.wrong.iter());
+        wrong.for_each(|range| held.remove_range(range));
         for held in held.iter() {
             changes.push((held.start().0, 1));
             changes.push((held.end().0.saturating_add(1), -1));

@@ -114,7 +114,7 @@ impl Pace {
 }
 
 /// A store that came back empty and has everything up to a number now.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refilled {
     pub(crate) identity: StoreIdentity,
     pub(crate) up_to: AggregationNumber,

@@ -1,23 +1,20 @@
 //! The task that owns an open log's state.
 //!
 //! It waits for one event - a command, an answer of a store, a deadline - applies it, and then runs the same cheap tail:
-//! commit what can be committed, seal and send what is due, look after stores that are out. Answers of stores come out of
-//! `calls`, so nothing here runs in parallel.
-//!
-//! ```text
-//! store:  Active --error--> Away --retry--> Probing --same identity--> Active (what it missed is filled in)
-//!            \                                 \--other identity, or none--> Blank
-//!             \--answers with another identity, or none--------------------> Blank --> Refilling --> Entering --> Active
-//! ```
+//! commit what can be committed, seal and send what is due, look after stores that are out ([`stores`]). Answers of stores
+//! come out of `calls`, so nothing here runs in parallel.
+
+mod stores;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tlog_codec::{EncodedAggregation, SealRequest, Sealer};
 use tlog_proto::{AggregationId, AggregationNumber, LogPosition, Timestamp};
-use tlog_quorum::{Standing, StoreSet};
-use tlog_store::{Members, NumberRanges, StartRecord, StoreError, StoreErrorKind, StoreIdentity};
+use tlog_quorum::{MAX_IN_FLIGHT, Standing, StoreSet};
+use tlog_store::{Members, StartRecord, StoreError, StoreIdentity};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
@@ -26,13 +23,10 @@ use crate::commit::CommitTracker;
 use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
-use crate::recovery::{Recovered, opening_quorum};
-use crate::repair::{Filled, Probe, RefillError, RefillOrder, Refilled, backfill, probe, refill, shard_of};
+use crate::recovery::Recovered;
+use crate::repair::{Filled, Probe, RefillError, Refilled, shard_of};
 use crate::settings::LogSettings;
 use crate::status::{LaneState, LogStatus, StoreStatus};
-
-/// Numbers that one backfill takes on before the writer looks again.
-const BACKFILL_NUMBERS: u64 = 64;
 
 /// An aggregation that is sent and not committed.
 struct InFlight {
@@ -91,6 +85,10 @@ pub(crate) struct Writer {
     sealer: Sealer,
     settings: LogSettings,
     start: StartRecord,
+    /// All start records that the opening found.
+    starts: Arc<[StartRecord]>,
+    /// Lowest number that the log keeps.
+    first: AggregationNumber,
     members: Members,
     aggregator: Aggregator<OwnedSemaphorePermit>,
     tracker: CommitTracker,
@@ -114,20 +112,23 @@ impl Writer {
     pub(crate) fn new(
         set: StoreSet,
         sealer: Sealer,
-        settings: LogSettings,
+        mut settings: LogSettings,
         recovered: Recovered,
         durable: Option<LogPosition>,
         durability: watch::Sender<Durability>,
     ) -> Self {
         let now = Instant::now();
+        settings.in_flight = settings.in_flight.min(MAX_IN_FLIGHT);
         let committed = recovered.committed;
+        let first = recovered.survey.first();
         let quorums = set.quorums();
         let lanes = recovered
             .survey
             .views
             .iter()
             .zip(&recovered.started)
-            .map(|(view, started)| {
+            .zip(&recovered.doubts)
+            .map(|((view, started), doubts)| {
                 let standing = match (view.standing, started) {
                     (Standing::Member, true) => LaneStanding::Active,
                     (Standing::Blank, _) => LaneStanding::Blank { retry_at: now },
@@ -135,7 +136,12 @@ impl Writer {
                 };
                 let mut lane = Lane::new(standing, now);
                 match &view.answer {
-                    Ok(state) => lane.missed = state.held.missing_in(recovered.survey.first()..=committed),
+                    Ok(state) => {
+                        lane.missed = state.held.missing_in(first..=committed);
+                        for range in doubts.wrong.iter().chain(doubts.unread.iter()) {
+                            lane.missed.insert_range(range);
+                        }
+                    }
                     Err(error) => lane.error = Some(error.to_string()),
                 }
                 lane
@@ -145,6 +151,8 @@ impl Writer {
             aggregator: Aggregator::new(settings.max_blocks, settings.max_batch_bytes, settings.max_age),
             tracker: CommitTracker::new(quorums.total(), write_quorum(&set), committed),
             start: recovered.start,
+            starts: recovered.survey.starts().into(),
+            first,
             members: recovered.members,
             in_flight: VecDeque::new(),
             last_id: recovered.last_id,
@@ -227,7 +235,7 @@ impl Writer {
                 }
             }
             Answer::Probed { store, result } => match result {
-                Ok(Probe::Back { missed }) => self.handle_back(now, store, missed),
+                Ok(Probe::Back { missed }) => self.handle_back(store, missed),
                 Ok(Probe::Blank) => self.handle_blank(now, store),
                 Err(error) => self.handle_failure(now, store, error),
             },
@@ -264,196 +272,6 @@ impl Writer {
                 self.handle_failure(now, store, error);
             }
         }
-    }
-
-    /// Whether an answer came from the store that the log knows. If not, what that store had answered is forgotten.
-    fn check_identity(&mut self, now: Instant, store: usize, identity: StoreIdentity) -> bool {
-        let expected = self.members.identities.get(store).copied().flatten();
-        if expected == Some(identity) {
-            return true;
-        }
-        self.handle_blank(now, store);
-        false
-    }
-
-    fn handle_failure(&mut self, now: Instant, store: usize, error: StoreError) {
-        match error.kind {
-            StoreErrorKind::Fenced { .. } => {
-                self.closed = Some(CloseReason::Fenced);
-                return;
-            }
-            StoreErrorKind::NoLog => {
-                self.handle_blank(now, store);
-                return;
-            }
-            _ => {}
-        }
-        let Some(lane) = self.lanes.get_mut(store) else {
-            return;
-        };
-        // Of several answers that fail together, the first takes the store out.
-        if !matches!(lane.standing, LaneStanding::Active | LaneStanding::Probing) {
-            return;
-        }
-        tracing::warn!(vdisk = %self.set.vdisk(), %error, "a store is out; what it misses is filled in when it is back");
-        metric::store_failure(self.set.vdisk(), &error.address);
-        lane.fail(now, error.to_string(), false, self.settings.retry_after, self.settings.retry_at_most);
-        self.show_stores();
-    }
-
-    fn handle_back(&mut self, _now: Instant, store: usize, missed: NumberRanges) {
-        let Some(lane) = self.lanes.get_mut(store) else {
-            return;
-        };
-        if lane.standing != LaneStanding::Probing {
-            return; // it turned out to be another store meanwhile
-        }
-        tracing::info!(vdisk = %self.set.vdisk(), store, missed = missed.count(), "a store is back");
-        lane.activate();
-        lane.missed = missed;
-        self.send_in_flight_to(store);
-        self.show_stores();
-    }
-
-    /// A store turned out to be empty or another one: it counts for nothing until it is filled and entered.
-    fn handle_blank(&mut self, now: Instant, store: usize) {
-        #[cfg(test)]
-        if crate::exploration::is_broken(crate::exploration::Rule::Identity) {
-            return;
-        }
-        let Some(lane) = self.lanes.get_mut(store) else {
-            return;
-        };
-        if !lane.is_member() {
-            return;
-        }
-        tracing::warn!(vdisk = %self.set.vdisk(), store, "a store came back empty or was replaced; it is filled before it counts");
-        #[cfg(test)]
-        let forget = !crate::exploration::is_broken(crate::exploration::Rule::Forget);
-        #[cfg(not(test))]
-        let forget = true;
-        if forget {
-            self.tracker.handle_forget(store);
-        }
-        lane.standing = LaneStanding::Blank { retry_at: now };
-        lane.out_since.get_or_insert(now);
-        lane.error = Some("it came back empty, or was replaced".to_owned());
-        self.show_stores();
-    }
-
-    fn handle_backfilled(&mut self, now: Instant, store: usize, filled: Filled) {
-        self.backfilling = false;
-        // Without this, a backfill that gets nowhere would begin again at once.
-        let stuck = filled.filled.is_empty();
-        self.backfill_at = if stuck { now + self.settings.retry_at_most } else { now };
-        if let Some(lane) = self.lanes.get_mut(store) {
-            for range in filled.filled.iter() {
-                lane.missed.remove_range(range);
-            }
-            // Nobody can fill these in; scrub and verify report them. Trying again for ever would hide it.
-            for range in filled.unreadable.iter() {
-                tracing::error!(vdisk = %self.set.vdisk(), store, from = %range.start(), to = %range.end(),
-                    "committed aggregations cannot be rebuilt for a store that lacks them");
-                lane.missed.remove_range(range);
-            }
-        }
-        match filled.error {
-            Some(error) => self.handle_failure(now, store, error),
-            None => self.show_stores(),
-        }
-    }
-
-    fn handle_refilled(&mut self, now: Instant, store: usize, result: Result<Refilled, RefillError>) {
-        let error = match result {
-            Ok(refilled) => return self.enter(store, refilled),
-            Err(RefillError::Store(error)) if error.is_fenced() => {
-                self.closed = Some(CloseReason::Fenced);
-                return;
-            }
-            Err(RefillError::Store(error)) => error.to_string(),
-            Err(RefillError::Source(why)) => why,
-        };
-        tracing::warn!(vdisk = %self.set.vdisk(), store, error, "a blank store could not be filled");
-        self.fail_blank(now, store, error);
-    }
-
-    /// Tells all members that a filled store is one of them now. It counts once enough of them know.
-    fn enter(&mut self, store: usize, refilled: Refilled) {
-        let mut members = self.members.clone();
-        members.change += 1;
-        if let Some(identity) = members.identities.get_mut(store) {
-            *identity = Some(refilled.identity);
-        }
-        if let Some(lane) = self.lanes.get_mut(store) {
-            lane.standing = LaneStanding::Entering;
-        }
-        let (set, start, asked) = (self.set.clone(), self.start, self.active());
-        self.calls.push(Box::pin(async move {
-            let results = set
-                .on_all(|i, port| {
-                    let ask = i == store || asked.get(i).copied().unwrap_or(false);
-                    let (members, set) = (&members, &set);
-                    async move {
-                        if ask {
-                            port.start(set.vdisk(), start, members).await
-                        } else {
-                            let source = std::io::Error::other("not asked: it is out");
-                            Err(StoreError::new(port.address(), StoreErrorKind::Unavailable { source }))
-                        }
-                    }
-                })
-                .await;
-            Answer::Entered { store, refilled, members, results }
-        }));
-    }
-
-    fn handle_entered(
-        &mut self,
-        now: Instant,
-        store: usize,
-        refilled: Refilled,
-        members: Members,
-        results: Vec<Result<StoreIdentity, StoreError>>,
-    ) {
-        if results.iter().any(|result| result.as_ref().is_err_and(StoreError::is_fenced)) {
-            self.closed = Some(CloseReason::Fenced);
-            return;
-        }
-        let itself = matches!(results.get(store), Some(Ok(identity)) if *identity == refilled.identity);
-        // Members that know, the newcomer not among them.
-        let know = results
-            .iter()
-            .zip(&self.members.identities)
-            .enumerate()
-            .filter(|(i, (result, member))| {
-                *i != store && matches!((result, member), (Ok(is), Some(was)) if is == was)
-            })
-            .count();
-        if !itself || know < opening_quorum(&self.set) {
-            let why = format!("only {know} stores could be told that it is filled");
-            return self.fail_blank(now, store, why);
-        }
-        // A list with a higher count may have reached some stores already; the next one must be above it.
-        self.members = members;
-        let committed = self.tracker.committed();
-        let Some(lane) = self.lanes.get_mut(store) else {
-            return;
-        };
-        lane.activate();
-        lane.missed = NumberRanges::new();
-        lane.missed.insert_range(refilled.up_to.next()..=committed);
-        tracing::info!(vdisk = %self.set.vdisk(), store, identity = %refilled.identity, "a blank store is filled and counts again");
-        self.send_in_flight_to(store);
-        self.show_stores();
-    }
-
-    fn fail_blank(&mut self, now: Instant, store: usize, error: String) {
-        // The list that was not accepted everywhere may be on some stores: never reuse its count.
-        self.members.change += 1;
-        if let Some(lane) = self.lanes.get_mut(store) {
-            lane.fail(now, error, true, self.settings.retry_after, self.settings.retry_at_most);
-        }
-        self.show_stores();
     }
 
     /// What follows every event.
@@ -570,90 +388,13 @@ impl Writer {
         }
     }
 
-    /// Asks stores that are away, fills blank ones, fills in what members miss.
-    fn look_after_stores(&mut self, now: Instant) {
-        let adopted = self.in_flight.iter().map(|in_flight| &in_flight.aggregation);
-        let adopted = adopted.filter(|aggregation| aggregation.header.number < self.start.number);
-        for store in 0..self.lanes.len() {
-            let Some(lane) = self.lanes.get_mut(store) else {
-                continue;
-            };
-            match lane.standing {
-                LaneStanding::Away { retry_at } if retry_at <= now => {
-                    lane.standing = LaneStanding::Probing;
-                    let call = probe(
-                        self.set.clone(),
-                        store,
-                        self.start,
-                        self.members.clone(),
-                        self.tracker.committed(),
-                    );
-                    self.calls.push(Box::pin(async move { Answer::Probed { store, result: call.await } }));
-                }
-                LaneStanding::Blank { retry_at } if retry_at <= now => {
-                    lane.standing = LaneStanding::Refilling;
-                    let order = RefillOrder {
-                        set: self.set.clone(),
-                        store,
-                        start: self.start,
-                        members: self.members.clone(),
-                        committed: self.tracker.committed(),
-                        adopted: adopted.clone().cloned().collect(),
-                        rate: self.settings.fill_bytes_per_second,
-                    };
-                    self.calls.push(Box::pin(async move {
-                        Answer::Refilled { store, result: refill(order).await }
-                    }));
-                }
-                _ => {}
-            }
-        }
-        if !self.backfilling && self.backfill_at <= now {
-            self.start_backfill();
-        }
-    }
-
-    fn start_backfill(&mut self) {
-        let committed = self.tracker.committed();
-        for (store, lane) in self.lanes.iter().enumerate() {
-            // A shard that is still on its way is not missing.
-            let range = lane.missed.iter().next();
-            let Some(range) = range.filter(|_| lane.is_active() && lane.outstanding == 0) else {
-                continue;
-            };
-            let last =
-                committed.0.min(range.end().0).min(range.start().0.saturating_add(BACKFILL_NUMBERS - 1));
-            if last < range.start().0 {
-                continue;
-            }
-            let mut numbers = NumberRanges::new();
-            numbers.insert_range(*range.start()..=AggregationNumber(last));
-            let (set, rate, epoch) =
-                (self.set.clone(), self.settings.fill_bytes_per_second, self.start.epoch);
-            self.backfilling = true;
-            self.calls.push(Box::pin(async move {
-                // A store fills only what it knows as committed.
-                if let Some(port) = set.stores().get(store)
-                    && let Err(error) =
-                        set.within_limit(port, port.publish(set.vdisk(), epoch, committed)).await
-                {
-                    let filled = Filled {
-                        filled: NumberRanges::new(),
-                        unreadable: NumberRanges::new(),
-                        error: Some(error),
-                    };
-                    return Answer::Backfilled { store, filled };
-                }
-                Answer::Backfilled { store, filled: backfill(set, store, numbers, rate).await }
-            }));
-            return;
-        }
-    }
-
     /// Tells the stores what is committed, once nothing has been written for a moment.
     fn publish_due(&mut self, now: Instant) {
         let idle = self.in_flight.is_empty() && self.aggregator.is_empty();
         let closing = self.phase == Phase::Closing && idle;
+        if self.phase == Phase::Publishing && !idle {
+            self.phase = Phase::Closing; // more was appended meanwhile; it becomes durable first
+        }
         if closing {
             self.phase = Phase::Publishing;
         } else if !(idle && self.publish_at.is_some_and(|at| at <= now)) {
@@ -703,7 +444,7 @@ impl Writer {
         let timeout = self.in_flight.front().map(|oldest| oldest.since + self.settings.commit_timeout);
         let retry = self.lanes.iter().filter_map(Lane::retry_at).min();
         let publish = self.publish_at.filter(|_| self.in_flight.is_empty() && self.aggregator.is_empty());
-        let fillable = |lane: &Lane| !lane.missed.is_empty() && takes_backfill(lane, &self.settings);
+        let fillable = |lane: &Lane| !lane.missed.is_empty() && stores::takes_backfill(lane, &self.settings);
         let backfill = (!self.backfilling && self.lanes.iter().any(fillable))
             .then_some(self.backfill_at)
             .filter(|at| *at > now);
@@ -740,6 +481,7 @@ impl Writer {
             missing: lane.missed.count(),
         });
         let stores: Vec<StoreStatus> = stores.collect();
+        let wiped = stores.iter().filter(|s| s.state == LaneState::Filling).count();
         let complete = stores.iter().filter(|s| s.state == LaneState::Active && s.missing == 0).count();
         LogStatus {
             vdisk: self.set.vdisk().clone(),
@@ -747,17 +489,13 @@ impl Writer {
             committed: self.tracker.committed(),
             in_flight: self.in_flight.len(),
             waiting_blocks: self.aggregator.len(),
-            // With everything filled in, any m; at the moment of an acknowledgement at least W - k.
+            // With everything filled in, any m; at the moment of an acknowledgement W - k, less what was lost since.
             losses_survived: complete
                 .saturating_sub(self.set.quorums().data())
-                .max(self.set.quorums().losses_at_acknowledgement().min(complete)),
+                .max(self.set.quorums().losses_at_acknowledgement().saturating_sub(wiped)),
             stores,
         }
     }
-}
-
-fn takes_backfill(lane: &Lane, settings: &LogSettings) -> bool {
-    lane.is_active() && lane.outstanding < settings.in_flight.max(2)
 }
 
 fn write_quorum(set: &StoreSet) -> usize {

@@ -175,7 +175,8 @@ impl StoreSet {
         while next <= last {
             let call = store.heads(self.vdisk(), next..=last, HEADS_BYTES);
             let answer = log_failure(self.within_limit(store, call).await)?;
-            let Some(highest) = answer.last().map(|(number, _)| *number).filter(|number| *number >= next) else {
+            let Some(highest) = answer.last().map(|(number, _)| *number).filter(|number| *number >= next)
+            else {
                 break; // nothing more; a store that repeats itself must not keep us here
             };
             next = highest.next();

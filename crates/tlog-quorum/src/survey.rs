@@ -262,11 +262,13 @@ pub fn doubtful(starts: &[StartRecord], state: &LogState) -> NumberRanges {
             continue;
         }
         // What a later start of its own has cleared is not in doubt, nor what no older writer can have reached.
-        let cleared = state.starts.iter().filter(|own| own.epoch >= record.epoch).map(|own| own.number.0).min();
+        let cleared =
+            state.starts.iter().filter(|own| own.epoch >= record.epoch).map(|own| own.number.0).min();
         let reached = record.number.0.saturating_add(MAX_IN_FLIGHT as u64);
         let end = cleared.map_or(reached, |cleared| cleared.min(reached));
         for held in state.held.iter() {
-            let (first, last) = (held.start().0.max(record.number.0), held.end().0.min(end.saturating_sub(1)));
+            let (first, last) =
+                (held.start().0.max(record.number.0), held.end().0.min(end.saturating_sub(1)));
             doubtful.insert_range(AggregationNumber(first)..=AggregationNumber(last));
         }
     }

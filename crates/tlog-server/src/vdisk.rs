@@ -413,6 +413,10 @@ impl<'a> Vdisk<'a> {
 
     fn refuse(&mut self, hello: Hello, why: Refusal, last_flushed: Option<Sequence>) {
         match why {
+            // Nobody's next sequence: that is how a client asks where the log ends.
+            Refusal::Gap { first: Sequence(u64::MAX), next } => {
+                info!(vdisk = %self.id, peer = %hello.peer, %next, "told a client where the log ends");
+            }
             Refusal::Gap { first, next } => {
                 let counter = metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "gap");
                 counter.increment(1);

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::{restore, verify};
 use crate::demo_image::DemoImage;
+use crate::reading;
 use crate::recording::Recording;
 use crate::service::Service;
 use crate::settings::{Settings, SettingsArgs, show_size};
-use crate::reading;
 
 /// The stores that are destroyed: as many as may be.
 const DESTROYED: [usize; 2] = [1, 4];
@@ -43,14 +43,24 @@ pub async fn run(
     let server = service.address().to_string();
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(service.run(shutdown.clone()));
-    steps.tell(&format!("a server on {server}, with {} directory stores ({}) in {}", settings.stores().len(), settings.redundancy, data_dir.display()), began.elapsed())?;
+    steps.tell(
+        &format!(
+            "a server on {server}, with {} directory stores ({}) in {}",
+            settings.stores().len(),
+            settings.redundancy,
+            data_dir.display()
+        ),
+        began.elapsed(),
+    )?;
 
     let at = Instant::now();
     let mut image = DemoImage::make(scratch, image_bytes, generated)?;
     steps.tell(&format!("an image of {}: {}", show_size(image_bytes), image.what()), at.elapsed())?;
 
-    let recording = Recording { vdisk: vdisk.clone(), image: image.path().to_owned(), block_size: None, server };
-    let mut moments = vec![record(&recording, &settings, &image, scratch, "recorded all of it", &mut steps).await?];
+    let recording =
+        Recording { vdisk: vdisk.clone(), image: image.path().to_owned(), block_size: None, server };
+    let mut moments =
+        vec![record(&recording, &settings, &image, scratch, "recorded all of it", &mut steps).await?];
     for change in 1..=CHANGES {
         let what = image.change(change)?;
         let what = format!("{what}; recorded what changed");
@@ -70,7 +80,8 @@ pub async fn run(
 
     let mut equal = true;
     for number in 1..=moments.len() {
-        equal &= restore_and_compare(&settings, &vdisk, scratch, number, &moments, &image, &mut steps).await?;
+        equal &=
+            restore_and_compare(&settings, &vdisk, scratch, number, &moments, &image, &mut steps).await?;
     }
 
     let report = verify_log(&settings, &vdisk, &mut steps, "verified, every byte").await?;
@@ -86,7 +97,9 @@ pub async fn run(
 
     let total = began.elapsed().as_secs_f64();
     let verdict = match equal {
-        true => format!("all {} moments restored byte for byte after the loss of 2 of 6 stores", moments.len()),
+        true => {
+            format!("all {} moments restored byte for byte after the loss of 2 of 6 stores", moments.len())
+        }
         false => "NOT EVERYTHING WAS EQUAL: see above".to_owned(),
     };
     writeln!(steps.out, "{verdict} ({total:.1} s)")?;

@@ -42,7 +42,8 @@ impl DemoImage {
         };
         std::fs::File::create(&image.path)?.set_len(bytes)?;
         let tools = ["mkfs.ext4", "debugfs", "e2fsck"];
-        let is_there = |name: &&str| tool(name).arg("-V").output().is_ok_and(|output| output.status.success());
+        let is_there =
+            |name: &&str| tool(name).arg("-V").output().is_ok_and(|output| output.status.success());
         match !generated && tools.iter().all(is_there) {
             true => image.make_ext4()?,
             false => image.overwrite(0, bytes * 2 / 5)?,
@@ -73,7 +74,9 @@ impl DemoImage {
     pub(crate) fn what(&self) -> &'static str {
         match self.kind {
             ImageKind::Ext4 => "an ext4 file system with 40 files, by mkfs.ext4",
-            ImageKind::Generated => "generated, not a file system (that needs mkfs.ext4 and its tools, Debian: e2fsprogs)",
+            ImageKind::Generated => {
+                "generated, not a file system (that needs mkfs.ext4 and its tools, Debian: e2fsprogs)"
+            }
         }
     }
 
@@ -138,7 +141,10 @@ impl DemoImage {
         // Half of it compresses, as files do.
         let (random, plain) = content.split_at_mut(usize::try_from(bytes / 2)?);
         self.random.fill(random);
-        plain.iter_mut().zip(b"All work and no play makes a dull file. ".iter().cycle()).for_each(|(to, from)| *to = *from);
+        plain
+            .iter_mut()
+            .zip(b"All work and no play makes a dull file. ".iter().cycle())
+            .for_each(|(to, from)| *to = *from);
         std::fs::write(path, content)?;
         Ok(())
     }

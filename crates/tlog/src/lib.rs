@@ -21,6 +21,7 @@ pub mod demo;
 mod demo_image;
 pub mod keys;
 pub mod logging;
+pub mod metrics_table;
 pub mod moment;
 pub mod reading;
 pub mod recording;

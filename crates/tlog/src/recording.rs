@@ -38,8 +38,7 @@ const BATCHES_AHEAD: usize = 4;
 /// How long the end of the log may be uncertain before that is told.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-const NOT_ALL: &str =
-    "not everything is durable; the server's log says more. What is in the log stays there: record again to send the rest";
+const NOT_ALL: &str = "not everything is durable; the server's log says more. What is in the log stays there: record again to send the rest";
 
 /// What is to be recorded.
 #[derive(Debug, Clone)]
@@ -130,7 +129,9 @@ impl Recording {
             let ours = match &state {
                 Ok(state) => state.reached().map(|reached| reached.position.sequence),
                 // While a store is away, what was committed last is certain to readers once the server has told the others.
-                Err(DiskStateError::Moment(MomentError::UncertainEnd { .. })) if began.elapsed() < PATIENCE => {
+                Err(DiskStateError::Moment(MomentError::UncertainEnd { .. }))
+                    if began.elapsed() < PATIENCE =>
+                {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -140,7 +141,9 @@ impl Recording {
             if ours == theirs {
                 return Ok(state);
             }
-            let show = |end: Option<Sequence>| end.map_or("nothing".to_owned(), |end| format!("up to sequence {end}"));
+            let show = |end: Option<Sequence>| {
+                end.map_or("nothing".to_owned(), |end| format!("up to sequence {end}"))
+            };
             bail!(
                 "the server at {} holds {} of vdisk {}, and the stores of these settings hold {}: they are not the same log; \
                  use the settings of the server (-c FILE, data-dir, storage), or name another server",

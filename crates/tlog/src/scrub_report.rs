@@ -77,7 +77,9 @@ impl fmt::Display for ScrubReport {
             write!(f, "  {}: ", store.address)?;
             match missing + damaged {
                 _ if !store.counted => write!(f, "could not be looked at")?,
-                _ if self.filled_stores.contains(&store.address) => write!(f, "came back empty, and was filled")?,
+                _ if self.filled_stores.contains(&store.address) => {
+                    write!(f, "came back empty, and was filled")?
+                }
                 0 => write!(f, "whole")?,
                 _ => {
                     let refilled = count(&store.refilled);

@@ -16,11 +16,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operations};
-use crate::keys;
-use crate::settings::{LimitSettings, ListenAddress, Settings};
 use crate::scrub_report::ScrubReport;
+use crate::settings::{LimitSettings, ListenAddress, Settings};
 use crate::storage::FlusherStorage;
 use crate::stores::Stores;
+use crate::{keys, metrics_table};
 
 /// A server that listens already, and serves once it is run.
 pub struct Service {
@@ -188,6 +188,7 @@ fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let recorder = builder.context("the buckets of the metrics")?.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).ok().context("metrics are being recorded already")?;
+    metrics_table::describe();
     metrics::gauge!("tlog_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let now = jiff::Timestamp::now();
     metrics::gauge!("tlog_start_time_seconds").set(now.as_millisecond() as f64 / 1000.0);

@@ -118,7 +118,12 @@ impl std::fmt::Debug for LateDirectory {
 impl LateDirectory {
     fn new(directory: PathBuf, note: Option<String>) -> Self {
         let address = StoreAddress::Directory(directory.clone()).to_string();
-        Self { address, directory, inner: Mutex::new(Inner { store: None, note }), opening: Default::default() }
+        Self {
+            address,
+            directory,
+            inner: Mutex::new(Inner { store: None, note }),
+            opening: Default::default(),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -160,7 +165,11 @@ impl LateDirectory {
     ) -> Result<T, StoreError> {
         let store = self.get().await.map_err(|error| self.not_fatal(error))?;
         let result = operation(Arc::clone(&store)).await;
-        if let Err(StoreError { kind: StoreErrorKind::Unavailable { .. } | StoreErrorKind::Damaged { .. }, .. }) = &result {
+        if let Err(StoreError {
+            kind: StoreErrorKind::Unavailable { .. } | StoreErrorKind::Damaged { .. },
+            ..
+        }) = &result
+        {
             let mut inner = self.inner();
             if inner.store.as_ref().is_some_and(|current| Arc::ptr_eq(current, &store)) {
                 tracing::info!(store = self.address, "a write failed, the directory will be opened anew");
@@ -174,7 +183,8 @@ impl LateDirectory {
     fn not_fatal(&self, error: StoreError) -> StoreError {
         match error.kind {
             StoreErrorKind::Locked { holder } => {
-                let source = std::io::Error::new(std::io::ErrorKind::ResourceBusy, format!("in use by {holder}"));
+                let source =
+                    std::io::Error::new(std::io::ErrorKind::ResourceBusy, format!("in use by {holder}"));
                 StoreError::new(&self.address, StoreErrorKind::Unavailable { source })
             }
             kind => StoreError::new(error.address, kind),

@@ -74,7 +74,11 @@ async fn the_older_of_two_servers_is_fenced_at_its_next_write_and_the_log_does_n
     let older = connect(first).await.unwrap();
     write(&older, 12, 1).await.unwrap();
     let newer = connect(second).await.unwrap();
-    assert_eq!(newer.first_sequence().0, older.next_sequence().0, "the second server knows what the first made durable");
+    assert_eq!(
+        newer.first_sequence().0,
+        older.next_sequence().0,
+        "the second server knows what the first made durable"
+    );
 
     // The first server does not know yet that it is the older one. It must not acknowledge anything more.
     assert!(write(&older, 7, 2).await.is_err());

@@ -1,5 +1,12 @@
 //! The whole path with real processes: record, lose stores, restore any moment.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod support;
 
@@ -109,7 +116,13 @@ fn what_changed_is_recorded_and_every_moment_restores_equal() {
     assert_eq!((&unchanged["blocks"], &unchanged["last_sequence"]), (&0.into(), &story.moments[0].1.into()));
     story.go_on();
     story.every_moment_restores_equal();
-    let text = story.place.tlog_ok(&["record", "vda", "disk.img", "--server", &story.server.as_ref().unwrap().addr()]);
+    let text = story.place.tlog_ok(&[
+        "record",
+        "vda",
+        "disk.img",
+        "--server",
+        &story.server.as_ref().unwrap().addr(),
+    ]);
     assert!(text.contains("nothing changed, nothing sent"), "{text}");
 
     // The newest moment needs no name, and a file that is there is not replaced unasked.
@@ -316,7 +329,8 @@ async fn every_block_that_was_acknowledged_one_by_one_survives_a_kill() {
     for round in 0..5 {
         let server = place.server(&["--flush-size", "3"]);
         let vdisk = VdiskId::new("vda").unwrap();
-        let client = Client::connect_continuing(server.addr(), vdisk, ClientOptions::default()).await.unwrap();
+        let client =
+            Client::connect_continuing(server.addr(), vdisk, ClientOptions::default()).await.unwrap();
         let mut handles = Vec::new();
         for _ in 0..400 {
             handles.push((next, client.set(BlockIndex::new(next).unwrap(), content(next)).await.unwrap()));

@@ -40,10 +40,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let logging = LogSettings { filter: "off".to_owned(), filter_is_set: false, format: LogFormat::Text };
     crate::logging::init(&logging);
     let parent = arguments.scratch.unwrap_or_else(std::env::temp_dir);
-    let scratch = tempfile::Builder::new()
-        .prefix("tlog-demo-")
-        .tempdir_in(&parent)
-        .with_context(|| format!("no scratch directory can be made in {}; name another with --scratch", parent.display()))?;
+    let scratch = tempfile::Builder::new().prefix("tlog-demo-").tempdir_in(&parent).with_context(|| {
+        format!("no scratch directory can be made in {}; name another with --scratch", parent.display())
+    })?;
     let done = demo::run(scratch.path(), arguments.size << 20, arguments.generated, &mut io::stdout()).await;
     if arguments.keep {
         println!("kept {}", scratch.keep().display());

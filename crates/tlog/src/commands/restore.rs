@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, bail};
 use serde_json::json;
 use tlog_player::{
-    DiskStateError, FileOptions, Moment, MomentError, MomentReached, ReadOptions, RestoreFileError, RestoreProgress, RestoreSummary, restore_to_file,
+    DiskStateError, FileOptions, Moment, MomentError, MomentReached, ReadOptions, RestoreFileError,
+    RestoreProgress, RestoreSummary, restore_to_file,
 };
 use tlog_proto::{AggregationNumber, Generation, Sequence, VdiskId};
 
@@ -138,7 +139,9 @@ pub(crate) async fn restore(
     let reader = reading::open(settings, vdisk).await?;
     let keys = reading::keys_of(settings, vdisk)?;
     let state = reader.disk_state(&keys, moment, options).await.map_err(|error| match error {
-        error @ DiskStateError::Moment(MomentError::UncertainEnd { .. }) => anyhow!("{error} (--accept-uncertain-end)"),
+        error @ DiskStateError::Moment(MomentError::UncertainEnd { .. }) => {
+            anyhow!("{error} (--accept-uncertain-end)")
+        }
         error => reading::tell(error),
     })?;
     let Some(reached) = state.reached().copied() else {

@@ -230,3 +230,22 @@ impl fmt::Display for RedundancySettings {
 
 #[cfg(test)]
 mod tests;
+
+/// Compares a generated part of a document with what it should be; with `UPDATE_DOCS` set, writes it.
+#[cfg(test)]
+pub(crate) fn check_documented(document: &str, part: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(document);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = (format!("<!-- begin: {part} -->\n"), format!("<!-- end: {part} -->\n"));
+    let (before, rest) = text.split_once(&begin).unwrap();
+    let (found, after) = rest.split_once(&end).unwrap();
+    let expected = format!("\n{expected}\n");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(
+            found, expected,
+            "docs/{document} is stale; run: UPDATE_DOCS=1 cargo test -p tlog documentation"
+        );
+    }
+}

@@ -292,20 +292,7 @@ fn the_default_file_says_nothing_and_with_the_marks_removed_says_the_defaults() 
 /// `UPDATE_DOCS=1 cargo test -p tlog` writes it anew.
 #[test]
 fn the_documentation_has_the_table_of_settings() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/settings.md");
-    let text = std::fs::read_to_string(path).unwrap();
-    let (begin, end) = ("<!-- begin: settings -->\n", "<!-- end: settings -->\n");
-    let (before, rest) = text.split_once(begin).unwrap();
-    let (table, after) = rest.split_once(end).unwrap();
-    let expected = format!("\n{}\n", markdown());
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
-    } else {
-        assert_eq!(
-            table, expected,
-            "docs/settings.md is stale; run: UPDATE_DOCS=1 cargo test -p tlog documentation"
-        );
-    }
+    check_documented("settings.md", "settings", &markdown());
 }
 
 proptest! {

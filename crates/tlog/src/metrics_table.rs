@@ -1,0 +1,288 @@
+//! Every metric of every crate: what `/metrics` says of each, and the table in `docs/operations.md`.
+
+use std::fmt::Write;
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: MetricKind,
+    /// What it is told apart by.
+    pub labels: &'static str,
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// What kind of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only rises.
+    Counter,
+    /// It rises and falls.
+    Gauge,
+    /// Durations in seconds, in buckets.
+    Histogram,
+}
+
+use MetricKind::{Counter, Gauge, Histogram};
+
+const fn metric(name: &'static str, kind: MetricKind, labels: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+/// All of them, in the order in which they are shown.
+pub static METRICS: &[Metric] = &[
+    metric("tlog_build_info", Gauge, "version", "Always 1; the label is the version that runs"),
+    metric("tlog_start_time_seconds", Gauge, "", "When the server started, in seconds since 1970"),
+    // The server's sessions.
+    metric("tlog_server_connections", Gauge, "", "Connections now"),
+    metric("tlog_server_connections_total", Counter, "", "Connections accepted"),
+    metric(
+        "tlog_server_disconnects_total",
+        Counter,
+        "reason",
+        "Connections that ended after their handshake",
+    ),
+    metric(
+        "tlog_server_handshakes_refused_total",
+        Counter,
+        "reason",
+        "Connections that got no further than the handshake",
+    ),
+    metric(
+        "tlog_server_bad_messages_total",
+        Counter,
+        "kind",
+        "Messages that could not be trusted; the connection was closed",
+    ),
+    metric("tlog_server_blocks_received_total", Counter, "", "Blocks received, whole or not"),
+    metric("tlog_server_received_bytes_total", Counter, "", "Bytes of data in them"),
+    metric(
+        "tlog_server_blocks_refused_total",
+        Counter,
+        "reason",
+        "Blocks answered with RecvFailed, or dropped: wrong hash, outside the window, ...",
+    ),
+    metric(
+        "tlog_server_duplicate_blocks_total",
+        Counter,
+        "",
+        "Blocks that the log or the memory had already",
+    ),
+    metric("tlog_server_blocks_flushed_total", Counter, "", "Sequences answered with FlushOK"),
+    metric(
+        "tlog_server_durable_seconds",
+        Histogram,
+        "",
+        "From a block being ordered to its being durable, of the oldest block of each step",
+    ),
+    metric("tlog_server_generations_total", Counter, "", "Generations begun"),
+    metric(
+        "tlog_server_backpressure_total",
+        Counter,
+        "",
+        "Times that a connection was not read because too much is not durable",
+    ),
+    metric("tlog_server_unflushed_bytes", Gauge, "", "Bytes of blocks in memory that are not durable"),
+    metric("tlog_server_window_bytes", Gauge, "", "Bytes of blocks that wait for an earlier one"),
+    metric("tlog_server_vdisks_open", Gauge, "", "Logs that are open"),
+    metric(
+        "tlog_server_logs_failed_total",
+        Counter,
+        "reason",
+        "Logs that did not open, or closed by themselves",
+    ),
+    // The writer of logs.
+    metric("tlog_log_aggregations_committed_total", Counter, "vdisk", "Aggregations made durable"),
+    metric("tlog_log_blocks_committed_total", Counter, "vdisk", "Blocks in them"),
+    metric("tlog_log_bytes_committed_total", Counter, "vdisk", "Bytes of data in them"),
+    metric("tlog_log_bytes_stored_total", Counter, "vdisk", "Bytes that all their shards take"),
+    metric(
+        "tlog_log_commit_seconds",
+        Histogram,
+        "",
+        "From sealing an aggregation to write-quorum stores having it",
+    ),
+    metric("tlog_log_openings_total", Counter, "vdisk", "Openings for writing"),
+    metric(
+        "tlog_log_aggregations_adopted_total",
+        Counter,
+        "vdisk",
+        "Aggregations that an opening found unfinished and made durable",
+    ),
+    metric("tlog_log_open_seconds", Histogram, "", "How long openings took, recovery included"),
+    metric(
+        "tlog_log_closed_total",
+        Counter,
+        "vdisk, reason",
+        "Closings: requested, fenced by a newer writer, or failed",
+    ),
+    metric("tlog_log_store_failures_total", Counter, "vdisk, store", "Times that a store went out of a log"),
+    metric(
+        "tlog_log_stores_active",
+        Gauge,
+        "vdisk",
+        "Stores that take part; fewer than all is worth an alarm",
+    ),
+    metric(
+        "tlog_log_shards_missing",
+        Gauge,
+        "vdisk",
+        "Shards of committed aggregations that active stores lack",
+    ),
+    metric("tlog_log_shards_filled_total", Counter, "", "Shards put on a store that missed or lost them"),
+    metric("tlog_log_fill_read_bytes_total", Counter, "", "Bytes read for that"),
+    metric("tlog_log_scrub_shards_missing_total", Counter, "", "Shards that scrubs found missing"),
+    metric(
+        "tlog_log_scrub_shards_damaged_total",
+        Counter,
+        "",
+        "Shards that scrubs found damaged; not 0: look at that disk",
+    ),
+    metric(
+        "tlog_log_scrub_aggregations_unreadable_total",
+        Counter,
+        "",
+        "Aggregations that scrubs found unreadable: data is lost",
+    ),
+    // Stores.
+    metric(
+        "tlog_store_operations_total",
+        Counter,
+        "store, operation, outcome",
+        "What stores were asked, and what became of it",
+    ),
+    metric("tlog_store_append_seconds", Histogram, "store", "How long a store took for a shard"),
+    metric(
+        "tlog_store_sync_seconds",
+        Histogram,
+        "store",
+        "How long its disk took to make a group of shards durable",
+    ),
+    metric(
+        "tlog_store_torn_tails_total",
+        Counter,
+        "store",
+        "Ends of segments cut off that a crash had left half written",
+    ),
+    metric(
+        "tlog_store_damaged_records_total",
+        Counter,
+        "store",
+        "Records that are not what was written; not 0: look at that disk",
+    ),
+    // Reading.
+    metric("tlog_player_aggregations_read_total", Counter, "", "Aggregations whose blocks were read"),
+    metric("tlog_player_payload_bytes_read_total", Counter, "", "Bytes read for that"),
+    metric(
+        "tlog_player_aggregations_made_up_total",
+        Counter,
+        "",
+        "Of them, rebuilt from other shards than the first",
+    ),
+    metric("tlog_player_reads_repeated_total", Counter, "", "Reads that only a second try brought"),
+    metric("tlog_player_aggregations_lost_total", Counter, "", "Aggregations that readers found lost"),
+    metric("tlog_player_restored_blocks_total", Counter, "", "Blocks restored"),
+    metric("tlog_player_restored_bytes_total", Counter, "", "Bytes in them"),
+    // The client library, in the process that uses it.
+    metric("tlog_client_sent_blocks_total", Counter, "vdisk", "Blocks sent for the first time"),
+    metric("tlog_client_sent_bytes_total", Counter, "vdisk", "Bytes of data in them"),
+    metric("tlog_client_resent_blocks_total", Counter, "vdisk", "Blocks sent again"),
+    metric("tlog_client_durable_blocks_total", Counter, "vdisk", "Blocks acknowledged as durable"),
+    metric("tlog_client_durable_bytes_total", Counter, "vdisk", "Bytes of data in them"),
+    metric("tlog_client_refused_blocks_total", Counter, "vdisk", "Blocks that the server refused"),
+    metric(
+        "tlog_client_unexpected_responses_total",
+        Counter,
+        "vdisk",
+        "Answers about blocks that were never sent; not 0: one side has a bug",
+    ),
+    metric("tlog_client_unflushed_bytes", Gauge, "vdisk", "Bytes handed over and not durable"),
+    metric(
+        "tlog_client_durable_seconds",
+        Histogram,
+        "vdisk",
+        "From hand-over to FlushOK, of the first block of each FlushOK",
+    ),
+    metric("tlog_client_connections_ended_total", Counter, "vdisk, cause", "Ends of connections"),
+];
+
+/// Tells the recorder what each metric says.
+pub fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Counter => describe_counter!(metric.name, metric.help),
+            Gauge => describe_gauge!(metric.name, metric.help),
+            Histogram => describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+/// The table of the documentation.
+pub fn markdown() -> String {
+    let mut out = "| metric | kind | labels | what it says |\n|---|---|---|---|\n".to_owned();
+    for Metric { name, kind, labels, help } in METRICS {
+        let kind = match kind {
+            Counter => "counter",
+            Gauge => "gauge",
+            Histogram => "histogram",
+        };
+        writeln!(out, "| `{name}` | {kind} | {labels} | {help} |").expect("writing to a string cannot fail");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Names of metrics in a crate's sources: any whole string that looks like one.
+    fn names_in(directory: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                names_in(&path, names);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with(Path::new(file!()).file_name().unwrap())
+            {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]").next().unwrap();
+                let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
+                let areas = ["server_", "log_", "store_", "player_", "client_", "build_", "start_"];
+                let is_name = |text: &&str| {
+                    let rest = text.trim_start_matches("tlog_");
+                    let plain = rest.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                    plain && areas.iter().any(|area| rest.starts_with(area))
+                };
+                names.extend(strings.filter(is_name).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_has_every_metric_that_a_crate_emits_and_no_other() {
+        let mut emitted = BTreeSet::new();
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for entry in std::fs::read_dir(crates).unwrap() {
+            names_in(&entry.unwrap().path().join("src"), &mut emitted);
+        }
+        let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+        assert_eq!(listed.len(), METRICS.len(), "one is listed twice");
+        assert_eq!(emitted, listed);
+        for Metric { name, kind, .. } in METRICS {
+            assert_eq!(name.ends_with("_total"), *kind == Counter, "{name}");
+        }
+    }
+
+    /// `UPDATE_DOCS=1 cargo test -p tlog` writes it anew.
+    #[test]
+    fn the_documentation_has_the_table_of_metrics() {
+        crate::settings::check_documented("operations.md", "metrics", &markdown());
+    }
+}
