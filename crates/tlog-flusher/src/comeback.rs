@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tlog_proto::{AggregationNumber, Epoch, Sequence};
 use tlog_quorum::ShardCondition;
-use tlog_store::{Operation, ShardStore, StartRecord};
+use tlog_store::{LogState, Operation, ShardStore, StartRecord};
 
 use crate::testing::{
     Cluster, append, block, content, durable, keys, marked_block, position, settings, vdisk,
@@ -34,7 +34,7 @@ async fn with_a_shard_that_will_be_ruled_out(cluster: &Cluster) {
     append(&log, 1, 6..=10).await;
     tokio::time::sleep(Duration::from_millis(10)).await;
     drop(log);
-    assert!(cluster.memories[0].status(&vdisk()).await.unwrap().held.contains(AggregationNumber(2)));
+    assert!(cluster.bays[0].status(&vdisk()).await.unwrap().held.contains(AggregationNumber(2)));
 }
 
 /// An opening while store 0 is out of reach; it writes aggregations 2 and 3.
@@ -112,8 +112,8 @@ async fn a_shard_that_was_ruled_out_does_not_count_as_a_holder_at_an_opening() {
     let (log, _) = opened_without_store_0(&cluster).await;
     log.close().await.unwrap();
     // Of the committed aggregation 2, one shard is left; store 0 has a shard of another one under its number.
-    assert!(cluster.memories[2].remove(&vdisk(), AggregationNumber(2)));
-    assert!(cluster.memories[3].remove(&vdisk(), AggregationNumber(2)));
+    assert!(cluster.bays[2].disk().remove(&vdisk(), AggregationNumber(2)));
+    assert!(cluster.bays[3].disk().remove(&vdisk(), AggregationNumber(2)));
     let (set, _) = cluster.connect(3);
     match Log::open(set, keys(), settings()).await {
         Err(OpenError::DataLost { numbers, .. }) => assert_eq!(numbers.to_string(), "2"),
@@ -129,11 +129,11 @@ async fn a_doubtful_shard_that_is_the_right_one_counts_as_a_holder_at_an_opening
     log.close().await.unwrap();
     // A scrub puts the right shard of aggregation 2 onto store 0, which still has not heard of the second opening.
     let (set, _) = cluster.connect(3);
-    let epoch = cluster.memories[0].status(&vdisk()).await.unwrap().epoch;
+    let epoch = cluster.bays[0].status(&vdisk()).await.unwrap().epoch;
     set.stores()[0].publish(&vdisk(), epoch, AggregationNumber(3)).await.unwrap();
     assert!(crate::scrub(&set, u64::MAX, |_| {}).await.unwrap().is_whole());
-    assert!(cluster.memories[2].remove(&vdisk(), AggregationNumber(2)));
-    assert!(cluster.memories[3].remove(&vdisk(), AggregationNumber(2)));
+    assert!(cluster.bays[2].disk().remove(&vdisk(), AggregationNumber(2)));
+    assert!(cluster.bays[3].disk().remove(&vdisk(), AggregationNumber(2)));
     let log = Log::open(set, keys(), settings()).await.unwrap();
     assert_eq!(log.end().last, Some(Sequence(15)));
 }
@@ -168,10 +168,10 @@ async fn start_records_that_interrupted_openings_left_do_not_stop_a_refill() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     drop(log);
     // An opening adopts it, tells store 1 alone where it begins, and is gone.
-    for memory in &cluster.memories {
-        memory.promise(&vdisk(), Epoch(2)).await.unwrap();
+    for bay in &cluster.bays {
+        bay.promise(&vdisk(), Epoch(2)).await.unwrap();
     }
-    let store = &cluster.memories[1];
+    let store = &cluster.bays[1];
     let record = StartRecord { epoch: Epoch(2), number: AggregationNumber(6) };
     store.start(&vdisk(), record, &store.status(&vdisk()).await.unwrap().members).await.unwrap();
     // The next one does not see store 1, and begins lower.
@@ -280,15 +280,15 @@ async fn a_store_that_is_filled_knows_what_was_pruned() {
     let (log, _) = cluster.open().await;
     append(&log, 1, 1..=50).await;
     log.close().await.unwrap();
-    for memory in &cluster.memories {
-        memory.prune(&vdisk(), Epoch(1), AggregationNumber(6)).await.unwrap();
+    for bay in &cluster.bays {
+        bay.prune(&vdisk(), Epoch(1), AggregationNumber(6)).await.unwrap();
     }
     let (log, controls) = cluster.open().await;
     controls[4].wipe();
     append(&log, 2, 1..=5).await;
     durable(&log, position(2, 5)).await.unwrap();
     assert!(log.wait_until_complete(Duration::from_secs(60)).await);
-    let state = cluster.memories[4].status(&vdisk()).await.unwrap();
+    let state = cluster.bays[4].status(&vdisk()).await.unwrap();
     assert_eq!((state.first, state.held.count()), (AggregationNumber(6), 6));
 }
 
@@ -328,7 +328,7 @@ async fn a_refill_that_is_interrupted_anywhere_is_made_again() {
         tokio::time::sleep(Duration::from_millis(patience)).await;
         drop(log);
         // Half of what was filled in goes wrong; the next writer must not trust it.
-        cluster.memories[1].remove(&vdisk(), AggregationNumber(2));
+        cluster.bays[1].disk().remove(&vdisk(), AggregationNumber(2));
         let (log, _) = cluster.open().await;
         assert!(log.wait_until_complete(Duration::from_secs(60)).await);
         let last = log.status().await.unwrap().committed.0;
@@ -336,4 +336,69 @@ async fn a_refill_that_is_interrupted_anywhere_is_made_again() {
             assert_eq!(holders(&cluster, number).await, 4, "aggregation {number} after {patience} ms");
         }
     }
+}
+
+/// Opens a log without these stores, and writes an aggregation.
+async fn opened_without(
+    cluster: &Cluster,
+    away: &[usize],
+    generation: u64,
+) -> (Log, Vec<tlog_store::FaultControl>) {
+    let (set, controls) = cluster.connect(generation);
+    away.iter().for_each(|store| controls[*store].set_down(true));
+    let log = Log::open(set, keys(), settings()).await.unwrap();
+    append(&log, generation, 1..=5).await;
+    durable(&log, position(generation, 5)).await.unwrap();
+    (log, controls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_disk_that_is_put_back_is_filled_and_counts_again() {
+    let cluster = Cluster::new(4, 2, None);
+    let (log, controls) = opened_without(&cluster, &[], 1).await;
+    let old = cluster.bays[1].pull();
+    append(&log, 1, 6..=10).await;
+    durable(&log, position(1, 10)).await.unwrap();
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    log.close().await.unwrap();
+    drop(controls);
+    let (log, _) = opened_without(&cluster, &[], 2).await;
+    cluster.bays[1].insert(old);
+    append(&log, 2, 6..=10).await; // reaches it before anybody knows that it is the old one
+    durable(&log, position(2, 10)).await.unwrap();
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    for number in 1..=4 {
+        assert_eq!(holders(&cluster, number).await, 6, "aggregation {number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_disk_that_cannot_be_told_of_an_opening_that_too_few_others_know_does_not_count() {
+    let cluster = Cluster::new(1, 4, Some(3));
+    let (log, _) = opened_without(&cluster, &[], 1).await;
+    let old = cluster.bays[1].pull();
+    append(&log, 1, 6..=10).await;
+    durable(&log, position(1, 10)).await.unwrap();
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    drop(log);
+    // Three of five are enough for an opening: stores 1, 2 and 3 alone know of the second one.
+    drop(opened_without(&cluster, &[0, 4], 2).await);
+    let (log, controls) = opened_without(&cluster, &[0, 4], 3).await;
+    cluster.bays[1].insert(old);
+    append(&log, 3, 6..=10).await; // makes the old disk pass the epoch of the second opening
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    controls[4].set_down(false);
+    durable(&log, position(3, 10)).await.unwrap();
+    assert!(!log.wait_until_complete(Duration::from_secs(60)).await);
+    let store = log.status().await.unwrap().stores[1].clone();
+    assert_eq!(store.state, LaneState::Filling);
+    assert!(store.error.as_ref().unwrap().contains("opening of epoch 2"), "{store:?}");
+    // Any three members know of every opening. With all in reach, it is known how many know, and that is enough or not.
+    cluster.bays[1].pull();
+    controls[0].set_down(false);
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    let (set, _) = cluster.connect(4);
+    let survey = set.survey().await;
+    let second = |state: &LogState| state.starts.iter().any(|record| record.epoch == Epoch(2));
+    assert_eq!(survey.counted().filter(|(_, state)| second(state)).count(), 3);
 }

@@ -70,7 +70,7 @@ async fn one_store_away_does_not_hold_up_and_is_filled_in_when_it_is_back() {
     controls[2].set_down(false);
     assert!(log.wait_until_complete(Duration::from_secs(60)).await);
     assert_eq!(log.status().await.unwrap().losses_survived, 2);
-    let state = cluster.memories[2].status(&vdisk()).await.unwrap();
+    let state = cluster.bays[2].status(&vdisk()).await.unwrap();
     assert_eq!(state.held.count(), 10);
 }
 
@@ -163,9 +163,9 @@ async fn a_store_that_is_wiped_under_the_writer_is_filled_and_counts_again() {
     assert!(log.wait_until_complete(Duration::from_secs(60)).await);
     log.close().await.unwrap();
     // It holds everything again: any other two may go now.
-    let state = cluster.memories[4].status(&vdisk()).await.unwrap();
+    let state = cluster.bays[4].status(&vdisk()).await.unwrap();
     assert_eq!(state.held.count(), 12);
-    cluster.memories[0].wipe();
+    cluster.bays[0].disk().wipe();
     let (log, _) = cluster.open().await;
     assert_eq!(log.end().last, Some(Sequence(60)));
 }
@@ -176,8 +176,8 @@ async fn empty_stores_are_never_taken_for_an_empty_log() {
     let (log, _) = cluster.open().await;
     append(&log, 1, 1..=5).await;
     log.close().await.unwrap();
-    for memory in &cluster.memories[1..3] {
-        memory.wipe();
+    for bay in &cluster.bays[1..3] {
+        bay.disk().wipe();
     }
     let (set, _) = cluster.connect(2);
     match Log::open(set, keys(), settings()).await {
@@ -206,8 +206,8 @@ async fn committed_numbers_without_k_shards_refuse_the_opening_by_name() {
     let (log, _) = cluster.open().await;
     append(&log, 1, 1..=25).await;
     log.close().await.unwrap();
-    for memory in &cluster.memories[..3] {
-        assert!(memory.remove(&vdisk(), AggregationNumber(2)));
+    for bay in &cluster.bays[..3] {
+        assert!(bay.disk().remove(&vdisk(), AggregationNumber(2)));
     }
     let (set, _) = cluster.connect(2);
     let error = Log::open(set, keys(), settings()).await.unwrap_err();
@@ -225,8 +225,8 @@ async fn damage_at_the_end_that_may_have_been_acknowledged_is_not_cut() {
         control.set_random(Default::default());
     }
     drop(log); // the stores were never told that number 1 is committed
-    for memory in &cluster.memories[..3] {
-        assert!(memory.damage(&vdisk(), AggregationNumber(1), |shard| {
+    for bay in &cluster.bays[..3] {
+        assert!(bay.disk().damage(&vdisk(), AggregationNumber(1), |shard| {
             shard.payload = shard.payload.slice(1..);
         }));
     }
@@ -243,8 +243,8 @@ async fn scrub_puts_back_what_is_missing_or_damaged() {
     durable(&log, position(1, 25)).await.unwrap();
     log.close().await.unwrap();
     let (log, _) = cluster.open().await;
-    cluster.memories[1].remove(&vdisk(), AggregationNumber(3));
-    cluster.memories[5].mark_damaged(&vdisk(), AggregationNumber(4));
+    cluster.bays[1].disk().remove(&vdisk(), AggregationNumber(3));
+    cluster.bays[5].disk().mark_damaged(&vdisk(), AggregationNumber(4));
     let mut seen = Vec::new();
     let report = log.scrub(u64::MAX, |progress| seen.push(progress.done)).await.unwrap();
     assert_eq!((report.stores[1].missing.count(), report.stores[5].damaged.count()), (1, 1));
@@ -318,8 +318,8 @@ async fn after_a_close_every_store_knows_what_is_committed() {
     let (log, _) = cluster.open().await;
     append(&log, 1, 1..=7).await;
     log.close().await.unwrap();
-    for memory in &cluster.memories {
-        assert_eq!(memory.status(&vdisk()).await.unwrap().committed, AggregationNumber(2));
+    for bay in &cluster.bays {
+        assert_eq!(bay.status(&vdisk()).await.unwrap().committed, AggregationNumber(2));
     }
     assert!(log.close().await.is_ok(), "closing again answers at once");
 }

@@ -1,15 +1,21 @@
 //! Logs on memory stores, for tests.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tlog_codec::{Keyring, MasterKey, Opener, Redundancy, VdiskKeys};
 use tlog_proto::{
-    AggregationNumber, Block, BlockIndex, Generation, LogPosition, Sequence, SessionId, Timestamp, VdiskId,
+    AggregationNumber, Block, BlockIndex, Epoch, Generation, LogPosition, Sequence, SessionId, Timestamp,
+    VdiskId,
 };
 use tlog_quorum::{Quorums, StoreSet};
-use tlog_store::{FaultControl, FaultyStore, MemoryStore, ShardStore};
+use tlog_store::{
+    FaultControl, FaultyStore, FillOutcome, HeadSlot, LogState, Members, MemoryStore, Shard, ShardSlot,
+    ShardStore, StartRecord, StoreError, StoreIdentity,
+};
 
 use crate::{Log, LogSettings, PositionedBlock};
 
@@ -21,9 +27,109 @@ pub(crate) fn keys() -> VdiskKeys {
     VdiskKeys::new(vdisk(), Arc::new(Keyring::new(MasterKey::from_bytes([7; 32]))))
 }
 
+/// A place for a disk: the store is whatever disk is in it.
+#[derive(Debug)]
+pub(crate) struct Bay {
+    address: String,
+    disk: Mutex<Arc<MemoryStore>>,
+}
+
+impl Bay {
+    fn new(address: String) -> Self {
+        Self { disk: Mutex::new(Arc::new(MemoryStore::new(address.clone()))), address }
+    }
+
+    pub(crate) fn disk(&self) -> Arc<MemoryStore> {
+        self.disk.lock().unwrap().clone()
+    }
+
+    /// Puts another disk in; answers the one that was there.
+    pub(crate) fn insert(&self, disk: Arc<MemoryStore>) -> Arc<MemoryStore> {
+        std::mem::replace(&mut *self.disk.lock().unwrap(), disk)
+    }
+
+    /// Puts an empty disk in; answers the one that was there.
+    pub(crate) fn pull(&self) -> Arc<MemoryStore> {
+        self.insert(Arc::new(MemoryStore::new(self.address.clone())))
+    }
+}
+
+#[async_trait]
+impl ShardStore for Bay {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
+        self.disk().promise(vdisk, epoch).await
+    }
+
+    async fn start(
+        &self,
+        vdisk: &VdiskId,
+        record: StartRecord,
+        members: &Members,
+    ) -> Result<StoreIdentity, StoreError> {
+        self.disk().start(vdisk, record, members).await
+    }
+
+    async fn append(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        shard: Shard,
+        committed: AggregationNumber,
+    ) -> Result<StoreIdentity, StoreError> {
+        self.disk().append(vdisk, number, shard, committed).await
+    }
+
+    async fn publish(
+        &self,
+        vdisk: &VdiskId,
+        epoch: Epoch,
+        committed: AggregationNumber,
+    ) -> Result<StoreIdentity, StoreError> {
+        self.disk().publish(vdisk, epoch, committed).await
+    }
+
+    async fn fill(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        shard: Shard,
+    ) -> Result<FillOutcome, StoreError> {
+        self.disk().fill(vdisk, number, shard).await
+    }
+
+    async fn prune(&self, vdisk: &VdiskId, epoch: Epoch, first: AggregationNumber) -> Result<(), StoreError> {
+        self.disk().prune(vdisk, epoch, first).await
+    }
+
+    async fn heads(
+        &self,
+        vdisk: &VdiskId,
+        range: RangeInclusive<AggregationNumber>,
+        max_bytes: usize,
+    ) -> Result<Vec<(AggregationNumber, HeadSlot)>, StoreError> {
+        self.disk().heads(vdisk, range, max_bytes).await
+    }
+
+    async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
+        self.disk().shard(vdisk, number).await
+    }
+
+    async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {
+        self.disk().status(vdisk).await
+    }
+
+    async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
+        self.disk().vdisks().await
+    }
+}
+
 /// The disks of a cluster: what survives servers.
 pub(crate) struct Cluster {
-    pub(crate) memories: Vec<Arc<MemoryStore>>,
+    pub(crate) bays: Vec<Arc<Bay>>,
     pub(crate) quorums: Quorums,
 }
 
@@ -32,18 +138,18 @@ impl Cluster {
         let redundancy = Redundancy::new(data, parity).unwrap();
         let quorums =
             write.map_or(Quorums::default_for(redundancy), |w| Quorums::new(redundancy, w).unwrap());
-        let memories =
-            (0..quorums.total()).map(|i| Arc::new(MemoryStore::new(format!("memory:{i}")))).collect();
-        Self { memories, quorums }
+        let bays = (0..quorums.total()).map(|i| Arc::new(Bay::new(format!("memory:{i}")))).collect();
+        Self { bays, quorums }
     }
 
     /// How one server sees the stores: its own connections, each of which can fail.
     pub(crate) fn connect(&self, seed: u64) -> (StoreSet, Vec<FaultControl>) {
         let mut controls = Vec::new();
         let mut stores: Vec<Arc<dyn ShardStore>> = Vec::new();
-        for (i, memory) in self.memories.iter().enumerate() {
-            let wiped = memory.clone();
-            let faulty = FaultyStore::with_wipe(memory.clone(), seed * 31 + i as u64, move || wiped.wipe());
+        for (i, bay) in self.bays.iter().enumerate() {
+            let wiped = bay.clone();
+            let faulty =
+                FaultyStore::with_wipe(bay.clone(), seed * 31 + i as u64, move || drop(wiped.pull()));
             controls.push(faulty.control());
             stores.push(Arc::new(faulty));
         }

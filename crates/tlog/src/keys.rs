@@ -221,9 +221,11 @@ pub fn key_text(key: &MasterKey) -> Zeroizing<String> {
     text
 }
 
+/// Whether a store has no log. Its lock, whose name begins with a dot, is there from the first start.
 fn is_empty(directory: &Path) -> bool {
     match std::fs::read_dir(directory) {
-        Ok(mut entries) => entries.next().is_none(),
+        Ok(mut entries) => entries
+            .all(|entry| entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
@@ -277,6 +279,10 @@ mod tests {
         let error = load_or_make(&settings).unwrap_err();
         assert!(matches!(&error, KeysError::Lost { store, .. } if store.ends_with("store-3")), "{error}");
         assert!(!directory.path().join(EMBEDDED_KEY).exists());
+        // Stores in which nothing was ever written need no old key.
+        std::fs::remove_dir_all(directory.path().join("store-3")).unwrap();
+        std::fs::write(directory.path().join("store-0/.lock"), "").unwrap();
+        assert!(load_or_make(&settings).unwrap().made);
     }
 
     #[test]

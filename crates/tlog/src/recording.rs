@@ -14,9 +14,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use tlog_client::{Client, ClientOptions};
+use tlog_client::{Client, ClientOptions, ConnectError};
 use tlog_player::{DiskState, DiskStateError, Moment, MomentError, ReadOptions};
 use tlog_proto::{BlockIndex, Limits, Sequence, VdiskId};
 
@@ -88,7 +88,15 @@ impl Recording {
             ..ClientOptions::default()
         };
         // Connected first: from then on nobody else writes, and all that the server had is durable and can be read.
-        let client = Client::connect_continuing(&self.server, self.vdisk.clone(), options).await?;
+        let client = Client::connect_continuing(&self.server, self.vdisk.clone(), options).await;
+        let client = client.map_err(|error| match error {
+            ConnectError::LogEndUnknown { vdisk } => anyhow!(
+                "the server at {} could not open the log of vdisk {vdisk}, or is not one of ours; its log says why, \
+                 'tlog verify {vdisk}' shows the stores",
+                self.server
+            ),
+            error => error.into(),
+        })?;
         let state = self.state(settings, &client).await?;
         let block_size = self.block_size(settings, &state)?;
 

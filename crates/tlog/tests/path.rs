@@ -201,6 +201,45 @@ fn every_two_stores_may_be_lost_and_every_moment_restores_equal() {
 }
 
 #[test]
+fn every_two_stores_may_be_damaged_and_every_moment_restores_equal() {
+    let mut story = Story::begin();
+    story.go_on();
+    story.server.take().unwrap().stop();
+    let segments = |store: usize| -> Vec<(PathBuf, Vec<u8>)> {
+        let files = std::fs::read_dir(story.place.store(store).join("vda")).unwrap();
+        let paths = files.map(|file| file.unwrap().path());
+        paths.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+    };
+    for one in 0..6 {
+        for other in one + 1..6 {
+            let whole = [segments(one), segments(other)].concat();
+            // Often enough to hit every shard, seldom enough to leave some heads whole.
+            let stride = 1000 + 137 * one + 31 * other;
+            for (path, bytes) in &whole {
+                let mut bytes = bytes.clone();
+                bytes.iter_mut().skip(700).step_by(stride).for_each(|byte| *byte ^= 0x40);
+                std::fs::write(path, bytes).unwrap();
+            }
+            story.every_moment_restores_equal();
+            let verified = story.place.tlog(&["verify", "vda", "--deep"]);
+            assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+            for (path, bytes) in &whole {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+    }
+    assert_eq!(story.place.tlog(&["verify", "vda", "--deep"]).status.code(), Some(0));
+    // One damaged store is mended in place.
+    for (path, mut bytes) in segments(3) {
+        bytes.iter_mut().skip(700).step_by(9000).for_each(|byte| *byte ^= 0x40);
+        std::fs::write(path, bytes).unwrap();
+    }
+    let said = story.place.tlog_ok(&["scrub", "vda"]);
+    assert!(said.contains("every store holds every shard"), "{said}");
+    assert_eq!(story.place.tlog(&["verify", "vda", "--deep"]).status.code(), Some(0));
+}
+
+#[test]
 fn stores_lost_under_a_running_server_are_scrubbed_whole_again() {
     let mut story = Story::begin();
     story.go_on();
@@ -216,6 +255,24 @@ fn stores_lost_under_a_running_server_are_scrubbed_whole_again() {
     std::fs::remove_dir_all(story.place.store(0)).unwrap();
     std::fs::remove_dir_all(story.place.store(5)).unwrap();
     story.every_moment_restores_equal();
+}
+
+#[test]
+fn with_too_many_stores_lost_to_write_on_a_disk_can_still_be_restored_and_recorded_anew() {
+    let mut story = Story::begin();
+    story.server.take().unwrap().stop();
+    for store in [1, 4] {
+        std::fs::remove_dir_all(story.place.store(store)).unwrap();
+    }
+    let server = story.place.server(&[]);
+    let said = story.place.tlog_fails(&["record", "vda", "disk.img", "--server", &server.addr()]);
+    assert!(said.contains("could not open the log of vdisk vda"), "{said}");
+    let said = story.place.tlog_fails(&["scrub", "vda"]);
+    assert!(said.contains("4 of 6 stores can be counted on, 5 are needed"), "{said}");
+    story.every_moment_restores_equal();
+    story.place.tlog_ok(&["record", "vda-2", "restored", "--server", &server.addr()]);
+    story.place.tlog_ok(&["restore", "vda-2", "-o", "again"]);
+    assert!(std::fs::read(story.place.path().join("again")).unwrap() == story.image);
 }
 
 #[test]

@@ -1,0 +1,485 @@
+//! Random exploration of commit and recovery: the real writer, in virtual time, on stores that fail.
+//!
+//! Small logs, several writers at once (an older one may still be running), answers that get lost, calls that arrive long after
+//! the writer gave them up or is gone, appends that are torn, openings that stop half-way, stores that come back empty (never
+//! more at once than W - k) and are filled again, old disks that are put back, scrubs beside all that. After every opening:
+//! nothing acknowledged is lost or replaced, what an earlier opening served is still there, and what it had ruled out never
+//! comes back. At the end, when faults stop, every store holds a whole shard of everything. Each rule of
+//! `docs/commit-and-recovery.md` is then broken on purpose, and the exploration must notice.
+//!
+//! `TLOG_EXPLORE_SEED=n cargo test -p tlog-flusher exploration -- --nocapture` runs one seed and tells its story;
+//! `TLOG_EXPLORE_SEEDS=n` runs that many.
+
+mod unruly;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tlog_proto::AggregationNumber;
+use tlog_quorum::{ShardCondition, Standing, StoreSet};
+use tlog_store::{FaultControl, FaultyStore, MemoryStore, RandomFaults, ShardStore, StoreIdentity};
+
+pub(crate) use self::unruly::{Rule, broken_opening_quorum, broken_write_quorum, is_broken};
+use self::unruly::{Unruly, break_rule};
+use crate::testing::{Cluster, content_up_to, keys, marked_block, settings, vdisk};
+use crate::{LaneState, Log, LogSettings, OpenError};
+
+/// A writer that may still be running.
+struct Server {
+    log: Log,
+    controls: Vec<FaultControl>,
+    /// Marks of what the log held when it was opened, then of what was appended, in order.
+    content: Vec<u64>,
+    /// How many of `content` were there at the opening; all of these are durable.
+    opened_with: usize,
+    sequence: u64,
+}
+
+/// Sum of what a run did, to see that it explored something.
+#[derive(Default)]
+struct Tally {
+    openings: usize,
+    refused: usize,
+    acknowledged: usize,
+    wiped: usize,
+    put_back: usize,
+    scrubs: usize,
+    complete: usize,
+}
+
+struct World {
+    rng: SmallRng,
+    cluster: Cluster,
+    /// Disks that were taken out, by place.
+    drawer: Vec<(usize, Arc<MemoryStore>)>,
+    faults: RandomFaults,
+    /// Whether what happens is printed.
+    told: bool,
+    first_identities: Vec<Arc<Mutex<Option<StoreIdentity>>>>,
+    servers: Vec<Server>,
+    generation: u64,
+    next_mark: u64,
+    /// What clients were told is durable.
+    acknowledged: BTreeSet<u64>,
+    /// What an opening served, and the first mark that was made after it.
+    views: Vec<(Vec<u64>, u64)>,
+    tally: Tally,
+}
+
+impl World {
+    fn new(seed: u64, told: bool) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let data = [1, 1, 2, 3, 4][rng.random_range(0..5)];
+        // A broken rule shows itself soonest where little else goes wrong.
+        let calm = unruly::any_broken();
+        let parity = [0, 1, 2, 2, 3][rng.random_range(if calm { 1..5 } else { 0..5 })];
+        let write = rng.random_range(data + parity.min(1)..=data + parity);
+        let faults = RandomFaults {
+            delay: 0.5,
+            longest_delay: Duration::from_millis(if calm {
+                20
+            } else {
+                [20, 20, 20, 1500][rng.random_range(0..4)]
+            }),
+            unavailable: 0.02,
+            torn_append: if calm { 0.0 } else { [0.0, 0.0, 0.0, 0.01][rng.random_range(0..4)] },
+            lost_answer: 0.05,
+        };
+        let cluster = Cluster::new(data, parity, Some(write));
+        let first_identities = (0..data + parity).map(|_| Arc::default()).collect();
+        Self {
+            rng,
+            cluster,
+            drawer: Vec::new(),
+            faults,
+            told,
+            first_identities,
+            servers: Vec::new(),
+            generation: 0,
+            next_mark: 1,
+            acknowledged: BTreeSet::new(),
+            views: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Another server's own connections: late, failing, some stores out of its reach.
+    fn connect(&mut self) -> (StoreSet, Vec<FaultControl>) {
+        let mut controls = Vec::new();
+        let mut stores: Vec<Arc<dyn ShardStore>> = Vec::new();
+        for (bay, first) in self.cluster.bays.iter().zip(&self.first_identities) {
+            // Delays are on the way to the store: what is delayed arrives although nobody waits for it any more.
+            let slow = FaultyStore::new(bay.clone(), self.rng.random());
+            slow.control().set_random(RandomFaults {
+                torn_append: self.faults.torn_append,
+                delay: self.faults.delay,
+                longest_delay: self.faults.longest_delay,
+                ..RandomFaults::default()
+            });
+            let unruly = Unruly::new(Arc::new(slow), first.clone());
+            let faulty = FaultyStore::new(Arc::new(unruly), self.rng.random());
+            let RandomFaults { unavailable, lost_answer, .. } = self.faults;
+            faulty.control().set_random(RandomFaults { unavailable, lost_answer, ..RandomFaults::default() });
+            controls.push(faulty.control());
+            stores.push(Arc::new(faulty));
+        }
+        let set = StoreSet::new(vdisk(), stores, self.cluster.quorums, Duration::from_secs(1)).unwrap();
+        (set, controls)
+    }
+
+    fn set_reach(&mut self, controls: &[FaultControl]) {
+        let out = [0, 0, 0, 1, 1, 2][self.rng.random_range(0..6)].min(controls.len() - 1);
+        for control in controls {
+            control.set_down(false);
+        }
+        for _ in 0..out {
+            let store = self.rng.random_range(0..controls.len());
+            controls[store].set_down(true);
+        }
+    }
+
+    async fn open(&mut self) {
+        let (set, controls) = self.connect();
+        self.set_reach(&controls);
+        let opening = Log::open(set, keys(), log_settings());
+        // Some openings stop half-way.
+        let patience = if self.rng.random_bool(0.25) { self.rng.random_range(1..80) } else { 60_000 };
+        let opened = tokio::time::timeout(Duration::from_millis(patience), opening).await;
+        self.note_durable();
+        let log = match opened {
+            Ok(Ok(log)) => log,
+            Ok(Err(OpenError::DataLost { numbers, .. })) => {
+                let (set, _) = self.cluster.connect(0);
+                panic!(
+                    "committed aggregations {numbers} lost: {:?} {:#?}",
+                    self.cluster.quorums,
+                    set.survey().await
+                )
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.tally.refused += 1;
+                return;
+            }
+        };
+        self.tally.openings += 1;
+        let Some(status) = log.status().await else { return };
+        let content = content_up_to(&self.cluster, status.committed).await;
+        self.tell(|| format!("opened: {} of {:?}: {content:?}", status.epoch, self.cluster.quorums));
+        self.tell_stores().await;
+        self.check(&content);
+        self.views.push((content.clone(), self.next_mark));
+        if self.views.len() > 3 {
+            self.views.remove(0);
+        }
+        self.generation = self.generation.max(log.end().generation.0) + 1;
+        let opened_with = content.len();
+        self.servers.push(Server {
+            log,
+            controls,
+            content,
+            opened_with,
+            sequence: self.generation * 1_000_000,
+        });
+        if self.servers.len() > 3 {
+            self.servers.remove(0);
+        }
+    }
+
+    fn check(&self, content: &[u64]) {
+        let held: BTreeSet<u64> = content.iter().copied().collect();
+        assert_eq!(held.len(), content.len(), "a block is there twice");
+        let lost: Vec<_> = self.acknowledged.difference(&held).collect();
+        assert!(lost.is_empty(), "acknowledged blocks lost: {lost:?} of {content:?}");
+        for (seen, first_new) in &self.views {
+            assert!(content.starts_with(seen), "served history lost: {seen:?} is not in {content:?}");
+            let back: Vec<_> = content[seen.len()..].iter().filter(|mark| *mark < first_new).collect();
+            assert!(back.is_empty(), "ruled-out blocks came back: {back:?}");
+        }
+    }
+
+    /// Writes down what each server has told its clients.
+    fn note_durable(&mut self) {
+        for server in &self.servers {
+            let Some(durable) = server.log.durability().borrow().durable else {
+                continue;
+            };
+            // A sequence of its own range tells how many of its appends are durable.
+            let base = server.sequence / 1_000_000 * 1_000_000;
+            let appended = durable.sequence.0.saturating_sub(base) as usize;
+            let known = (server.opened_with + appended).min(server.content.len());
+            self.acknowledged.extend(&server.content[..known]);
+        }
+        self.tally.acknowledged = self.acknowledged.len();
+    }
+
+    async fn append(&mut self) {
+        let Some(at) = self.servers.len().checked_sub(1).map(|last| self.rng.random_range(0..=last)) else {
+            return;
+        };
+        let blocks = self.rng.random_range(1..6);
+        for _ in 0..blocks {
+            let mark = self.next_mark;
+            self.next_mark += 1;
+            let server = &mut self.servers[at];
+            server.sequence += 1;
+            let generation = server.sequence / 1_000_000;
+            if server.log.append(marked_block(generation, server.sequence, mark)).await.is_err() {
+                return;
+            }
+            server.content.push(mark);
+        }
+        if self.rng.random_bool(0.7) {
+            let _ = self.servers[at].log.flush().await;
+        }
+    }
+
+    /// Another disk comes into a place: an empty one, or one that was there before.
+    async fn change_disk(&mut self, put_back: bool) {
+        let (set, _) = self.cluster.connect(0);
+        let survey = set.survey().await;
+        let (store, disk) = if put_back {
+            if self.drawer.is_empty() {
+                return;
+            }
+            let (store, disk) = &self.drawer[self.rng.random_range(0..self.drawer.len())];
+            (*store, Some(disk.clone()))
+        } else {
+            (self.rng.random_range(0..self.cluster.bays.len()), None)
+        };
+        let blank = |view: &tlog_quorum::StoreView| view.standing == Standing::Blank;
+        let others = survey.views.iter().enumerate().filter(|(i, view)| *i != store && blank(view)).count();
+        if survey.is_new() || others >= self.cluster.quorums.losses_at_acknowledgement() {
+            return;
+        }
+        // Without identities nobody could tell which stores are blank: at most one is wiped then.
+        if is_broken(Rule::Identity) && (put_back || self.tally.wiped > 0)
+            || blank(&survey.views[store]) && !put_back
+        {
+            return;
+        }
+        // What was told to clients before this moment must survive it.
+        self.note_durable();
+        self.tell(|| format!("store {store}: {}", if put_back { "an old disk" } else { "an empty disk" }));
+        match disk {
+            Some(disk) => {
+                self.drawer.retain(|(_, kept)| !Arc::ptr_eq(kept, &disk));
+                let out = self.cluster.bays[store].insert(disk);
+                self.drawer.push((store, out));
+                self.tally.put_back += 1;
+            }
+            None => {
+                let out = self.cluster.bays[store].pull();
+                self.drawer.push((store, out));
+                self.tally.wiped += 1;
+            }
+        }
+    }
+
+    /// Somebody else looks for what is missing or damaged, while writing goes on.
+    fn scrub(&mut self) {
+        let (set, controls) = self.connect();
+        self.set_reach(&controls);
+        self.tally.scrubs += 1;
+        tokio::spawn(async move { crate::scrub(&set, u64::MAX, |_| {}).await.map(drop) });
+    }
+
+    /// Once faults stop, the log opens, and everything is on all stores before long.
+    async fn end(&mut self) {
+        self.servers.clear();
+        tokio::time::sleep(Duration::from_secs(10)).await; // what is on its way arrives
+        let (set, _) = self.cluster.connect(0);
+        if set.survey().await.counted_len() < self.cluster.quorums.opening() {
+            return;
+        }
+        self.tell(|| "the end".to_owned());
+        self.faults = RandomFaults { torn_append: self.faults.torn_append, ..RandomFaults::default() };
+        let log = match Log::open(set.clone(), keys(), log_settings()).await {
+            Ok(log) => log,
+            Err(OpenError::TooFewStores(_)) if set.survey().await.is_new() => return,
+            Err(OpenError::UncertainEnd(_)) if self.faults.torn_append > 0.0 => return,
+            Err(error) => panic!("without faults the log does not open: {error}"),
+        };
+        let whole = log.wait_until_complete(Duration::from_secs(300)).await;
+        let status = log.status().await.unwrap();
+        let content = content_up_to(&self.cluster, status.committed).await;
+        self.check(&content);
+        let odd = |error: &String| error.contains("empty it") || error.contains("can be counted on");
+        let stuck = status
+            .stores
+            .iter()
+            .any(|store| store.state == LaneState::Filling && store.error.as_ref().is_some_and(odd));
+        if self.faults.torn_append > 0.0 || stuck {
+            return;
+        }
+        assert!(whole, "not complete after five minutes: {status:?}");
+        let survey = set.survey().await;
+        for number in (1..=status.committed.0).map(AggregationNumber) {
+            let (_, conditions) = set.all_shards(&survey, number).await;
+            let held = |condition: &ShardCondition| matches!(condition, ShardCondition::Held(_));
+            assert!(conditions.iter().all(held), "complete, and aggregation {number} is not: {conditions:?}");
+        }
+        self.tally.complete += 1;
+    }
+
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.told {
+            println!("{}", what());
+        }
+    }
+
+    /// What every store has, one a line.
+    async fn tell_stores(&self) {
+        let (set, _) = self.cluster.connect(0);
+        for view in set.survey().await.views {
+            let Ok(state) = view.answer else { continue };
+            let starts: Vec<_> = state.starts.iter().map(|r| (r.epoch.0, r.number.0)).collect();
+            self.tell(|| {
+                format!(
+                    "  {} {:?}: epoch {}, members {:?}, starts {starts:?}, committed {}, holds {:?}",
+                    view.address,
+                    view.standing,
+                    state.epoch,
+                    state.members.version(),
+                    state.committed,
+                    state.held
+                )
+            });
+        }
+    }
+
+    async fn run(&mut self) {
+        let steps = [40, 80, 200][self.rng.random_range(0..3)];
+        let calm = unruly::any_broken();
+        for _ in 0..steps {
+            match self.rng.random_range(0..100) {
+                0..12 => self.open().await,
+                12..16 => self.change_disk(false).await,
+                16..18 if !calm => self.change_disk(true).await,
+                18..20 if !calm => self.scrub(),
+                20..24 if !self.servers.is_empty() => {
+                    let at = self.rng.random_range(0..self.servers.len());
+                    self.note_durable();
+                    drop(self.servers.remove(at)); // the process is killed
+                }
+                24..32 if !self.servers.is_empty() => {
+                    let at = self.rng.random_range(0..self.servers.len());
+                    let controls = self.servers[at].controls.clone();
+                    self.set_reach(&controls);
+                }
+                32..65 => self.append().await,
+                _ => tokio::time::sleep(Duration::from_millis(self.rng.random_range(1..60))).await,
+            }
+            self.note_durable();
+        }
+        if calm {
+            self.open().await;
+        } else {
+            self.end().await;
+        }
+    }
+}
+
+/// Seeds of a usual run.
+const SEEDS: u64 = 300;
+
+fn log_settings() -> LogSettings {
+    LogSettings { max_blocks: 3, in_flight: 4, commit_timeout: Duration::from_secs(5), ..settings() }
+}
+
+/// One seed, in virtual time. The error is what was found.
+fn explore(seed: u64, broken: Option<Rule>, told: bool) -> Result<Tally, String> {
+    break_rule(broken);
+    // What a run finds, it finds by a panic; a thousand printed backtraces would hide the one that counts.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let ended = runtime.block_on(async {
+        let mut world = World::new(seed, told);
+        AssertUnwindSafe(world.run()).catch_unwind().await.map(|()| world.tally)
+    });
+    break_rule(None);
+    ended.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+    })
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { openings, refused, acknowledged, wiped, put_back, scrubs, complete } = self;
+        write!(
+            f,
+            "{openings} openings, {refused} refused, {acknowledged} blocks acknowledged, {wiped} stores wiped, {put_back} old disks \
+             put back, {scrubs} scrubs, {complete} runs ended complete"
+        )
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_ruled_out_comes_back() {
+    let one = from_environment("TLOG_EXPLORE_SEED");
+    let many = from_environment("TLOG_EXPLORE_SEEDS").unwrap_or(SEEDS);
+    let seeds: RangeInclusive<u64> = one.map_or(1..=many, |seed| seed..=seed);
+    let mut sum = Tally::default();
+    for seed in seeds {
+        let tally = explore(seed, None, one.is_some()).unwrap_or_else(|found| panic!("seed {seed}: {found}"));
+        sum.openings += tally.openings;
+        sum.refused += tally.refused;
+        sum.acknowledged += tally.acknowledged;
+        sum.wiped += tally.wiped;
+        sum.put_back += tally.put_back;
+        sum.scrubs += tally.scrubs;
+        sum.complete += tally.complete;
+    }
+    println!("{sum}");
+    let explored = sum.openings > 400 && sum.acknowledged > 1000 && sum.put_back > 50 && sum.complete > 100;
+    assert!(explored || one.is_some() || many < SEEDS, "hardly explored: {sum}");
+}
+
+/// The first seed that shows what breaking a rule does.
+fn must_be_caught(rule: Rule) {
+    let caught =
+        (1..=3000).find_map(|seed| explore(seed, Some(rule), false).err().map(|found| (seed, found)));
+    let (seed, found) = caught.unwrap_or_else(|| panic!("nobody noticed that {rule:?} is broken"));
+    println!("{rule:?} broken: seed {seed}: {}", found.chars().take(120).collect::<String>());
+}
+
+#[test]
+fn leaving_out_start_records_is_noticed() {
+    must_be_caught(Rule::StartRecords);
+}
+
+#[test]
+fn opening_without_a_majority_is_noticed() {
+    must_be_caught(Rule::Majority);
+}
+
+#[test]
+fn taking_an_empty_store_for_the_old_one_is_noticed() {
+    must_be_caught(Rule::Identity);
+}
+
+#[test]
+fn counting_answers_of_an_old_identity_is_noticed() {
+    must_be_caught(Rule::Forget);
+}
+
+#[test]
+fn acknowledging_before_w_stores_have_it_is_noticed() {
+    must_be_caught(Rule::WriteQuorum);
+}
+
+#[test]
+fn not_giving_a_blank_store_what_was_adopted_is_noticed() {
+    must_be_caught(Rule::Adopted);
+}

@@ -1,0 +1,7 @@
+//! What stores hold together, on memory stores that fail.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod log;
+mod reading;
+mod survey;
