@@ -156,8 +156,7 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
         survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
     records.push(start);
     let state = set.within_limit(&port, port.status(set.vdisk())).await.map_err(RefillError::Store)?;
-    lacks_no_record_for_good(&survey, opening_quorum(&set), store, &state, &records)
-        .map_err(RefillError::Source)?;
+    tellable(&set, &survey, store, &state, &records).await.map_err(RefillError::Source)?;
     let identity = prepare(&set, &port, state, &records, &members).await.map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
     set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
@@ -199,25 +198,42 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
 
 /// Start records can be copied only in the order of their epochs. A disk that was in use before and is put back may have
 /// passed the epoch of one that it lacks: an append of the running writer reached it, say. It may become a member all the
-/// same where enough others have that record, or too few can ever have had it.
-fn lacks_no_record_for_good(
+/// same where enough others have that record, where too few can ever have had it, or where nothing is left anywhere that the
+/// record rules out.
+async fn tellable(
+    set: &StoreSet,
     survey: &Survey,
-    quorum: usize,
     store: usize,
     state: &LogState,
     records: &[StartRecord],
 ) -> Result<(), String> {
-    let total = survey.views.len();
-    for record in records.iter().filter(|record| record.epoch < state.epoch) {
-        if state.starts.iter().any(|own| covers(own, record)) {
+    let has = |state: &LogState, record| state.starts.iter().any(|own| covers(own, record));
+    let (quorum, total) = (opening_quorum(set), survey.views.len());
+    let newest = records.last().map_or(Epoch(0), |record| record.epoch);
+    for record in records.iter().filter(|record| record.epoch < state.epoch && !has(state, record)) {
+        let others = || survey.counted().filter(|(other, _)| *other != store);
+        let have = others().filter(|(_, state)| has(state, record)).count();
+        if have >= quorum || have + (total - 1 - others().count()) < quorum {
             continue;
         }
-        let others = || survey.counted().filter(|(other, _)| *other != store);
-        let have = others().filter(|(_, state)| state.starts.iter().any(|own| covers(own, record))).count();
-        let unknown = total - 1 - others().count();
-        if have < quorum && have + unknown >= quorum {
+        let mut moot = survey.unreachable_len() == 0;
+        for (other, state) in others().filter(|(_, state)| !has(state, record)) {
+            // Below the newest epoch an older writer's shard could still arrive.
+            moot &= state.epoch >= newest;
+            for range in doubtful(std::slice::from_ref(record), state).iter() {
+                let located = set.heads(survey, range).await;
+                moot &= located.iter().all(|located| {
+                    !matches!(
+                        located.conditions.get(other),
+                        Some(ShardCondition::RuledOut(_) | ShardCondition::Unreachable) | None
+                    )
+                });
+            }
+        }
+        if !moot {
             return Err(format!(
-                "it has shards of before the opening of epoch {} and can no longer be told of it; empty it, and it is filled from the others",
+                "it was in use before the opening of epoch {} and can no longer be told of it: bring back the stores that are away, or \
+                 empty it; it is filled then",
                 record.epoch
             ));
         }

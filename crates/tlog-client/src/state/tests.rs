@@ -1,3 +1,5 @@
+//! The state against a slow oracle, and its answers one by one.
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;

@@ -14,20 +14,20 @@ use tlog_store::{
     FaultControl, FaultyStore, LogState, Members, MemoryStore, Shard, ShardStore, StartRecord, StoreIdentity,
 };
 
-pub fn vdisk() -> VdiskId {
+pub(crate) fn vdisk() -> VdiskId {
     VdiskId::new("disk").unwrap()
 }
 
-pub struct TestLog {
-    pub memories: Vec<Arc<MemoryStore>>,
-    pub controls: Vec<FaultControl>,
-    pub set: StoreSet,
+pub(crate) struct TestLog {
+    pub(crate) memories: Vec<Arc<MemoryStore>>,
+    pub(crate) controls: Vec<FaultControl>,
+    pub(crate) set: StoreSet,
     sealer: Sealer,
 }
 
 impl TestLog {
     /// Stores that have never heard of the log.
-    pub fn unknown(data: usize, parity: usize) -> Self {
+    pub(crate) fn unknown(data: usize, parity: usize) -> Self {
         let quorums = Quorums::default_for(Redundancy::new(data, parity).unwrap());
         let memories: Vec<_> =
             (0..quorums.total()).map(|i| Arc::new(MemoryStore::new(format!("memory:{i}")))).collect();
@@ -40,7 +40,7 @@ impl TestLog {
     }
 
     /// A log that epoch 1 began, with all stores as members.
-    pub async fn begun(data: usize, parity: usize) -> Self {
+    pub(crate) async fn begun(data: usize, parity: usize) -> Self {
         let log = Self::unknown(data, parity);
         for memory in &log.memories {
             memory.promise(&vdisk(), Epoch(1)).await.unwrap();
@@ -50,11 +50,11 @@ impl TestLog {
         log
     }
 
-    pub async fn state(&self, store: usize) -> LogState {
+    pub(crate) async fn state(&self, store: usize) -> LogState {
         self.memories[store].status(&vdisk()).await.unwrap()
     }
 
-    pub async fn identities(&self) -> Vec<Option<StoreIdentity>> {
+    pub(crate) async fn identities(&self) -> Vec<Option<StoreIdentity>> {
         let mut identities = Vec::new();
         for store in 0..self.memories.len() {
             identities.push(self.state(store).await.identity);
@@ -63,7 +63,7 @@ impl TestLog {
     }
 
     /// Tells some stores that an epoch began at a number.
-    pub async fn start(&self, epoch: u64, number: u64, on: &[usize]) {
+    pub(crate) async fn start(&self, epoch: u64, number: u64, on: &[usize]) {
         let members = Members { epoch: Epoch(epoch), change: 0, identities: self.identities().await };
         let record = StartRecord { epoch: Epoch(epoch), number: AggregationNumber(number) };
         for &store in on {
@@ -72,7 +72,7 @@ impl TestLog {
     }
 
     /// An aggregation of one block; `mark` tells it from others of the same number.
-    pub fn aggregation(&self, number: u64, prev: AggregationId, mark: u64) -> EncodedAggregation {
+    pub(crate) fn aggregation(&self, number: u64, prev: AggregationId, mark: u64) -> EncodedAggregation {
         let data = Bytes::from(mark.to_le_bytes().repeat(64));
         let block = Block::set(Sequence(number), BlockIndex::new(mark).unwrap(), Timestamp(mark), data);
         let request = SealRequest {
@@ -88,7 +88,7 @@ impl TestLog {
     }
 
     /// Puts shards of an aggregation onto some stores, as the writer of an epoch does.
-    pub async fn append(&self, aggregation: &EncodedAggregation, epoch: u64, on: &[usize]) {
+    pub(crate) async fn append(&self, aggregation: &EncodedAggregation, epoch: u64, on: &[usize]) {
         for &store in on {
             let shard = aggregation.shard(store, Epoch(epoch)).unwrap();
             let (epoch, id) = (Epoch(epoch), aggregation.id);
@@ -98,7 +98,7 @@ impl TestLog {
         }
     }
 
-    pub async fn survey(&self) -> Survey {
+    pub(crate) async fn survey(&self) -> Survey {
         self.set.survey().await
     }
 }

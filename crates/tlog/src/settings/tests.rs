@@ -1,3 +1,5 @@
+//! Every layer of the settings, good and bad.
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
