@@ -198,7 +198,7 @@ async fn stores_that_are_filled_at_the_same_time_all_become_members() {
         let (log, controls) = cluster.open().await;
         append(&log, 1, 1..=10).await;
         durable(&log, position(1, 10)).await.unwrap();
-        controls[3].set_delay(Duration::from_millis(20));
+        controls[0].set_delay(Duration::from_millis(30)); // the last to hear of a new member
         controls[3].wipe();
         append(&log, 1, 11..=15).await;
         tokio::time::sleep(Duration::from_millis(offset)).await;

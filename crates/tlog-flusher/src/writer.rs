@@ -378,16 +378,6 @@ impl Writer {
         }));
     }
 
-    /// Everything in flight that a store has not answered for, once more.
-    fn send_in_flight_to(&mut self, store: usize) {
-        let committed = self.tracker.committed().0;
-        for number in (committed + 1..=committed + self.in_flight.len() as u64).map(AggregationNumber) {
-            if !self.tracker.is_held(store, number) {
-                self.append(store, number);
-            }
-        }
-    }
-
     /// Tells the stores what is committed, once nothing has been written for a moment.
     fn publish_due(&mut self, now: Instant) {
         let idle = self.in_flight.is_empty() && self.aggregator.is_empty();
@@ -455,16 +445,6 @@ impl Writer {
         if let Some(lane) = self.lanes.get_mut(store) {
             lane.outstanding = lane.outstanding.saturating_sub(1);
         }
-    }
-
-    fn active(&self) -> Vec<bool> {
-        self.lanes.iter().map(Lane::is_active).collect()
-    }
-
-    fn show_stores(&self) {
-        let active = self.lanes.iter().filter(|lane| lane.is_active()).count();
-        let missed = self.lanes.iter().map(|lane| lane.missed.count()).sum();
-        metric::stores_active(self.set.vdisk(), active, missed);
     }
 
     fn status(&self) -> LogStatus {

@@ -57,6 +57,8 @@ struct Tally {
 struct World {
     rng: SmallRng,
     cluster: Cluster,
+    /// So many stores at once.
+    may_be_blank: usize,
     /// Disks that were taken out, by place.
     drawer: Vec<(usize, Arc<MemoryStore>)>,
     faults: RandomFaults,
@@ -95,10 +97,17 @@ impl World {
             lost_answer: 0.05,
         };
         let cluster = Cluster::new(data, parity, Some(write));
+        let quorums = cluster.quorums;
+        let mut may_be_blank = quorums.losses_at_acknowledgement();
+        if !calm && rng.random_bool(0.75) {
+            // With more, nothing is lost, but nothing can be opened or filled either.
+            may_be_blank = may_be_blank.min(quorums.total() - quorums.opening());
+        }
         let first_identities = (0..data + parity).map(|_| Arc::default()).collect();
         Self {
             rng,
             cluster,
+            may_be_blank,
             drawer: Vec::new(),
             faults,
             told,
@@ -165,7 +174,13 @@ impl World {
                     set.survey().await
                 )
             }
-            Ok(Err(_)) | Err(_) => {
+            Ok(Err(error)) => {
+                self.tell(|| format!("refused: {error}"));
+                self.tally.refused += 1;
+                return;
+            }
+            Err(_) => {
+                self.tell(|| "an opening stopped half-way".to_owned());
                 self.tally.refused += 1;
                 return;
             }
@@ -257,7 +272,7 @@ impl World {
         };
         let blank = |view: &tlog_quorum::StoreView| view.standing == Standing::Blank;
         let others = survey.views.iter().enumerate().filter(|(i, view)| *i != store && blank(view)).count();
-        if survey.is_new() || others >= self.cluster.quorums.losses_at_acknowledgement() {
+        if survey.is_new() || others >= self.may_be_blank {
             return;
         }
         // Without identities nobody could tell which stores are blank: at most one is wiped then.
@@ -301,7 +316,6 @@ impl World {
             return;
         }
         self.tell(|| "the end".to_owned());
-        self.faults = RandomFaults { torn_append: self.faults.torn_append, ..RandomFaults::default() };
         let log = match Log::open(set.clone(), keys(), log_settings()).await {
             Ok(log) => log,
             Err(OpenError::TooFewStores(_)) if set.survey().await.is_new() => return,
@@ -312,7 +326,7 @@ impl World {
         let status = log.status().await.unwrap();
         let content = content_up_to(&self.cluster, status.committed).await;
         self.check(&content);
-        // A refill needs an opening quorum of members: with more than n less that blank, an operator has to decide.
+        // A refill needs as many members as an opening; and what is torn is not whole.
         let counted = set.survey().await.counted_len();
         if self.faults.torn_append > 0.0 || counted < self.cluster.quorums.opening() {
             return;

@@ -318,6 +318,26 @@ impl Writer {
         }
         self.show_stores();
     }
+
+    /// Everything in flight that a store has not answered for, once more.
+    fn send_in_flight_to(&mut self, store: usize) {
+        let committed = self.tracker.committed().0;
+        for number in (committed + 1..=committed + self.in_flight.len() as u64).map(AggregationNumber) {
+            if !self.tracker.is_held(store, number) {
+                self.append(store, number);
+            }
+        }
+    }
+
+    fn active(&self) -> Vec<bool> {
+        self.lanes.iter().map(Lane::is_active).collect()
+    }
+
+    fn show_stores(&self) {
+        let active = self.lanes.iter().filter(|lane| lane.is_active()).count();
+        let missed = self.lanes.iter().map(|lane| lane.missed.count()).sum();
+        metric::stores_active(self.set.vdisk(), active, missed);
+    }
 }
 
 /// Whether a store has room for more than what is written right now.
