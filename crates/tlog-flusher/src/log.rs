@@ -118,6 +118,7 @@ impl Log {
         settings.check()?;
         let began = Instant::now();
         let recovered = recover(&set).await?;
+        let set = recovered.set.clone();
         let end = log_end(&set, &recovered).await?;
         let (epoch, adopted) = (recovered.start.epoch, recovered.adopted.len() as u64);
         let last_number = recovered.start.number.0 - 1;

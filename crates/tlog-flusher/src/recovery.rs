@@ -13,7 +13,9 @@ use std::fmt;
 
 use tlog_codec::{EncodedAggregation, Header};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
-use tlog_quorum::{Candidate, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful};
+use tlog_quorum::{
+    Candidate, OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
+};
 use tlog_store::{Members, NumberRanges, StartRecord};
 
 use crate::lookup::LookupError;
@@ -31,6 +33,9 @@ pub enum OpenError {
     /// Not enough stores can be counted on.
     #[error(transparent)]
     TooFewStores(#[from] TooFewStores),
+    /// The log has other numbers of shards than the settings say.
+    #[error(transparent)]
+    OtherShape(#[from] OtherShape),
     /// Others open the same log at the same time, again and again.
     #[error("vdisk {vdisk}: other servers keep opening it; make sure that only one serves it")]
     Contended {
@@ -87,6 +92,8 @@ impl fmt::Display for Numbers {
 /// What an opening found, and did.
 #[derive(Debug)]
 pub(crate) struct Recovered {
+    /// The stores, with the quorums that this log needs.
+    pub(crate) set: StoreSet,
     /// What the stores said when they promised.
     pub(crate) survey: Survey,
     /// Who is a member from now on.
@@ -112,9 +119,10 @@ pub(crate) struct Recovered {
 /// Opens the log of `set` for a new writer.
 pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
     for _ in 0..ATTEMPTS {
-        let Some((epoch, survey)) = promise(set).await? else {
+        let Some((set, epoch, survey)) = promise(set).await? else {
             continue;
         };
+        let set = &set;
         let committed = survey.committed();
         let doubts = doubts(set, &survey).await;
         check_held(set, &survey, &doubts)?;
@@ -131,9 +139,10 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
             number = number.next();
         }
         let start = StartRecord { epoch, number };
-        let members = members_of(&survey, epoch);
+        let members = members_of(set, &survey, epoch);
         if let Some(started) = begin(set, &survey, start, &members).await? {
             return Ok(Recovered {
+                set: set.clone(),
                 survey,
                 members,
                 start,
@@ -151,8 +160,10 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
 }
 
 /// Takes the next epoch and has it promised. None where another opening was faster.
-async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
+async fn promise(set: &StoreSet) -> Result<Option<(StoreSet, Epoch, Survey)>, OpenError> {
     let before = set.survey().await;
+    set.check_shape(&before)?;
+    let set = &as_written(set, &before);
     let needed = if before.is_new() { set.quorums().founding() } else { opening_quorum(set) };
     before.require(needed)?;
     let epoch = before.highest_epoch().next();
@@ -180,8 +191,9 @@ async fn promise(set: &StoreSet) -> Result<Option<(Epoch, Survey)>, OpenError> {
             view.standing = Standing::Blank;
         }
     }
-    match survey.require(needed) {
-        Ok(()) => Ok(Some((epoch, survey))),
+    let set = as_written(set, &survey);
+    match survey.require(needed.max(opening_quorum(&set))) {
+        Ok(()) => Ok(Some((set, epoch, survey))),
         Err(_) if overtaken => Ok(None),
         Err(too_few) => Err(too_few.into()),
     }
@@ -308,16 +320,21 @@ async fn adopt(
             )
         })
         .count();
-    if unknown > 0 && held + unknown + not_asked >= set.quorums().write() {
+    if unknown > 0 && held + unknown + not_asked >= set.quorums().acknowledged() {
         return Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)));
     }
     Ok(None)
 }
 
 /// The list of members that this opening writes down.
-fn members_of(survey: &Survey, epoch: Epoch) -> Members {
+///
+/// Its write quorum is never raised again: some of what was acknowledged under a lower one may be known as committed to few
+/// stores only, and a later opening must not ask fewer than finds it.
+fn members_of(set: &StoreSet, survey: &Survey, epoch: Epoch) -> Members {
+    let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX); // at most 255 shards
+    let (data_shards, write_quorum) = (small(set.quorums().data()), small(set.quorums().acknowledged()));
     let identities = if survey.is_new() { survey.identities() } else { survey.members.identities.clone() };
-    Members { epoch, change: 0, identities }
+    Members { epoch, change: 0, identities, data_shards, write_quorum }
 }
 
 /// Writes the start record. None where another opening was faster.
@@ -362,6 +379,15 @@ async fn begin(
         missing,
     }
     .into())
+}
+
+/// The stores with the quorums that the log needs.
+fn as_written(set: &StoreSet, survey: &Survey) -> StoreSet {
+    #[cfg(test)]
+    if crate::exploration::is_broken(crate::exploration::Rule::EarlierWrite) {
+        return set.clone();
+    }
+    set.as_written(survey)
 }
 
 /// How many stores an opening needs.

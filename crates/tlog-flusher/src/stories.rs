@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tlog_codec::Redundancy;
 use tlog_proto::{AggregationNumber, Generation, Sequence};
-use tlog_store::{Operation, ShardStore};
+use tlog_quorum::{Quorums, StoreSet};
+use tlog_store::{FaultControl, Operation, ShardStore};
 
 use crate::testing::{Cluster, append, block, content, durable, keys, position, settings, vdisk};
 use crate::{CloseReason, LaneState, Log, LogSettings, OpenError};
@@ -322,4 +324,45 @@ async fn after_a_close_every_store_knows_what_is_committed() {
         assert_eq!(bay.status(&vdisk()).await.unwrap().committed, AggregationNumber(2));
     }
     assert!(log.close().await.is_ok(), "closing again answers at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn raising_the_write_quorum_does_not_forget_what_was_acknowledged_with_fewer_stores() {
+    let cluster = Cluster::new(4, 2, Some(5));
+    let (log, controls) = cluster.open().await;
+    controls[5].set_down(true);
+    append(&log, 1, 1..=5).await;
+    durable(&log, position(1, 5)).await.unwrap();
+    drop(log); // five stores hold it, and none knows that it is committed
+
+    let strict = Quorums::new(cluster.quorums.redundancy(), 6).unwrap();
+    let stores = |controls: &[FaultControl], set: &StoreSet| {
+        controls[0].set_down(true);
+        controls[1].set_down(true);
+        StoreSet::new(vdisk(), set.stores().to_vec(), strict, set.timeout()).unwrap()
+    };
+    // Four stores are enough where six acknowledge: but of these four, three hold what was acknowledged.
+    let (set, controls) = cluster.connect(2);
+    let strict_set = stores(&controls, &set);
+    match Log::open(strict_set.clone(), keys(), settings()).await {
+        Err(OpenError::TooFewStores(missing)) => assert_eq!((missing.counted, missing.needed), (4, 5)),
+        other => panic!("{other:?}"),
+    }
+    controls[0].set_down(false);
+    controls[1].set_down(false);
+    let log = Log::open(strict_set, keys(), settings()).await.unwrap();
+    assert_eq!(log.end().last, Some(Sequence(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_is_not_opened_with_another_number_of_data_shards() {
+    let cluster = Cluster::new(4, 2, None);
+    let (log, _) = cluster.open().await;
+    append(&log, 1, 1..=5).await;
+    log.close().await.unwrap();
+    let other = Quorums::default_for(Redundancy::new(3, 3).unwrap());
+    let (set, _) = cluster.connect(2);
+    let set = StoreSet::new(vdisk(), set.stores().to_vec(), other, set.timeout()).unwrap();
+    let error = Log::open(set, keys(), settings()).await.unwrap_err();
+    assert!(error.to_string().contains("on 6 stores (4+2), not on 6 (3+3)"), "{error}");
 }

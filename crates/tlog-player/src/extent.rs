@@ -126,7 +126,7 @@ impl<'a> End<'a> {
         if self.decided {
             return;
         }
-        let needed = self.stores.quorums().write();
+        let needed = self.stores.quorums().acknowledged();
         if self.uncertain.is_none() {
             let held = following(located, self.live.as_deref()).filter(|c| c.holders.len() >= needed);
             let held: Vec<AggregationId> = held.map(|c| c.head.id).collect();

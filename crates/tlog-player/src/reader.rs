@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use tlog_proto::{AggregationId, AggregationNumber, VdiskId};
-use tlog_quorum::{Candidate, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores};
+use tlog_quorum::{
+    Candidate, OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores,
+};
 use tlog_store::NumberRanges;
 
 use crate::extent::{Extent, determine};
@@ -33,15 +35,8 @@ pub enum OpenError {
     },
     /// Too few stores answer, or count, to know what was acknowledged.
     TooFewStores(TooFewStores),
-    /// The log has another number of stores than it is read with.
-    OtherStores {
-        /// The vdisk.
-        vdisk: VdiskId,
-        /// Stores of the log.
-        log: usize,
-        /// Stores given.
-        given: usize,
-    },
+    /// The log has other numbers of shards than it is read with.
+    OtherShape(OtherShape),
 }
 
 impl fmt::Display for OpenError {
@@ -55,10 +50,7 @@ impl fmt::Display for OpenError {
                 write!(f, "; check its name and the storage settings")
             }
             OpenError::TooFewStores(error) => error.fmt(f),
-            OpenError::OtherStores { vdisk, log, given } => write!(
-                f,
-                "the log of vdisk {vdisk} is on {log} stores, not on {given}; check data-shards, parity-shards and storage"
-            ),
+            OpenError::OtherShape(error) => error.fmt(f),
         }
     }
 }
@@ -77,6 +69,8 @@ impl LogReader {
     /// nothing. Data that is lost in the middle is no error here, but when it is read.
     pub async fn open(stores: StoreSet) -> Result<Self, OpenError> {
         let survey = stores.survey().await;
+        stores.check_shape(&survey).map_err(OpenError::OtherShape)?;
+        let stores = stores.as_written(&survey);
         survey.require(stores.quorums().reading()).map_err(OpenError::TooFewStores)?;
         if survey.is_new() && survey.identities().iter().all(Option::is_none) {
             let unreachable = survey.views.iter().filter_map(|view| view.answer.as_ref().err());
@@ -84,10 +78,6 @@ impl LogReader {
                 vdisk: stores.vdisk().clone(),
                 unreachable: unreachable.map(ToString::to_string).collect(),
             });
-        }
-        let (log, given) = (survey.members.identities.len(), stores.stores().len());
-        if !survey.is_new() && log != given {
-            return Err(OpenError::OtherStores { vdisk: stores.vdisk().clone(), log, given });
         }
         let (extent, last_id) = determine(&stores, &survey).await;
         tracing::debug!(vdisk = %stores.vdisk(), first = extent.first.0, last = extent.last.0,

@@ -13,4 +13,6 @@ mod survey;
 
 pub use quorums::{InvalidQuorum, Quorums};
 pub use read::{Candidate, HeadCandidate, Located, ReadError, ShardCondition};
-pub use survey::{MAX_IN_FLIGHT, Standing, StoreSet, StoreView, Survey, TooFewStores, covers, doubtful};
+pub use survey::{
+    MAX_IN_FLIGHT, OtherShape, Standing, StoreSet, StoreView, Survey, TooFewStores, covers, doubtful,
+};

@@ -7,6 +7,8 @@ use tlog_codec::Redundancy;
 pub struct Quorums {
     redundancy: Redundancy,
     write: usize,
+    /// The lowest W under which something that is not known as committed may have been acknowledged; at most `write`.
+    acknowledged: usize,
 }
 
 /// A write quorum that cannot be.
@@ -39,7 +41,8 @@ pub enum InvalidQuorum {
 impl Quorums {
     /// W = k + ceil(m / 2): as many losses are survived from the first moment as can be without waiting for the slowest.
     pub fn default_for(redundancy: Redundancy) -> Self {
-        Self { redundancy, write: redundancy.data() + redundancy.parity().div_ceil(2) }
+        let write = redundancy.data() + redundancy.parity().div_ceil(2);
+        Self { redundancy, write, acknowledged: write }
     }
 
     /// A write quorum of the operator's choice.
@@ -52,7 +55,7 @@ impl Quorums {
         } else if write <= data || write > total {
             return Err(InvalidQuorum::OutOfRange { write, data, total });
         }
-        Ok(Self { redundancy, write })
+        Ok(Self { redundancy, write, acknowledged: write })
     }
 
     /// How aggregations are split.
@@ -75,10 +78,23 @@ impl Quorums {
         self.write
     }
 
+    /// The same for a log that may hold what was acknowledged with fewer stores, under an earlier setting of W. Opening and
+    /// reading then ask as many stores as that takes; what is written from now on is acknowledged with W.
+    #[must_use]
+    pub fn with_earlier_write(self, earlier: usize) -> Self {
+        let valid = Self::new(self.redundancy, earlier).is_ok();
+        Self { acknowledged: if valid { self.acknowledged.min(earlier) } else { self.acknowledged }, ..self }
+    }
+
+    /// So many stores held whatever was acknowledged, at least: W, or an earlier and lower one.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged
+    }
+
     /// So many stores must promise before a log is opened: enough that an older writer can never reach W again and that every
     /// committed aggregation has k shards among them, and a majority, so that any two openings share a store.
     pub fn opening(&self) -> usize {
-        (self.total() - self.write + self.data()).max(self.total() / 2 + 1)
+        (self.total() - self.acknowledged + self.data()).max(self.total() / 2 + 1)
     }
 
     /// So many stores must answer before a log of which none of them knows is begun. Up to W - k stores may have come back empty
@@ -90,7 +106,7 @@ impl Quorums {
 
     /// So many stores must answer before a reader knows the highest committed number that any writer told a client of.
     pub fn reading(&self) -> usize {
-        self.total() - self.write + 1
+        self.total() - self.acknowledged + 1
     }
 
     /// So many stores may be lost for good at the moment of an acknowledgement.
@@ -108,6 +124,16 @@ mod tests {
         let quorums = Quorums::default_for(Redundancy::new(4, 2).unwrap());
         assert_eq!((quorums.write(), quorums.opening(), quorums.reading()), (5, 5, 2));
         assert_eq!(quorums.losses_at_acknowledgement(), 1);
+    }
+
+    #[test]
+    fn an_earlier_and_lower_w_is_still_counted_on() {
+        let strict = Quorums::new(Redundancy::new(4, 2).unwrap(), 6).unwrap();
+        assert_eq!((strict.opening(), strict.reading()), (4, 1));
+        let after = strict.with_earlier_write(5);
+        assert_eq!((after.write(), after.acknowledged(), after.opening(), after.reading()), (6, 5, 5, 2));
+        assert_eq!(after.with_earlier_write(6), after, "what is higher changes nothing");
+        assert_eq!(strict.with_earlier_write(0), strict, "nor what cannot be");
     }
 
     #[test]

@@ -58,6 +58,24 @@ impl StoreSet {
         &self.stores
     }
 
+    /// The same stores, with the quorums that a log needs which was written under another W.
+    #[must_use]
+    pub fn as_written(&self, survey: &Survey) -> Self {
+        let quorums = self.quorums.with_earlier_write(survey.members.write_quorum.into());
+        Self { quorums, ..self.clone() }
+    }
+
+    /// An error where the log was written with other numbers of shards than these stores are read with.
+    pub fn check_shape(&self, survey: &Survey) -> Result<(), OtherShape> {
+        let Members { identities, data_shards, .. } = &survey.members;
+        let (total, data) = (self.stores.len(), self.quorums.data());
+        if survey.is_new() || (identities.len() == total && [0, data].contains(&usize::from(*data_shards))) {
+            return Ok(());
+        }
+        let log_data = if *data_shards == 0 { None } else { Some(usize::from(*data_shards)) };
+        Err(OtherShape { vdisk: self.vdisk.clone(), log_total: identities.len(), log_data, total, data })
+    }
+
     /// Runs one operation on a store within the time limit.
     pub async fn within_limit<T>(
         &self,
@@ -279,6 +297,34 @@ pub fn doubtful(starts: &[StartRecord], state: &LogState) -> NumberRanges {
 pub fn covers(own: &StartRecord, record: &StartRecord) -> bool {
     own.epoch >= record.epoch && own.number <= record.number
 }
+
+/// A log has other numbers of shards than the settings say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherShape {
+    /// The vdisk.
+    pub vdisk: VdiskId,
+    /// n of the log.
+    pub log_total: usize,
+    /// k of the log, where its stores tell.
+    pub log_data: Option<usize>,
+    /// n as set.
+    pub total: usize,
+    /// k as set.
+    pub data: usize,
+}
+
+impl fmt::Display for OtherShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vdisk, log_total, log_data, total, data } = self;
+        write!(f, "the log of vdisk {vdisk} is on {log_total} stores")?;
+        if let Some(log_data) = log_data {
+            write!(f, " ({log_data}+{})", log_total.saturating_sub(*log_data))?;
+        }
+        write!(f, ", not on {total} ({data}+{}); check data-shards, parity-shards and storage", total - data)
+    }
+}
+
+impl std::error::Error for OtherShape {}
 
 /// Not enough stores answered for what was to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]

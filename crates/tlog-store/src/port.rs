@@ -193,6 +193,11 @@ pub struct Members {
     pub change: u64,
     /// Identity of store i; none where that store has not been seen yet.
     pub identities: Vec<Option<StoreIdentity>>,
+    /// k of the log; 0 where the list does not tell.
+    pub data_shards: u8,
+    /// The fewest stores that held what was acknowledged and is not known as committed yet; 0 where the list does not tell. An
+    /// opening or reader with another write quorum in its settings must still count on this one.
+    pub write_quorum: u8,
 }
 
 impl Members {

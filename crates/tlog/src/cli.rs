@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{config, demo, history, keygen, record, restore, scrub, verify};
+use crate::words;
 
 /// Records virtual disks in a transaction log, and restores them to any moment.
 #[derive(Debug, Parser)]
@@ -14,7 +15,8 @@ use crate::commands::{config, demo, history, keygen, record, restore, scrub, ver
     version,
     arg_required_else_help = true,
     after_help = "Each command has a help of its own: 'tlog record -h' shows what is usual, 'tlog record --help' everything.\n\
-        Exit status: 0 done; 1 not done, with the reason on standard error; 64 wrong usage; 'tlog verify' tells its own."
+        Exit status: 0 done; 1 not done, with the reason on standard error; 64 wrong usage. 'tlog verify' has its own: 0 whole, \
+        1 degraded, 2 data lost, 3 could not be checked."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -62,7 +64,7 @@ impl Cli {
             // Whoever read the output has seen enough, as in 'tlog history vda | head'.
             Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("tlog: {error:#}");
+                eprintln!("tlog: {}", words::of_error(&error));
                 ExitCode::FAILURE
             }
         }

@@ -21,7 +21,8 @@ const MAX_KEY_FILE: u64 = 1 << 20;
 pub enum KeysError {
     /// The file is not there.
     #[error(
-        "the key file {} is not there; make a key with 'tlog keygen -o {}', or name another file with key-file",
+        "the key file {} is not there; bring it back from a copy, or name the right one with key-file (for stores that are \
+         still empty 'tlog keygen -o {}' makes a new one; it opens nothing that was written under another)",
         .path.display(), .path.display()
     )]
     Missing {

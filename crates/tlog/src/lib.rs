@@ -4,7 +4,7 @@
 //! - [`settings`]: defaults, file, environment, flags.
 //! - [`keys`]: the key file.
 //! - [`moment`]: moments as a person writes them.
-//! - [`logging`]: log lines.
+//! - [`logging`], [`words`]: log lines, and errors as a person reads them.
 //! - [`stores`], [`storage`]: from addresses to the server's port.
 //! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
 //! - [`demo`]: the whole path on one machine.
@@ -30,3 +30,4 @@ pub mod service;
 pub mod settings;
 pub mod storage;
 pub mod stores;
+pub mod words;

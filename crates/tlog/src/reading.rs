@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tlog_codec::VdiskKeys;
 use tlog_player::{DiskStateError, LogReader, MomentError, OpenError};
 use tlog_proto::VdiskId;
 use tlog_quorum::StoreSet;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreAddress};
 use crate::storage::quorums;
 use crate::stores::Stores;
 use crate::{keys, moment};
@@ -24,13 +24,33 @@ pub async fn try_open(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<Re
 }
 
 fn store_set(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<StoreSet> {
+    some_store_is_there(settings)?;
     let stores = Stores::for_reading(settings)?;
     let set = StoreSet::new(vdisk.clone(), stores.all, quorums(settings.redundancy)?, settings.store_timeout);
     set.context("the number of stores is not that of the shards")
 }
 
+/// Where not one directory is there, the settings are what is wrong, more likely than all disks at once.
+fn some_store_is_there(settings: &Settings) -> anyhow::Result<()> {
+    let stores = settings.stores();
+    let gone = |store: &StoreAddress| match store {
+        StoreAddress::Directory(directory) => matches!(directory.try_exists(), Ok(false)),
+        _ => false,
+    };
+    if !stores.iter().all(gone) {
+        return Ok(());
+    }
+    let looked: Vec<_> = stores.iter().map(ToString::to_string).collect();
+    bail!(
+        "none of the stores is there: looked for {}; name them as the server does (--data-dir, --storage, -c FILE), see 'tlog \
+         config --show'; a server makes them at its first start",
+        looked.join(", ")
+    )
+}
+
 /// The keys of a vdisk. Warns on standard error of what a person should know about their file.
 pub fn keys_of(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<VdiskKeys> {
+    some_store_is_there(settings)?;
     let keys = keys::load(settings)?;
     for warning in keys.warnings() {
         eprintln!("tlog: warning: {warning}");

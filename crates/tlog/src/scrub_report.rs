@@ -76,7 +76,9 @@ impl fmt::Display for ScrubReport {
             let (missing, damaged) = (count(&store.missing), count(&store.damaged));
             write!(f, "  {}: ", store.address)?;
             match missing + damaged {
-                _ if !store.counted => write!(f, "could not be looked at")?,
+                _ if !store.counted => {
+                    write!(f, "did not take part: it is away, takes no writes, or was not filled in time")?
+                }
                 _ if self.filled_stores.contains(&store.address) => {
                     write!(f, "came back empty, and was filled")?
                 }
@@ -96,7 +98,7 @@ impl fmt::Display for ScrubReport {
             (_, false) => {
                 "DATA IS LOST: of some aggregations too few shards are left; bring a lost store back and scrub again"
             }
-            (_, true) => "everything can be read, but not every store holds its shards; see above",
+            (_, true) => "everything can be read, but not every store holds its shards; see above, mend that store and scrub again",
         })
     }
 }
@@ -130,10 +132,10 @@ mod tests {
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<ScrubReport>(&json).unwrap(), report);
         let said = "vdisk vda: 9 aggregations\n  file:a: whole\n  file:b: came back empty, and was filled\n  \
-            file:c: 4 shards missing, 0 damaged; 3 put back (is full)\n  file:d: could not be looked at\n";
+            file:c: 4 shards missing, 0 damaged; 3 put back (is full)\n  file:d: did not take part: it is away, takes no writes, or was not filled in time\n";
         assert_eq!(report.to_string(), format!("{said}every store holds every shard"));
         report.whole = false;
-        assert!(report.to_string().ends_with("see above"));
+        assert!(report.to_string().ends_with("scrub again"));
         report.unreadable = vec![(5, 5)];
         assert!(report.to_string().contains("DATA IS LOST"));
     }

@@ -9,7 +9,7 @@ use tlog_codec::{Redundancy, VdiskKeys};
 use tlog_crypto::Keyring;
 use tlog_flusher::{LaneState, Log, LogSettings, LogStatus, ScrubProgress, ScrubReport};
 use tlog_proto::{LogPosition, VdiskId};
-use tlog_quorum::{Quorums, StoreSet};
+use tlog_quorum::{Quorums, StoreSet, TooFewStores};
 use tlog_server::{
     BlockDigest, CloseReason, Closed, Durability, LogEnd, LogStorage, OpenError, OrderedBlock, VdiskLog,
 };
@@ -82,10 +82,39 @@ pub enum ScrubLogError {
     NumberOfStores,
     /// The log does not open.
     #[error(transparent)]
-    Open(#[from] tlog_flusher::OpenError),
-    /// It could not be scrubbed.
+    Open(#[from] OpenLogError),
+}
+
+impl From<tlog_flusher::ScrubError> for ScrubLogError {
+    fn from(error: tlog_flusher::ScrubError) -> Self {
+        match error {
+            tlog_flusher::ScrubError::TooFewStores(error) => Self::Open(OpenLogError::TooFewStores(error)),
+        }
+    }
+}
+
+/// Why a log does not open for writing.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenLogError {
+    /// Too few of the stores that the log knows are there. No command goes past that.
+    #[error(
+        "{0}. With fewer, the log cannot be opened for writing, and not be scrubbed. If those are lost for good: what \
+         'tlog verify {vdisk}' calls readable can be restored ('tlog restore {vdisk} -o FILE') and recorded into a new vdisk",
+        vdisk = .0.vdisk
+    )]
+    TooFewStores(TooFewStores),
+    /// Another reason.
     #[error(transparent)]
-    Scrub(#[from] tlog_flusher::ScrubError),
+    Other(tlog_flusher::OpenError),
+}
+
+impl From<tlog_flusher::OpenError> for OpenLogError {
+    fn from(error: tlog_flusher::OpenError) -> Self {
+        match error {
+            tlog_flusher::OpenError::TooFewStores(error) => Self::TooFewStores(error),
+            error => Self::Other(error),
+        }
+    }
 }
 
 impl FlusherStorage {
@@ -157,7 +186,8 @@ impl FlusherStorage {
                     Some(log) => (log, false),
                     None => {
                         let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(&self.keyring));
-                        let log = Arc::new(Log::open(set.clone(), keys, self.log.clone()).await?);
+                        let log = Log::open(set.clone(), keys, self.log.clone()).await;
+                        let log = Arc::new(log.map_err(OpenLogError::from)?);
                         guard(&self.scrubbing).insert(vdisk.clone(), Arc::clone(&log));
                         (log, true)
                     }
@@ -201,7 +231,9 @@ impl LogStorage for FlusherStorage {
             let _closed = log.close().await;
         }
         let opened = Log::open(set, keys, self.log.clone()).await;
-        let log = Arc::new(OpenLog::new(opened.map_err(|error| OpenError::Failed(error.into()))?));
+        let log = Arc::new(OpenLog::new(
+            opened.map_err(|error| OpenError::Failed(OpenLogError::from(error).into()))?,
+        ));
         let mut open = guard(&self.open);
         open.retain(|_, log| log.strong_count() > 0);
         open.insert(vdisk.clone(), Arc::downgrade(&log));

@@ -261,14 +261,26 @@ fn stores_lost_under_a_running_server_are_scrubbed_whole_again() {
 fn with_too_many_stores_lost_to_write_on_a_disk_can_still_be_restored_and_recorded_anew() {
     let mut story = Story::begin();
     story.server.take().unwrap().stop();
-    for store in [1, 4] {
-        std::fs::remove_dir_all(story.place.store(store)).unwrap();
-    }
+    std::fs::remove_dir_all(story.place.store(1)).unwrap();
+    let said = String::from_utf8(story.place.tlog(&["verify", "vda"]).stdout).unwrap();
+    assert!(said.ends_with("run 'tlog scrub vda' to put back what is missing\n"), "{said}");
+    assert!(said.contains("store-1: not in reach: No such file or directory"), "{said}");
+    std::fs::remove_dir_all(story.place.store(4)).unwrap();
     let server = story.place.server(&[]);
     let said = story.place.tlog_fails(&["record", "vda", "disk.img", "--server", &server.addr()]);
     assert!(said.contains("could not open the log of vdisk vda"), "{said}");
     let said = story.place.tlog_fails(&["scrub", "vda"]);
     assert!(said.contains("4 of 6 stores can be counted on, 5 are needed"), "{said}");
+    assert!(said.contains("tlog restore vda -o FILE") && said.contains("into a new vdisk"), "{said}");
+    let verified = story.place.tlog(&["verify", "vda"]);
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert_eq!(verified.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("opening it takes 5 stores that it knows, 4 are there"), "{said}");
+    assert!(!said.contains("to put back what is missing") && !said.contains("the server fills it"), "{said}");
+    let said = story.place.tlog(&["verify", "vda", "--json"]).stdout;
+    let said: Value = serde_json::from_slice(&said).unwrap();
+    assert_eq!((&said["verdict"], &said["can_be_written"]), (&"degraded".into(), &false.into()));
     story.every_moment_restores_equal();
     story.place.tlog_ok(&["record", "vda-2", "restored", "--server", &server.addr()]);
     story.place.tlog_ok(&["restore", "vda-2", "-o", "again"]);
@@ -306,6 +318,15 @@ fn moments_are_found_by_time_and_aggregation() {
     fails(&["--aggregation", "100000"], "100000");
     let table = story.place.tlog_ok(&["history", "vda", "--last", "1"]);
     assert_eq!(table.lines().count(), 2, "{table}");
+    let nowhere = ["--data-dir", "nowhere"];
+    for command in [&["history", "vda"][..], &["restore", "vda", "-o", "nothing"]] {
+        let said = story.place.tlog_fails(&[command, &nowhere].concat());
+        assert!(said.contains("none of the stores is there") && said.contains("nowhere/store-0"), "{said}");
+    }
+    let verified = story.place.tlog(&[&["verify", "vda"][..], &nowhere].concat());
+    assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+    let said = story.place.tlog_fails(&["restore", "vda", "-o", "no/such/disk.img"]);
+    assert!(said.contains("there is no directory no/such"), "{said}");
     assert!(story.place.tlog_fails(&["history", "vdb"]).contains("vdisk vdb is not known"));
     assert_eq!(story.place.tlog(&["verify", "vdb"]).status.code(), Some(3));
 }

@@ -23,7 +23,7 @@ use futures::FutureExt;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tlog_proto::AggregationNumber;
-use tlog_quorum::{ShardCondition, Standing, StoreSet};
+use tlog_quorum::{Quorums, ShardCondition, Standing, StoreSet};
 use tlog_store::{FaultControl, FaultyStore, MemoryStore, RandomFaults, ShardStore, StoreIdentity};
 
 pub(crate) use self::unruly::{Rule, broken_opening_quorum, broken_write_quorum, is_broken};
@@ -73,6 +73,8 @@ struct World {
     /// What an opening served, and the first mark that was made after it.
     views: Vec<(Vec<u64>, u64)>,
     tally: Tally,
+    /// Servers are set to different write quorums.
+    settings_change: bool,
 }
 
 impl World {
@@ -108,6 +110,7 @@ impl World {
             rng,
             cluster,
             may_be_blank,
+            settings_change: unruly::is_broken(Rule::EarlierWrite) || (!calm && seed % 4 == 0),
             drawer: Vec::new(),
             faults,
             told,
@@ -141,7 +144,12 @@ impl World {
             controls.push(faulty.control());
             stores.push(Arc::new(faulty));
         }
-        let set = StoreSet::new(vdisk(), stores, self.cluster.quorums, Duration::from_secs(1)).unwrap();
+        // The cluster's W is the lowest that any server was set to.
+        let lowest = self.cluster.quorums.write();
+        let total = self.cluster.quorums.total();
+        let write = if self.settings_change { self.rng.random_range(lowest..=total) } else { lowest };
+        let quorums = Quorums::new(self.cluster.quorums.redundancy(), write).unwrap();
+        let set = StoreSet::new(vdisk(), stores, quorums, Duration::from_secs(1)).unwrap();
         (set, controls)
     }
 
@@ -495,4 +503,9 @@ fn acknowledging_before_w_stores_have_it_is_noticed() {
 #[test]
 fn not_giving_a_blank_store_what_was_adopted_is_noticed() {
     must_be_caught(Rule::Adopted);
+}
+
+#[test]
+fn forgetting_that_a_log_was_written_with_a_lower_w_is_noticed() {
+    must_be_caught(Rule::EarlierWrite);
 }

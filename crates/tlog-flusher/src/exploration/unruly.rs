@@ -27,6 +27,8 @@ pub(crate) enum Rule {
     WriteQuorum,
     /// A blank store gets what the opening adopted before it becomes a member.
     Adopted,
+    /// A log is opened with the quorums of the lowest W that it was written with.
+    EarlierWrite,
 }
 
 thread_local! {

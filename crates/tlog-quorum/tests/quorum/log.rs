@@ -64,7 +64,12 @@ impl TestLog {
 
     /// Tells some stores that an epoch began at a number.
     pub(crate) async fn start(&self, epoch: u64, number: u64, on: &[usize]) {
-        let members = Members { epoch: Epoch(epoch), change: 0, identities: self.identities().await };
+        let members = Members {
+            epoch: Epoch(epoch),
+            change: 0,
+            identities: self.identities().await,
+            ..Members::default()
+        };
         let record = StartRecord { epoch: Epoch(epoch), number: AggregationNumber(number) };
         for &store in on {
             self.memories[store].start(&vdisk(), record, &members).await.unwrap();

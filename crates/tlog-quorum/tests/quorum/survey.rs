@@ -45,7 +45,8 @@ async fn the_newest_list_of_members_counts_wherever_it_is() {
     log.memories[0].promise(&vdisk(), Epoch(1)).await.unwrap();
     assert_eq!(log.survey().await.views[0].standing, Standing::Blank);
     // One store has heard that the new one is a member.
-    let members = Members { epoch: Epoch(1), change: 1, identities: log.identities().await };
+    let members =
+        Members { epoch: Epoch(1), change: 1, identities: log.identities().await, ..Members::default() };
     log.memories[2].start(&vdisk(), record(1, 1), &members).await.unwrap();
     assert_eq!(log.survey().await.members, members);
     assert_eq!(standings(&log).await, [Standing::Member; 3]);

@@ -189,6 +189,8 @@ async fn the_newer_list_of_members_wins(store: Arc<dyn ShardStore>) {
         epoch: Epoch(epoch),
         change,
         identities: vec![Some(StoreIdentity([byte; 16])), None],
+        data_shards: byte,
+        write_quorum: byte + 1,
     };
     for (given, kept) in [
         (members(2, 5, 1), members(2, 5, 1)),

@@ -146,7 +146,13 @@ fn draw(rng: &mut SmallRng, model: &Model, salt: u64) -> Step {
                 number: AggregationNumber(near(rng, head, 6, 2)),
             };
             let identities = vec![Some(StoreIdentity([salt as u8; 16])), None];
-            let members = Members { epoch: Epoch(near(rng, epoch, 2, 0)), change: salt % 5, identities };
+            let members = Members {
+                epoch: Epoch(near(rng, epoch, 2, 0)),
+                change: salt % 5,
+                identities,
+                data_shards: salt as u8,
+                write_quorum: salt as u8 ^ 1,
+            };
             Step::Start(record, members)
         }
         14..66 => {

@@ -294,7 +294,7 @@ impl State {
     const MEMBER: usize = 17;
 
     pub(super) fn encoded_len(&self) -> usize {
-        40 + 4 + self.meta.starts.len() * Self::START + 20 + self.meta.members.identities.len() * Self::MEMBER
+        40 + 4 + self.meta.starts.len() * Self::START + 22 + self.meta.members.identities.len() * Self::MEMBER
     }
 
     fn encode(&self) -> Bytes {
@@ -314,6 +314,7 @@ impl State {
         }
         out.put_u64_le(members.epoch.0);
         out.put_u64_le(members.change);
+        out.put_slice(&[members.data_shards, members.write_quorum]);
         out.put_u32_le(members.identities.len() as u32);
         for member in &members.identities {
             out.put_u8(member.is_some().into());
@@ -333,8 +334,13 @@ impl State {
             starts.push(StartRecord { epoch: Epoch(long(bytes)?), number: AggregationNumber(long(bytes)?) });
             cuts.push(Position { segment: long(bytes)?, offset: word(bytes)? });
         }
-        let mut members =
-            Members { epoch: Epoch(long(bytes)?), change: long(bytes)?, identities: Vec::new() };
+        let mut members = Members {
+            epoch: Epoch(long(bytes)?),
+            change: long(bytes)?,
+            data_shards: bytes.try_get_u8().ok()?,
+            write_quorum: bytes.try_get_u8().ok()?,
+            identities: Vec::new(),
+        };
         for _ in 0..word(bytes)? {
             let seen = bytes.try_get_u8().ok()?;
             let member = read_identity(bytes)?;
@@ -388,6 +394,8 @@ mod tests {
                         epoch: Epoch(members_epoch),
                         change,
                         identities: members.iter().map(|m| m.map(StoreIdentity)).collect(),
+                        data_shards: members.len() as u8,
+                        write_quorum: change as u8,
                     },
                     committed: AggregationNumber(committed),
                     first: AggregationNumber(first),

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let settings = match Settings::load(&arguments.settings) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("tlog-server: {error}");
+            eprintln!("tlog-server: {}", tlog::words::of_error(&error.into()));
             return ExitCode::FAILURE;
         }
     };
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("tlog-server: {error:#}");
+            eprintln!("tlog-server: {}", tlog::words::of_error(&error));
             ExitCode::FAILURE
         }
     }

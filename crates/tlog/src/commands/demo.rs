@@ -13,8 +13,7 @@ use crate::settings::{LogFormat, LogSettings};
 ///
 /// Starts a server on 4+2 directory stores in a scratch directory, makes a disk image (with a real file system where mkfs.ext4 is
 /// there), records it, changes it a few times and records each change, destroys two of the six stores, restores every moment
-/// compares it byte for byte, and verifies the chain. Exit status 0 says that everything was
-/// equal.
+/// and compares it byte for byte, and verifies every byte of the log. Exit status 0 says that everything was equal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog demo\n  \

@@ -136,6 +136,11 @@ pub(crate) async fn restore(
     progress: impl FnMut(&RestoreProgress) + Send,
 ) -> anyhow::Result<Restored> {
     let began = Instant::now();
+    if let Some(directory) =
+        output.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir())
+    {
+        bail!("there is no directory {} to restore to; make it, or name another output", directory.display());
+    }
     let reader = reading::open(settings, vdisk).await?;
     let keys = reading::keys_of(settings, vdisk)?;
     let state = reader.disk_state(&keys, moment, options).await.map_err(|error| match error {

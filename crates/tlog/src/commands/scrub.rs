@@ -24,7 +24,9 @@ use crate::{admin_client, keys, logging, service};
 #[command(after_help = "Examples:\n  \
     tlog scrub vda                         after a store was lost and replaced, or now and then\n  \
     tlog scrub vda --json                  for a program\n\n\
-    Exit status: 0 every store holds every shard; 1 not so, or it could not be done.")]
+    Exit status: 0 every store holds every shard; 1 not so, or it could not be done; 64 wrong usage.\n\n\
+    A scrub opens the log for writing, which takes most of its stores: with 4+2 and write-quorum 5, five that it knows. With \
+    two lost for good nothing can be put back; the log can still be restored, and recorded into a new vdisk.")]
 pub(crate) struct Arguments {
     /// Which vdisk
     vdisk: VdiskId,

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tlog_player::{Depth, LogReader, OpenError, StoreReport, Verdict, VerifyReport};
 use tlog_proto::VdiskId;
 use tlog_quorum::Standing;
-use tlog_store::NumberRanges;
+use tlog_store::{NumberRanges, StoreError};
 
 use super::progress;
 use crate::settings::{Settings, SettingsArgs};
-use crate::{logging, reading};
+use crate::{logging, reading, words};
 
 /// Every store holds every shard.
 const WHOLE: u8 = 0;
@@ -28,8 +28,9 @@ const UNKNOWN: u8 = 3;
     tlog verify vda                        the chain of ids, and which shards are missing; quick\n  \
     tlog verify vda --deep                 every byte: opens everything and checks the hash of every block\n  \
     tlog verify vda --json                 for a program\n\n\
-    Exit status: 0 whole; 1 degraded, but everything can be read ('tlog scrub' puts back what is missing);\n\
-    2 data is lost on the stores in reach; 3 it could not be checked; 64 wrong usage.")]
+    Exit status: 0 whole; 1 degraded, but everything can be read: the last line says whether 'tlog scrub' puts back what is \
+    missing, or too few stores are left to write; 2 data is lost on the stores in reach; 3 it could not be checked; 64 wrong \
+    usage.")]
 pub(crate) struct Arguments {
     /// Which vdisk
     vdisk: VdiskId,
@@ -48,7 +49,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Ok(code) => Ok(ExitCode::from(code)),
         // Told apart from "degraded", which is 1.
         Err(error) => {
-            eprintln!("tlog: {error:#}");
+            eprintln!("tlog: {}", words::of_error(&error));
             Ok(ExitCode::from(UNKNOWN))
         }
     }
@@ -67,8 +68,8 @@ async fn verify(arguments: &Arguments) -> anyhow::Result<u8> {
     let report = look(&reader, &settings, arguments.deep).await?;
     let mut out = io::stdout().lock();
     let shown = match arguments.json {
-        true => writeln!(out, "{}", as_json(&report)),
-        false => show(&mut out, &report),
+        true => writeln!(out, "{}", as_json(&report, &Known::of(&reader))),
+        false => show(&mut out, &report, &reader),
     };
     match shown.and_then(|()| out.flush()) {
         // The verdict counts, not whether anybody reads all of the words.
@@ -104,10 +105,29 @@ fn code(verdict: &Verdict) -> u8 {
     }
 }
 
-fn show(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
+/// Stores of the log that answer, of as many as opening it for writing takes.
+struct Known {
+    there: usize,
+    needed: usize,
+}
+
+impl Known {
+    fn of(reader: &LogReader) -> Self {
+        Self { there: reader.survey().counted_len(), needed: reader.stores().quorums().opening() }
+    }
+
+    /// Whether the log can be opened for writing, and so be scrubbed and its stores be filled.
+    fn are_enough(&self) -> bool {
+        self.there >= self.needed
+    }
+}
+
+fn show(out: &mut impl Write, report: &VerifyReport, reader: &LogReader) -> io::Result<()> {
+    let known = Known::of(reader);
     writeln!(out, "vdisk {}: {} aggregations, {} blocks", report.vdisk, report.aggregations, report.blocks)?;
-    for store in &report.stores {
-        writeln!(out, "  {}: {}", store.address, store_in_words(store))?;
+    for (store, view) in report.stores.iter().zip(&reader.survey().views) {
+        let away = view.answer.as_ref().err();
+        writeln!(out, "  {}: {}", store.address, store_in_words(store, away, known.are_enough()))?;
     }
     for broken in &report.chain_breaks {
         writeln!(out, "chain: {broken}")?;
@@ -124,9 +144,24 @@ fn show(out: &mut impl Write, report: &VerifyReport) -> io::Result<()> {
     }
     writeln!(out, "{}", verdict_in_words(report))?;
     match report.verdict {
-        Verdict::Degraded => writeln!(out, "run 'tlog scrub {}' to put back what is missing", report.vdisk),
+        Verdict::Degraded => writeln!(out, "{}", what_to_do(report, &known)),
         _ => Ok(()),
     }
+}
+
+/// What helps a log of which everything can be read, and not everything is there.
+fn what_to_do(report: &VerifyReport, known: &Known) -> String {
+    let vdisk = &report.vdisk;
+    if known.are_enough() {
+        return format!("run 'tlog scrub {vdisk}' to put back what is missing");
+    }
+    let Known { there, needed } = known;
+    let accept = if report.extent.uncertain.is_some() { " --accept-uncertain-end" } else { "" };
+    format!(
+        "the log can be restored and not be written: opening it takes {needed} stores that it knows, {there} are there, and \
+         'tlog scrub' cannot change that; bring missing stores back, or, if they are lost for good, \
+         'tlog restore {vdisk} -o FILE{accept}' and record FILE into a new vdisk"
+    )
 }
 
 /// The verdict as a sentence.
@@ -149,12 +184,16 @@ pub(crate) fn verdict_in_words(report: &VerifyReport) -> String {
     }
 }
 
-fn store_in_words(store: &StoreReport) -> String {
+/// `away` is why a store did not answer.
+fn store_in_words(store: &StoreReport, away: Option<&StoreError>, can_be_filled: bool) -> String {
     match store.standing {
-        Standing::Unreachable => return "not in reach".to_owned(),
+        Standing::Unreachable => {
+            let reason = away.map(|error| format!(": {}", root_cause(error)));
+            return format!("not in reach{}", reason.unwrap_or_default());
+        }
         Standing::Blank => {
-            return "came back empty, or is another store; the server fills it when the log is open"
-                .to_owned();
+            let then = if can_be_filled { "; the server fills it when the log is open" } else { "" };
+            return format!("came back empty, or is another store{then}");
         }
         Standing::Member => {}
     }
@@ -170,6 +209,11 @@ fn store_in_words(store: &StoreReport) -> String {
     tell("could not be read", &store.unread);
     told.extend(store.damage.clone());
     told.join(", ")
+}
+
+/// What the system said, without the address that stands beside it already.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }
 
 /// At most this many ranges are shown to a person.
@@ -189,7 +233,7 @@ fn show_ranges(numbers: &NumberRanges) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-fn as_json(report: &VerifyReport) -> Value {
+fn as_json(report: &VerifyReport, known: &Known) -> Value {
     let ranges = |numbers: &NumberRanges| -> Vec<Value> {
         numbers.iter().map(|range| json!([range.start().0, range.end().0])).collect()
     };
@@ -224,6 +268,9 @@ fn as_json(report: &VerifyReport) -> Value {
         "verdict": verdict,
         "lost": lost,
         "losses_survived": report.losses_survived,
+        "can_be_written": known.are_enough(),
+        "stores_known": known.there,
+        "stores_needed_to_write": known.needed,
         "first": report.extent.first.0,
         "last": report.extent.last.0,
         "committed": report.extent.committed.0,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
 use super::layers::{BY_DEFAULT, Merged};
-use super::values::{self, ValueFault};
+use super::values::{self, ListenAddress, ValueFault};
 use super::{
     LimitSettings, LogFormat, LogSettings, RedundancySettings, Settings, SettingsError, Storage, StoreAddress,
 };
@@ -77,6 +77,14 @@ pub enum Contradiction {
     /// A store in memory where stores must be durable.
     #[error("require-durable-stores is set, and a store in memory forgets everything; use file:DIRECTORY")]
     MemoryNotDurable,
+    /// One port for two.
+    #[error(
+        "admin-listen and listen are both {address}; give admin-listen a port of its own, such as 127.0.0.1:11212"
+    )]
+    SameAddressTwice {
+        /// Which one.
+        address: String,
+    },
     /// One vdisk may hold more than all.
     #[error("{one} is above {all}, which bounds all vdisks together; lower the first or raise the second")]
     VdiskAboveAll {
@@ -145,9 +153,14 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
     if flush_size == 0 {
         return Err(Contradiction::FlushSizeZero.into());
     }
+    let listen: ListenAddress = of(merged, "listen", str::parse)?;
+    let admin_listen: Option<ListenAddress> = merged.parsed("admin-listen", str::parse)?;
+    if admin_listen.as_ref() == Some(&listen) && listen.pair().1 != 0 {
+        return Err(Contradiction::SameAddressTwice { address: listen.to_string() }.into());
+    }
     Ok(Settings {
-        listen: of(merged, "listen", str::parse)?,
-        admin_listen: merged.parsed("admin-listen", str::parse)?,
+        listen,
+        admin_listen,
         server_id: of(merged, "server-id", some_text)?,
         storage,
         redundancy,

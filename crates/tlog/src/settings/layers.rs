@@ -142,7 +142,11 @@ impl Layer {
             let (setting, value) = match secret_of(&key) {
                 Some(setting) => (setting, read_secret(setting, &key, value)?),
                 None => {
-                    let unknown = || SettingsError::unknown(key.clone(), place.clone(), known_keys());
+                    let place = match &value.kind {
+                        ValueKind::Table(_) => format!("{place}, as a section, and the file has none"),
+                        _ => place.clone(),
+                    };
+                    let unknown = || SettingsError::unknown(key.clone(), place, known_keys());
                     (Setting::find(&key).ok_or_else(unknown)?, value)
                 }
             };

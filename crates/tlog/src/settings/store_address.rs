@@ -40,7 +40,8 @@ pub enum StoreAddressFault {
     NotOnlyMemory,
     /// Starts with something else.
     #[error(
-        "a store is file:DIRECTORY, memory:, host:port[@db], redis://host:port[/db] or rediss://host:port[/db]"
+        "a store is file:DIRECTORY, such as file:/srv/tlog/store-0, or memory: (host:port[@db], redis://host:port[/db] and \
+         rediss://host:port[/db] are for stores on the network, which this version does not have)"
     )]
     Unknown,
     /// No legal host and port.

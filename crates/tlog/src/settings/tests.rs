@@ -172,6 +172,12 @@ fn nonsense_is_refused_with_a_sentence_that_says_what_to_change() {
             "max-unflushed-bytes-per-vdisk has no room for the largest block",
         ),
         ("max-window-bytes-per-vdisk = '16MiB'", "raise it to at least 16842752"),
+        (
+            "listen = 'localhost:7'\nadmin-listen = 'localhost:7'",
+            "are both localhost:7; give admin-listen a port",
+        ),
+        ("[server]\nlisten = '127.0.0.1:7'", "as a section, and the file has none"),
+        ("storage = '/srv/a,/srv/b'", "such as file:/srv/tlog/store-0"),
         ("format = 1", "does not write format 1 yet"),
         ("private-key = 'x'", "use key-file for format 2"),
         ("nonce = 'x'", "use key-file for format 2"),
@@ -192,6 +198,7 @@ fn what_is_allowed_and_doubtful_is_warned_of() {
     assert!(warned("listen = '0.0.0.0:11211'").contains("plain TCP without passwords"));
     assert!(warned("admin-listen = '0.0.0.0:11212'").contains("plain HTTP without passwords"));
     assert!(warned("admin-listen = '127.0.0.1:11212'").is_empty());
+    assert!(warned("listen = '127.0.0.1:0'\nadmin-listen = '127.0.0.1:0'").is_empty());
     assert!(warned("parity-shards = 0").contains("the loss of any one store"));
     let extra = "data-shards = 1\nparity-shards = 1\nstorage = 'file:a,memory:,file:b'";
     assert!(
