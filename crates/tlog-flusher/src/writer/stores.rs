@@ -135,7 +135,13 @@ impl Writer {
         if !matches!(lane.standing, LaneStanding::Active | LaneStanding::Probing) {
             return;
         }
-        tracing::warn!(vdisk = %self.set.vdisk(), %error, "a store is out; what it misses is filled in when it is back");
+        // It was asked again and failed in the same way: no news.
+        if lane.error.as_deref() == Some(error.to_string().as_str()) {
+            tracing::debug!(vdisk = %self.set.vdisk(), %error, "a store is still out");
+        } else {
+            tracing::warn!(vdisk = %self.set.vdisk(), store = error.address, %error,
+                "a store is out; what it misses is filled in when it is back");
+        }
         metric::store_failure(self.set.vdisk(), &error.address);
         lane.fail(now, error.to_string(), false, self.settings.retry_after, self.settings.retry_at_most);
         self.show_stores();
@@ -224,7 +230,12 @@ impl Writer {
             Err(RefillError::Store(error)) => error.to_string(),
             Err(RefillError::Source(why)) => why,
         };
-        tracing::warn!(vdisk = %self.set.vdisk(), store, error, "a blank store could not be filled");
+        // The same reason again is no news.
+        if self.lanes.get(store).is_some_and(|lane| lane.error.as_ref() == Some(&error)) {
+            tracing::debug!(vdisk = %self.set.vdisk(), store, error, "a blank store still cannot be filled");
+        } else {
+            tracing::warn!(vdisk = %self.set.vdisk(), store, error, "a blank store could not be filled; it is tried again");
+        }
         self.fail_blank(now, store, error);
     }
 
