@@ -110,7 +110,7 @@ impl World {
             rng,
             cluster,
             may_be_blank,
-            settings_change: unruly::is_broken(Rule::EarlierWrite) || (!calm && seed % 4 == 0),
+            settings_change: unruly::is_broken(Rule::EarlierWrite) || (!calm && seed.is_multiple_of(4)),
             drawer: Vec::new(),
             faults,
             told,
