@@ -12,12 +12,26 @@ struct Tool {
     program: &'static str,
     package: &'static str,
     needed_for: &'static str,
+    /// The service that comes with the package and starts by itself. Tests start their own; this one would only hold a port.
+    service: Option<&'static str>,
 }
 
 /// What must be there. Whoever writes a test that starts another program adds its line.
 const TOOLS: &[Tool] = &[
-    Tool { program: "capnp", package: "capnproto", needed_for: "cargo xtask codegen" },
-    Tool { program: "mkfs.ext4", package: "e2fsprogs", needed_for: "the demo and its test" },
+    Tool { program: "capnp", package: "capnproto", needed_for: "cargo xtask codegen", service: None },
+    Tool { program: "mkfs.ext4", package: "e2fsprogs", needed_for: "the demo and its test", service: None },
+    Tool {
+        program: "redis-server",
+        package: "redis-server",
+        needed_for: "tests of stores on Redis",
+        service: Some("redis-server"),
+    },
+    Tool {
+        program: "redis-cli",
+        package: "redis-tools",
+        needed_for: "tests of stores on Redis",
+        service: None,
+    },
 ];
 
 /// Checks, and installs where it may; fails with the commands to type where it may not.
@@ -36,11 +50,15 @@ pub(crate) fn run() -> Result<()> {
         bail!("install these, by the names that they have on this system: {}", packages.join(", "));
     }
     let install = [&["install", "-y", "--no-install-recommends"], &packages[..]].concat();
+    let services: Vec<_> = missing.iter().filter_map(|tool| tool.service).collect();
     if !is_root() {
-        bail!("run:\n\n  sudo apt-get update\n  sudo apt-get {}\n", install.join(" "));
+        let stop = services.iter().map(|service| format!("  sudo systemctl disable --now {service}\n"));
+        let stop: String = stop.collect();
+        bail!("run:\n\n  sudo apt-get update\n  sudo apt-get {}\n{stop}", install.join(" "));
     }
     apt_get(&["update"])?;
     apt_get(&install)?;
+    services.into_iter().for_each(stop_service);
     match self::missing().first() {
         None => Ok(()),
         Some(tool) => {
@@ -76,6 +94,17 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
         bail!("`apt-get {}` ended with {status}", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Stops a service that an installation has just started, and keeps it from starting with the machine. Where that does not work there
+/// is, as in a container, no service that was started.
+fn stop_service(service: &str) {
+    println!("setup: systemctl disable --now {service} (tests start their own)");
+    match Command::new("systemctl").args(["disable", "--now", service]).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => println!("setup: {}", String::from_utf8_lossy(&output.stderr).trim()),
+        Err(error) => println!("setup: cannot run systemctl: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@
 //! Under the fixed nonce two aggregations leak the XOR of their plaintexts and forging becomes feasible; this exists to read
 //! old history and to live beside old readers.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use tlog_crypto::blake2b_256;
-use tlog_crypto::format1::{AesDecrypter, AesEncrypter};
 use tlog_proto::{Aggregation, AggregationError, AggregationId};
 
 use crate::MAX_BODY_BYTES;
@@ -18,11 +19,41 @@ use crate::compression::{Compression, decompress, snappy_length};
 use crate::erasure::{ErasureCode, ErasureError, Redundancy};
 use crate::seal::check_size;
 
+/// What [`Keys`] are made of, and why they cannot be.
+pub use tlog_crypto::format1::{AesDecrypter, AesEncrypter, ConfigError};
+
 /// Key of the list of a vdisk's last aggregations, in front of its name.
 pub const LAST_HASH_PREFIX: &str = "last_hash_";
 
 /// How many ids that list keeps.
 pub const LAST_HASHES: usize = 5;
+
+/// The private key and the nonce of a server that writes format 1. Cheap to clone, and never shown.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    encrypter: Arc<AesEncrypter>,
+    decrypter: Arc<AesDecrypter>,
+}
+
+impl Keys {
+    /// Takes the private key, as 32 bytes, and the nonce, in hex of either case.
+    pub fn new(private_key: &[u8], hex_nonce: &str) -> Result<Self, ConfigError> {
+        Ok(Self {
+            encrypter: Arc::new(AesEncrypter::new(private_key, hex_nonce)?),
+            decrypter: Arc::new(AesDecrypter::new(private_key, hex_nonce)?),
+        })
+    }
+
+    /// What seals.
+    pub fn encrypter(&self) -> &AesEncrypter {
+        &self.encrypter
+    }
+
+    /// What opens.
+    pub fn decrypter(&self) -> &AesDecrypter {
+        &self.decrypter
+    }
+}
 
 /// An aggregation as existing servers store it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tlog_crypto::{DataKey, KeyId, Keyring};
 use tlog_proto::{AggregationNumber, VdiskId};
 
-use crate::AGGREGATIONS_PER_DATA_KEY;
+use crate::{AGGREGATIONS_PER_DATA_KEY, format1};
 
 /// The keyring, and the keys that were derived from it for one vdisk. Cheap to clone, shared by clones.
 #[derive(Clone, Debug)]
@@ -14,6 +14,7 @@ pub struct VdiskKeys {
     vdisk: VdiskId,
     keyring: Arc<Keyring>,
     derived: Arc<Mutex<DataKeys>>,
+    format1: Option<format1::Keys>,
 }
 
 /// By master key and window.
@@ -30,7 +31,18 @@ pub struct KeyError {
 impl VdiskKeys {
     /// Keys for one vdisk, from these master keys.
     pub fn new(vdisk: VdiskId, keyring: Arc<Keyring>) -> Self {
-        Self { vdisk, keyring, derived: Arc::default() }
+        Self { vdisk, keyring, derived: Arc::default(), format1: None }
+    }
+
+    /// The same, with what opens history of format 1 that the log may go on from.
+    #[must_use]
+    pub fn with_format1(self, keys: Option<format1::Keys>) -> Self {
+        Self { format1: keys, ..self }
+    }
+
+    /// What opens history of format 1; none where it was not given.
+    pub fn format1(&self) -> Option<&format1::Keys> {
+        self.format1.as_ref()
     }
 
     /// The vdisk.

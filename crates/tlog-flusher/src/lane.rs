@@ -1,12 +1,13 @@
 //! What the writer knows of one store. Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tlog_proto::AggregationNumber;
+use tlog_proto::{AggregationNumber, Timestamp};
 use tlog_store::NumberRanges;
 use tokio::time::Instant;
 
-use crate::repair::Refilled;
+use crate::repair::{RefillProgress, Refilled};
 
 /// Whether a store gets what is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,30 +28,72 @@ pub(crate) enum LaneStanding {
     Entering,
 }
 
+/// Since when a store is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutSince {
+    pub(crate) instant: Instant,
+    /// For people: the clock on the wall.
+    pub(crate) wall: Timestamp,
+}
+
+/// What was filled in on a store since it came back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CatchingUp {
+    pub(crate) since: Instant,
+    pub(crate) shards: u64,
+    pub(crate) bytes: u64,
+}
+
 /// One store, as the writer sees it.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) standing: LaneStanding,
     /// Since when the standing is not `Active`.
-    pub(crate) out_since: Option<Instant>,
+    pub(crate) out_since: Option<OutSince>,
     /// What it said last when it failed.
     pub(crate) error: Option<String>,
-    /// Operations that it has not answered.
+    /// Operations other than appends that it has not answered.
     pub(crate) outstanding: usize,
+    /// Appends that it has not answered, with the bytes of memory that each keeps.
+    unanswered: Vec<(AggregationNumber, u64)>,
     /// Committed numbers that it does not hold.
     pub(crate) missed: NumberRanges,
+    /// Of these numbers too few whole shards are left to make its own; not in `missed`.
+    pub(crate) unrepairable: NumberRanges,
+    /// Unrepairable numbers that stand in the log file already.
+    pub(crate) reported: NumberRanges,
+    /// What it holds is known: it was a member that answered since the log was opened, and is the same store since.
+    pub(crate) known: bool,
+    /// When it answered last.
+    pub(crate) heard_at: Instant,
+    pub(crate) backfilling: bool,
+    /// Before this no backfill begins.
+    pub(crate) backfill_at: Instant,
+    /// Set while something that it missed is being filled in.
+    pub(crate) catching_up: Option<CatchingUp>,
+    /// How far filling a blank store is.
+    pub(crate) refill: Option<Arc<RefillProgress>>,
     pause: Duration,
 }
 
 impl Lane {
-    pub(crate) fn new(standing: LaneStanding, now: Instant) -> Self {
-        let out_since = (standing != LaneStanding::Active).then_some(now);
+    pub(crate) fn new(standing: LaneStanding, now: Instant, wall: Timestamp) -> Self {
+        let active = standing == LaneStanding::Active;
         Self {
             standing,
-            out_since,
+            out_since: (!active).then_some(OutSince { instant: now, wall }),
             error: None,
             outstanding: 0,
+            unanswered: Vec::new(),
             missed: NumberRanges::new(),
+            unrepairable: NumberRanges::new(),
+            reported: NumberRanges::new(),
+            known: active,
+            heard_at: now,
+            backfilling: false,
+            backfill_at: now,
+            catching_up: None,
+            refill: None,
             pause: Duration::ZERO,
         }
     }
@@ -64,22 +107,43 @@ impl Lane {
         matches!(self.standing, LaneStanding::Active | LaneStanding::Away { .. } | LaneStanding::Probing)
     }
 
-    /// It works again.
-    pub(crate) fn activate(&mut self) {
+    /// It works again. Answers since when it was out.
+    pub(crate) fn activate(&mut self) -> Option<OutSince> {
         self.standing = LaneStanding::Active;
-        self.out_since = None;
+        self.known = true;
+        self.refill = None;
         self.error = None;
         self.pause = Duration::ZERO;
+        self.out_since.take()
     }
 
     /// It failed. The pause before it is asked again doubles each time.
-    pub(crate) fn fail(&mut self, now: Instant, error: String, blank: bool, first: Duration, most: Duration) {
+    pub(crate) fn fail(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        error: String,
+        blank: bool,
+        first: Duration,
+        most: Duration,
+    ) {
         self.pause = (self.pause * 2).clamp(first, most.max(first));
         let retry_at = now + self.pause;
         self.standing =
             if blank { LaneStanding::Blank { retry_at } } else { LaneStanding::Away { retry_at } };
-        self.out_since.get_or_insert(now);
+        self.out_since.get_or_insert(OutSince { instant: now, wall });
         self.error = Some(error);
+    }
+
+    /// It turned out to be empty or another store: nothing that it had said counts any more.
+    pub(crate) fn forget(&mut self, now: Instant, wall: Timestamp, error: String) {
+        self.standing = LaneStanding::Blank { retry_at: now };
+        self.out_since.get_or_insert(OutSince { instant: now, wall });
+        self.error = Some(error);
+        self.known = false;
+        self.catching_up = None;
+        self.missed = NumberRanges::new();
+        self.unrepairable = NumberRanges::new();
     }
 
     /// When it is to be asked or filled again.
@@ -96,5 +160,45 @@ impl Lane {
 
     pub(crate) fn hold(&mut self, number: AggregationNumber) {
         self.missed.remove_range(number..=number);
+        self.unrepairable.remove_range(number..=number);
+    }
+
+    /// An append is on its way.
+    pub(crate) fn sent(&mut self, number: AggregationNumber, bytes: u64) {
+        self.unanswered.push((number, bytes));
+    }
+
+    /// An append has come to an end.
+    pub(crate) fn append_answered(&mut self, number: AggregationNumber) {
+        if let Some(at) = self.unanswered.iter().position(|(sent, _)| *sent == number) {
+            self.unanswered.swap_remove(at);
+        }
+    }
+
+    /// Appends that it has not answered.
+    pub(crate) fn unanswered_len(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// Bytes of memory that appends keep which it has not answered.
+    pub(crate) fn unanswered_bytes(&self) -> u64 {
+        self.unanswered.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Whether it has answered everything.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.outstanding == 0 && self.unanswered.is_empty()
+    }
+
+    /// Committed numbers of which it is not known that it holds them; none where nothing is known of it.
+    pub(crate) fn lacking(&self, committed: AggregationNumber) -> Option<NumberRanges> {
+        if !self.known {
+            return None;
+        }
+        let mut lacking = self.missed.clone();
+        self.unrepairable.iter().for_each(|range| lacking.insert_range(range));
+        self.unanswered.iter().for_each(|(number, _)| lacking.insert(*number));
+        lacking.remove_range(committed.next()..=AggregationNumber(u64::MAX));
+        Some(lacking)
     }
 }

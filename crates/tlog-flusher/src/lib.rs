@@ -9,10 +9,14 @@
 //! [`Log::durability`] says how far they are durable. One task owns a log's state. What it decides is in pure modules (the
 //! aggregation policy, the commit rule, adoption), and `docs/commit-and-recovery.md` explains why the rules are what they are.
 //!
+//! [`format1`] has the same for the stored format of existing servers, and what a log goes on from that began in it.
+//!
 //! It does not order blocks, know sessions' clients, or read history beyond what recovery, repair and duplicate checks need.
 
 mod aggregator;
 mod commit;
+mod delete;
+pub mod format1;
 mod lane;
 mod log;
 mod lookup;
@@ -29,13 +33,16 @@ mod comeback;
 #[cfg(test)]
 mod exploration;
 #[cfg(test)]
+mod replacing;
+#[cfg(test)]
 mod stories;
 #[cfg(test)]
 mod testing;
 
+pub use delete::{DeleteError, delete_log};
 pub use log::{AppendError, CloseReason, Durability, Log, LogEnd, PositionedBlock};
 pub use lookup::LookupError;
-pub use recovery::OpenError;
+pub use recovery::{Numbers, OpenError, ReplaceError};
 pub use scrub::{ScrubError, ScrubProgress, ScrubReport, StoreScrub, scrub};
 pub use settings::{InvalidSettings, LogSettings};
 pub use status::{LaneState, LogStatus, StoreStatus};

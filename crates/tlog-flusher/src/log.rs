@@ -10,9 +10,10 @@ use tlog_quorum::StoreSet;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::format1::{ChainTail, foundation};
 use crate::lookup::{Lookup, LookupError, first_of_generation};
 use crate::metric;
-use crate::recovery::{OpenError, Recovered, recover};
+use crate::recovery::{OpenError, Opening, Recovered, recover};
 use crate::scrub::{ScrubError, ScrubProgress, ScrubReport, scrub};
 use crate::settings::LogSettings;
 use crate::status::LogStatus;
@@ -20,6 +21,9 @@ use crate::writer::Writer;
 
 /// Bytes that a block takes beside its data while it is not durable: for bounding memory.
 const BLOCK_OVERHEAD: usize = 256;
+
+/// How often an opening that takes long shows how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// A block and its place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,17 +113,57 @@ pub struct Log {
     room: Arc<Semaphore>,
     durability: watch::Receiver<Durability>,
     lookup: Mutex<Lookup>,
+    /// What was before aggregation 1, where the log was empty when it was opened.
+    before: ChainTail,
 }
 
 impl Log {
     /// Opens the log for writing: fences older writers, recovers the end, and waits until all of it is durable. What the
     /// log then holds stays for ever; what an older writer had in flight and is not adopted never comes back.
+    ///
+    /// Where the log is new and the stores have history of format 1, it goes on from there: `keys` must have the keys of format
+    /// 1, and [`Log::end`] is the end of that history, in generation 1.
     pub async fn open(set: StoreSet, keys: VdiskKeys, settings: LogSettings) -> Result<Self, OpenError> {
+        Self::open_as(set, keys, settings, Opening::Usual, |_| {}).await
+    }
+
+    /// Opens a log of which more stores were lost for good than [`Log::open`] can go on without, by the operator's word: every
+    /// place must answer, those of the lost stores with an empty one, which is filled. Answers when so many stores are filled that
+    /// the log is as safe as any other; until then nothing is written, and `progress` is shown from time to time. Given up in the
+    /// middle, it can be made again. Where enough stores are left, the same as [`Log::open`].
+    ///
+    /// Refused where what is left does not tell what was acknowledged ([`ReplaceError`](crate::ReplaceError),
+    /// [`OpenError::DataLost`], [`OpenError::UncertainEnd`]): whether the operator is wrong or the loss too large, nothing
+    /// acknowledged is ever given up here. A lost store that comes back later is none of the log's any more.
+    pub async fn open_replacing(
+        set: StoreSet,
+        keys: VdiskKeys,
+        settings: LogSettings,
+        progress: impl FnMut(&LogStatus),
+    ) -> Result<Self, OpenError> {
+        Self::open_as(set, keys, settings, Opening::Replacing, progress).await
+    }
+
+    async fn open_as(
+        set: StoreSet,
+        keys: VdiskKeys,
+        settings: LogSettings,
+        opening: Opening,
+        mut progress: impl FnMut(&LogStatus),
+    ) -> Result<Self, OpenError> {
         settings.check()?;
         let began = Instant::now();
-        let recovered = recover(&set).await?;
+        let mut foundation = foundation(&set, keys.format1()).await?;
+        let recovered = recover(&set, opening, &mut foundation).await?;
         let set = recovered.set.clone();
-        let end = log_end(&set, &recovered).await?;
+        let (before, end) = match recovered.last {
+            Some(_) => (ChainTail::empty(), log_end(&set, &recovered).await?),
+            None => {
+                let before = foundation.into_tail();
+                let end = before.end();
+                (before, end)
+            }
+        };
         let (epoch, adopted) = (recovered.start.epoch, recovered.adopted.len() as u64);
         let last_number = recovered.start.number.0 - 1;
         let (commands, queue) = mpsc::channel(1024);
@@ -127,20 +171,31 @@ impl Log {
         let (tell, mut durability) = watch::channel(Durability { durable: None, closed: None });
         let sealer = Sealer::new(keys.clone(), set.quorums().redundancy());
         let vdisk = set.vdisk().clone();
-        let writer = Writer::new(set.clone(), sealer, settings.clone(), recovered, durable, tell);
+        let (ready, mut told) = oneshot::channel();
+        let writer = Writer::new(set.clone(), sealer, settings.clone(), recovered, durable, tell, ready);
         let mut task = AbortOnDrop(Some(tokio::spawn(writer.run(queue))));
 
-        // Nothing is served before what was adopted is durable again.
-        let rewritten = |state: &Durability| state.durable == durable || state.closed.is_some();
-        let failed = match durability.wait_for(rewritten).await {
-            Ok(state) => state.closed.clone(),
-            Err(_) => Some(CloseReason::Failed("the writer stopped".to_owned())),
+        // Nothing is served before what was adopted is durable again, and enough stores take part.
+        let ready = loop {
+            match tokio::time::timeout(PROGRESS_EVERY, &mut told).await {
+                Ok(answer) => break answer.is_ok(),
+                Err(_) => {
+                    let (answer, status) = oneshot::channel();
+                    if commands.send(Command::Status(answer)).await.is_ok()
+                        && let Ok(status) = status.await
+                    {
+                        progress(&status);
+                    }
+                }
+            }
         };
-        if let Some(reason) = failed {
+        if !ready {
+            let closed = durability.wait_for(|state| state.closed.is_some()).await;
+            let why = closed.ok().and_then(|state| state.closed.clone());
             return Err(OpenError::NotRewritten {
                 vdisk,
                 needed: set.quorums().write(),
-                why: reason.to_string(),
+                why: why.unwrap_or_else(|| CloseReason::Failed("the writer stopped".to_owned())).to_string(),
             });
         }
         task.0 = None;
@@ -153,6 +208,7 @@ impl Log {
             room: Arc::new(Semaphore::new(settings.max_unflushed_bytes)),
             durability,
             lookup: Mutex::default(),
+            before,
             set,
             settings,
         })
@@ -204,6 +260,9 @@ impl Log {
     /// What the log durably holds at a position.
     pub async fn find(&self, position: LogPosition) -> Result<Option<BlockEntry>, LookupError> {
         let last = self.status().await.ok_or(LookupError::Closed)?.committed;
+        if let Some(entry) = self.before.find(position) {
+            return Ok(Some(entry));
+        }
         self.lookup.lock().await.find(&self.set, &self.opener, last, position).await
     }
 

@@ -28,9 +28,25 @@ pub(crate) fn store_failure(vdisk: &VdiskId, store: &str) {
         .increment(1);
 }
 
-pub(crate) fn stores_active(vdisk: &VdiskId, active: usize, missed: u64) {
-    metrics::gauge!("tlog_log_stores_active", "vdisk" => vdisk.to_string()).set(active as f64);
-    metrics::gauge!("tlog_log_shards_missing", "vdisk" => vdisk.to_string()).set(missed as f64);
+pub(crate) fn store_back(vdisk: &VdiskId, out_for: Duration) {
+    metrics::counter!("tlog_log_stores_back_total", "vdisk" => vdisk.to_string()).increment(1);
+    metrics::histogram!("tlog_log_store_out_seconds").record(out_for.as_secs_f64());
+}
+
+pub(crate) fn stores(
+    vdisk: &VdiskId,
+    active: usize,
+    missing: u64,
+    unrepairable: u64,
+    survived: usize,
+    behind: u64,
+) {
+    let set = |name: &'static str, value: f64| metrics::gauge!(name, "vdisk" => vdisk.to_string()).set(value);
+    set("tlog_log_stores_active", active as f64);
+    set("tlog_log_shards_missing", missing as f64);
+    set("tlog_log_shards_unrepairable", unrepairable as f64);
+    set("tlog_log_losses_survived", survived as f64);
+    set("tlog_log_aggregations_behind", behind as f64);
 }
 
 pub(crate) fn filled(bytes: u64) {

@@ -14,10 +14,11 @@ use std::fmt;
 use tlog_codec::{EncodedAggregation, Header};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 use tlog_quorum::{
-    Candidate, OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
+    OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
 };
 use tlog_store::{Members, NumberRanges, StartRecord};
 
+use crate::format1::{Foundation, GoingOnError, follows};
 use crate::lookup::LookupError;
 use crate::settings::InvalidSettings;
 
@@ -67,9 +68,60 @@ pub enum OpenError {
         /// What the stores said.
         why: String,
     },
+    /// Lost stores cannot be replaced like this.
+    #[error(transparent)]
+    Replace(#[from] ReplaceError),
+    /// What the log is to go on from cannot be told.
+    #[error(transparent)]
+    GoingOn(#[from] GoingOnError),
     /// Head parts that are needed to tell where the newest generation began cannot be read.
     #[error("the log cannot be searched: {0}")]
     Lookup(#[from] LookupError),
+}
+
+/// Why an opening does not go on without the stores that are said to be lost for good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplaceError {
+    /// No store knows the log.
+    #[error("vdisk {vdisk}: no store knows a log of it; there is nothing that replacing stores could save")]
+    NoLog {
+        /// The vdisk.
+        vdisk: VdiskId,
+    },
+    /// A store of which nobody knows whether it has something is no lost store.
+    #[error(
+        "vdisk {vdisk}: to go on without lost stores, every place must answer, those of lost stores with an empty one: {}", stores.join("; ")
+    )]
+    NotAllAnswer {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Each place that does not answer, or with the store of another place.
+        stores: Vec<String>,
+    },
+    /// With so few left, nobody can tell what was acknowledged.
+    #[error(
+        "vdisk {vdisk}: only {left} of its stores are left, and {needed} are needed to tell what was acknowledged ({});          put back the old disk of one that was lost, if there is one", blank.join("; ")
+    )]
+    TooFewLeft {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Stores that the log knows and that answer.
+        left: usize,
+        /// How many are needed.
+        needed: usize,
+        /// The others.
+        blank: Vec<String>,
+    },
+}
+
+/// How many stores an opening goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// As many as always work, whatever happens to the others.
+    Usual,
+    /// The operator says that the blank stores are lost for good: all that are left, if that is enough to know what was
+    /// acknowledged.
+    Replacing,
 }
 
 /// Ranges of aggregation numbers, for a person.
@@ -98,6 +150,10 @@ pub(crate) struct Recovered {
     pub(crate) survey: Survey,
     /// Who is a member from now on.
     pub(crate) members: Members,
+    /// So many members must be in reach from now on: as many as an opening needs, or all that are left where that are fewer.
+    pub(crate) quorum: usize,
+    /// So many members must take part before anything is served.
+    pub(crate) ready_with: usize,
     /// This opening: its epoch and the first number it writes.
     pub(crate) start: StartRecord,
     /// Stores that have the start record.
@@ -116,13 +172,19 @@ pub(crate) struct Recovered {
     pub(crate) last: Option<Header>,
 }
 
-/// Opens the log of `set` for a new writer.
-pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
+/// Opens the log of `set` for a new writer. Where it has no aggregation, the first one follows the `foundation`.
+pub(crate) async fn recover(
+    set: &StoreSet,
+    opening: Opening,
+    foundation: &mut Foundation,
+) -> Result<Recovered, OpenError> {
     for _ in 0..ATTEMPTS {
-        let Some((set, epoch, survey)) = promise(set).await? else {
+        let Some(Promised { set, epoch, survey, quorum }) = promise(set, opening).await? else {
             continue;
         };
         let set = &set;
+        // Fewer than an opening needs: what was acknowledged may have been on the lost ones.
+        let reduced = quorum < opening_quorum(set);
         let committed = survey.committed();
         let doubts = doubts(set, &survey).await;
         check_held(set, &survey, &doubts)?;
@@ -131,20 +193,25 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
         let mut adopted = Vec::new();
         let mut number = committed.next();
         while number <= survey.head() {
-            let Some(next) = adopt(set, &survey, number, last_id).await? else {
+            let Some(next) = adopt(set, &survey, number, last_id, reduced).await? else {
                 break;
             };
             (last_id, last) = (next.id, Some(next.header));
             adopted.push(next);
             number = number.next();
         }
+        if number.0 == 1 {
+            last_id = foundation.prev()?;
+        }
         let start = StartRecord { epoch, number };
         let members = members_of(set, &survey, epoch);
-        if let Some(started) = begin(set, &survey, start, &members).await? {
+        if let Some(started) = begin(set, &survey, start, &members, quorum).await? {
             return Ok(Recovered {
                 set: set.clone(),
                 survey,
                 members,
+                quorum,
+                ready_with: if reduced { opening_quorum(set).max(set.quorums().write()) } else { 0 },
                 start,
                 started,
                 doubts,
@@ -159,13 +226,32 @@ pub(crate) async fn recover(set: &StoreSet) -> Result<Recovered, OpenError> {
     Err(OpenError::Contended { vdisk: set.vdisk().clone() })
 }
 
+/// An epoch that enough members have promised.
+struct Promised {
+    /// The stores, with the quorums that this log needs.
+    set: StoreSet,
+    epoch: Epoch,
+    survey: Survey,
+    /// How many are enough.
+    quorum: usize,
+}
+
 /// Takes the next epoch and has it promised. None where another opening was faster.
-async fn promise(set: &StoreSet) -> Result<Option<(StoreSet, Epoch, Survey)>, OpenError> {
+async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, OpenError> {
     let before = set.survey().await;
     set.check_shape(&before)?;
     let set = &as_written(set, &before);
-    let needed = if before.is_new() { set.quorums().founding() } else { opening_quorum(set) };
+    let (needed, reduced) = match opening {
+        Opening::Usual if before.is_new() => (set.quorums().founding(), false),
+        Opening::Usual => (opening_quorum(set), false),
+        Opening::Replacing => {
+            before.require(0)?; // no store behind two places
+            let left = members_left(set, &before)?;
+            (left.min(opening_quorum(set)), left < opening_quorum(set))
+        }
+    };
     before.require(needed)?;
+    let founding = before.is_new();
     let epoch = before.highest_epoch().next();
     let standings: Vec<Standing> = before.views.iter().map(|view| view.standing).collect();
     let mut answers: Vec<_> = before.views.into_iter().map(|view| Some(view.answer)).collect();
@@ -192,11 +278,58 @@ async fn promise(set: &StoreSet) -> Result<Option<(StoreSet, Epoch, Survey)>, Op
         }
     }
     let set = as_written(set, &survey);
-    match survey.require(needed.max(opening_quorum(&set))) {
-        Ok(()) => Ok(Some((set, epoch, survey))),
+    let needed = if reduced { needed } else { needed.max(opening_quorum(&set)) };
+    // Where a log is begun, it may be one store behind two places, which has promised once: the next look tells.
+    if overtaken && (reduced || founding) {
+        return Ok(None);
+    }
+    match survey.require(needed) {
+        Ok(()) if reduced && members_left(&set, &survey)? != needed => Ok(None),
+        Ok(()) => Ok(Some(Promised { quorum: needed, set, epoch, survey })),
         Err(_) if overtaken => Ok(None),
         Err(too_few) => Err(too_few.into()),
     }
+}
+
+/// How many members are left, where the operator says that the others are lost for good. Refused where it would be a guess:
+///
+/// - every place must answer: a store that is merely out of reach may hold what was acknowledged, and count again;
+/// - the members left share a store with whatever any earlier or later opening had promised and told: they know the newest list of
+///   members and all start records that count, and fence everybody else;
+/// - fewer stores are lost than held whatever was acknowledged: it has left a trace on one of the members.
+fn members_left(set: &StoreSet, survey: &Survey) -> Result<usize, ReplaceError> {
+    let vdisk = || set.vdisk().clone();
+    if survey.is_new() {
+        return Err(ReplaceError::NoLog { vdisk: vdisk() });
+    }
+    let places = || 0..survey.views.len();
+    let out_of_place = |store: &usize| {
+        survey.views.get(*store).is_none_or(|view| view.answer.is_err())
+            || survey.belongs_to(*store).is_some()
+    };
+    let stores: Vec<String> =
+        places().filter(out_of_place).filter_map(|store| survey.reason(store)).collect();
+    #[cfg(test)]
+    let stores =
+        if crate::exploration::is_broken(crate::exploration::Rule::AllLeft) { Vec::new() } else { stores };
+    if !stores.is_empty() {
+        return Err(ReplaceError::NotAllAnswer { vdisk: vdisk(), stores });
+    }
+    let (left, quorums) = (survey.counted_len(), set.quorums());
+    let shared = quorums.total() - opening_quorum(set).min(quorums.acknowledged()) + 1;
+    let needed = quorums.data().max(shared);
+    #[cfg(test)]
+    let needed =
+        if crate::exploration::is_broken(crate::exploration::Rule::Traces) { quorums.data() } else { needed };
+    if left < needed {
+        let blank = places().filter_map(|store| survey.reason(store)).collect();
+        return Err(ReplaceError::TooFewLeft { vdisk: vdisk(), left, needed, blank });
+    }
+    #[cfg(test)]
+    if crate::exploration::is_broken(crate::exploration::Rule::AllLeft) {
+        return Ok(left.min(needed));
+    }
+    Ok(left)
 }
 
 /// Committed numbers under which a store has something that may not count: it has not heard of a start record that rules out
@@ -297,20 +430,13 @@ async fn adopt(
     survey: &Survey,
     number: AggregationNumber,
     prev: AggregationId,
+    reduced: bool,
 ) -> Result<Option<EncodedAggregation>, OpenError> {
     let (candidates, conditions) = set.all_shards(survey, number).await;
-    let follows = |candidate: &&Candidate| candidate.head.header.prev == prev;
-    if let Some(candidate) = candidates.iter().filter(follows).find(|candidate| candidate.is_whole()) {
-        let rebuilt = candidate.rebuild();
-        return match rebuilt {
-            Ok(aggregation) => Ok(Some(aggregation)),
-            Err(_) => Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions))),
-        };
-    }
-    // Not readable. Was it acknowledged? Of the stores that were asked, W less those that were not asked would hold it.
+    // Was something acknowledged of which we see too little? Of the stores that were asked, W less those that were not asked would
+    // hold it. With as many asked as an opening needs, k of them would; so that it takes damage, or silence, to doubt.
     let asked = survey.counted_len();
     let not_asked = set.quorums().total() - asked;
-    let held = candidates.iter().filter(follows).map(Candidate::present).max().unwrap_or(0);
     let unknown = survey
         .counted()
         .filter(|(store, _)| {
@@ -320,10 +446,21 @@ async fn adopt(
             )
         })
         .count();
-    if unknown > 0 && held + unknown + not_asked >= set.quorums().acknowledged() {
-        return Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)));
+    #[cfg(test)]
+    let reduced = reduced && !crate::exploration::is_broken(crate::exploration::Rule::Traces);
+    let doubt =
+        |held: usize| (unknown > 0 || reduced) && held + unknown + not_asked >= set.quorums().acknowledged();
+    let uncertain = || OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions));
+    // Highest epoch first: what a newer opening adopted or wrote goes before what it did not.
+    for candidate in candidates.iter().filter(|c| follows(number, c.head.header.prev, prev)) {
+        if candidate.is_whole() {
+            return candidate.rebuild().map(Some).map_err(|_| uncertain());
+        }
+        if doubt(candidate.present()) {
+            return Err(uncertain());
+        }
     }
-    Ok(None)
+    if doubt(0) { Err(uncertain()) } else { Ok(None) }
 }
 
 /// The list of members that this opening writes down.
@@ -343,6 +480,7 @@ async fn begin(
     survey: &Survey,
     start: StartRecord,
     members: &Members,
+    needed: usize,
 ) -> Result<Option<Vec<bool>>, OpenError> {
     let counted: Vec<bool> = survey.views.iter().map(|view| view.standing == Standing::Member).collect();
     let answers = set
@@ -363,7 +501,6 @@ async fn begin(
         .map(|(answer, member)| matches!((answer, member), (Ok(Some(identity)), Some(member)) if identity == member))
         .collect();
     let count = started.iter().filter(|started| **started).count();
-    let needed = opening_quorum(set);
     if count >= needed {
         return Ok(Some(started));
     }
@@ -377,6 +514,7 @@ async fn begin(
         needed,
         total: set.quorums().total(),
         missing,
+        same: Vec::new(),
     }
     .into())
 }

@@ -1,52 +1,69 @@
 //! Bringing a store up to date: one that missed something, and one that came back empty.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tlog_codec::{EncodedAggregation, EncodedShard};
 use tlog_proto::{AggregationNumber, Epoch};
-use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey, covers, doubtful};
+use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey, covers, doubtful, place_of};
 use tlog_store::{
     FillOutcome, LogState, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind,
     StoreIdentity,
 };
+use tokio::time::Instant;
 
 use crate::metric;
-use crate::recovery::opening_quorum;
 
-/// What a backfill did before it ended.
+/// So many aggregations are made again at once while nothing is written ...
+const AT_ONCE: usize = 4;
+/// ... unless they are as large as this.
+const LARGE: u64 = 1 << 20;
+
+/// Bounds a rate of reading, on average; for all who share it together.
 #[derive(Debug)]
-pub(crate) struct Filled {
-    pub(crate) filled: NumberRanges,
-    pub(crate) error: Option<StoreError>,
-    /// Numbers of which too few whole shards were found.
-    pub(crate) unreadable: NumberRanges,
+pub(crate) struct Pacer {
+    rate: u64,
+    free_at: Mutex<Instant>,
 }
 
-/// Puts the shards of committed numbers onto a store that lacks them, reading at most `rate` bytes per second.
-pub(crate) async fn backfill(set: StoreSet, store: usize, numbers: NumberRanges, rate: u64) -> Filled {
-    let mut done = Filled { filled: NumberRanges::new(), error: None, unreadable: NumberRanges::new() };
-    let survey = set.survey().await;
-    // Start records are on that many stores: with fewer in reach, what was ruled out might be taken for what counts.
-    if survey.require(opening_quorum(&set)).is_err() {
-        return done;
+impl Pacer {
+    pub(crate) fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), free_at: Mutex::new(Instant::now()) }
     }
-    let mut pace = Pace::new(rate);
-    for number in numbers.iter().flat_map(|range| range.start().0..=range.end().0).map(AggregationNumber) {
-        match fill_one(&set, &survey, store, number).await {
-            Ok(Filling::Filled(bytes)) => {
-                done.filled.insert(number);
-                pace.read(bytes).await;
-            }
-            Ok(Filling::Unreadable) => done.unreadable.insert(number),
-            Ok(Filling::NotNow) => break,
-            Err(error) => {
-                done.error = Some(error);
-                break;
-            }
+
+    /// So many bytes were read: waits as long as that may take. Many small waits are made as one.
+    pub(crate) async fn read(&self, bytes: u64) {
+        let takes = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        let now = Instant::now();
+        let until = {
+            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *free_at = (*free_at).max(now) + takes;
+            *free_at
+        };
+        if until >= now + Duration::from_millis(10) {
+            tokio::time::sleep_until(until).await;
         }
     }
-    done
+}
+
+/// Puts shards onto one store that the others give back.
+#[derive(Clone, Debug)]
+pub(crate) struct Filler {
+    pub(crate) set: StoreSet,
+    pub(crate) store: usize,
+    /// Stores to read from, those first that answer soonest.
+    pub(crate) sources: Vec<usize>,
+    /// Stores that are known to be out: nobody waits for them.
+    pub(crate) out: Vec<usize>,
+    /// So many members must be in reach: start records are on that many, and with fewer what was ruled out might be taken for what
+    /// counts.
+    pub(crate) quorum: usize,
+    pub(crate) pacer: Arc<Pacer>,
+    /// Whether the writer has something to do: then filling takes half the time at most.
+    pub(crate) busy: Arc<AtomicBool>,
 }
 
 /// What became of filling one slot.
@@ -59,27 +76,125 @@ enum Filling {
     NotNow,
 }
 
-/// Rebuilds one aggregation and fills one store's slot.
-async fn fill_one(
-    set: &StoreSet,
-    survey: &Survey,
-    store: usize,
-    number: AggregationNumber,
-) -> Result<Filling, StoreError> {
-    let (candidates, conditions) = set.all_shards(survey, number).await;
-    let candidate = candidates.iter().find(|candidate| candidate.is_whole());
-    let Some((candidate, shard)) = candidate.and_then(|c| Some((c, rebuilt_shard(c, store)?))) else {
-        let silent = |(i, _): (usize, &LogState)| conditions.get(i) == Some(&ShardCondition::Unreachable);
-        let all_known = survey.counted_len() == set.stores().len() && !survey.counted().any(silent);
-        return Ok(if all_known { Filling::Unreadable } else { Filling::NotNow });
+impl Filler {
+    /// What the stores have, if enough of them are those that the log knows.
+    async fn survey(&self) -> Result<Survey, String> {
+        let survey = self.set.survey_of(|i| !self.out.contains(&i)).await;
+        if survey.is_new() {
+            // To an opening all of them would be as good as members. To us it was there a moment ago.
+            return Err("no store knows the log any more: it was deleted".to_owned());
+        }
+        survey.require_members(self.quorum).map_err(|too_few| too_few.to_string())?;
+        Ok(survey)
+    }
+
+    /// Fills one number after the other, a few at once while the log is idle, until `outcome` answers false.
+    async fn fill_all(
+        &self,
+        survey: &Survey,
+        mut numbers: impl Iterator<Item = AggregationNumber>,
+        mut outcome: impl FnMut(AggregationNumber, Result<Filling, StoreError>) -> bool,
+    ) {
+        let mut largest = LARGE;
+        loop {
+            let narrow = largest >= LARGE || self.busy.load(Ordering::Relaxed);
+            let round: Vec<_> = numbers.by_ref().take(if narrow { 1 } else { AT_ONCE }).collect();
+            if round.is_empty() {
+                return;
+            }
+            let began = Instant::now();
+            let fillings = join_all(round.iter().map(|number| self.fill_one(survey, *number))).await;
+            largest = 0;
+            let (mut bytes, mut go_on) = (0, true);
+            for (number, filling) in round.into_iter().zip(fillings) {
+                if let Ok(Filling::Filled(read)) = filling {
+                    bytes += read;
+                    largest = largest.max(read);
+                }
+                go_on &= outcome(number, filling);
+            }
+            if !go_on {
+                return;
+            }
+            if self.busy.load(Ordering::Relaxed) {
+                tokio::time::sleep(began.elapsed()).await;
+            }
+            self.pacer.read(bytes).await;
+        }
+    }
+
+    /// Rebuilds one aggregation and fills the store's slot.
+    async fn fill_one(&self, survey: &Survey, number: AggregationNumber) -> Result<Filling, StoreError> {
+        let Self { set, store, sources, .. } = self;
+        let order: Vec<usize> =
+            sources.iter().copied().filter(|source| source != store).chain([*store]).collect();
+        let candidate = match set.committed_aggregation(survey, number, &order).await {
+            Ok(candidate) => candidate,
+            Err((_, conditions)) => {
+                let silent =
+                    |(i, _): (usize, &LogState)| conditions.get(i) == Some(&ShardCondition::Unreachable);
+                // A blank store has answered too: that it holds nothing which counts.
+                let all_known = survey.unreachable_len() == 0 && !survey.counted().any(silent);
+                return Ok(if all_known { Filling::Unreadable } else { Filling::NotNow });
+            }
+        };
+        let (Some(port), Some(shard)) = (set.stores().get(*store), rebuilt_shard(&candidate, *store)) else {
+            return Ok(Filling::NotNow);
+        };
+        set.within_limit(port, port.fill(set.vdisk(), number, shard)).await?;
+        let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
+        metric::filled(bytes);
+        Ok(Filling::Filled(bytes))
+    }
+}
+
+/// What a backfill did before it ended.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    pub(crate) filled: NumberRanges,
+    /// Bytes that were read for it.
+    pub(crate) bytes: u64,
+    pub(crate) error: Option<StoreError>,
+    /// Numbers of which too few whole shards were found.
+    pub(crate) unreadable: NumberRanges,
+}
+
+/// Puts the shards of committed numbers onto a store that lacks them.
+pub(crate) async fn backfill(
+    filler: Filler,
+    epoch: Epoch,
+    committed: AggregationNumber,
+    numbers: NumberRanges,
+) -> Filled {
+    let mut done = Filled::default();
+    let set = &filler.set;
+    let Some(port) = set.stores().get(filler.store) else { return done };
+    // A store fills only what it knows as committed.
+    if let Err(error) = set.within_limit(port, port.publish(set.vdisk(), epoch, committed)).await {
+        done.error = Some(error);
+        return done;
+    }
+    let Ok(survey) = filler.survey().await else { return done };
+    let numbers = numbers.iter().flat_map(|range| range.start().0..=range.end().0).map(AggregationNumber);
+    let numbers: Vec<AggregationNumber> = numbers.collect();
+    let outcome = |number, filling| match filling {
+        Ok(Filling::Filled(bytes)) => {
+            done.filled.insert(number);
+            done.bytes += bytes;
+            true
+        }
+        Ok(Filling::Unreadable) => {
+            done.unreadable.insert(number);
+            true
+        }
+        Ok(Filling::NotNow) => false,
+        Err(error) => {
+            done.error = Some(error);
+            false
+        }
     };
-    let Some(port) = set.stores().get(store) else {
-        return Ok(Filling::NotNow);
-    };
-    set.within_limit(port, port.fill(set.vdisk(), number, shard)).await?;
-    let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
-    metric::filled(bytes);
-    Ok(Filling::Filled(bytes))
+    filler.fill_all(&survey, numbers.into_iter(), outcome).await;
+    done
 }
 
 /// The shard that `store` should hold.
@@ -93,52 +208,67 @@ pub(crate) fn shard_of(aggregation: &EncodedAggregation, store: usize, epoch: Ep
     Some(Shard { epoch, id: aggregation.id, head, payload })
 }
 
-/// Bounds a rate of reading, on average.
-pub(crate) struct Pace {
-    rate: u64,
-    owed: Duration,
-}
-
-impl Pace {
-    pub(crate) fn new(rate: u64) -> Self {
-        Self { rate: rate.max(1), owed: Duration::ZERO }
-    }
-
-    /// So many bytes were read: waits as long as that may take. Many small waits are made as one.
-    pub(crate) async fn read(&mut self, bytes: u64) {
-        self.owed += Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        if self.owed >= Duration::from_millis(10) {
-            tokio::time::sleep(std::mem::take(&mut self.owed)).await;
-        }
-    }
-}
-
 /// A store that came back empty and has everything up to a number now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refilled {
     pub(crate) identity: StoreIdentity,
     pub(crate) up_to: AggregationNumber,
+    pub(crate) shards: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Why a store could not be refilled.
 #[derive(Debug)]
 pub(crate) enum RefillError {
     Store(StoreError),
-    /// Too few other stores, or a number that cannot be rebuilt.
+    /// Too few other stores, or a store that belongs elsewhere.
     Source(String),
+    /// Of a committed number too few whole shards are left.
+    Lost(AggregationNumber),
+}
+
+/// How far a refill is.
+#[derive(Debug, Default)]
+pub(crate) struct RefillProgress {
+    /// Everything below is there.
+    next: AtomicU64,
+    last: AtomicU64,
+}
+
+impl RefillProgress {
+    /// Committed numbers that are still to be filled in, as of when the refill began; none before it got that far.
+    pub(crate) fn rest(&self) -> Option<std::ops::RangeInclusive<AggregationNumber>> {
+        let next = self.next.load(Ordering::Relaxed);
+        let last = self.last.load(Ordering::Relaxed);
+        (next > 0).then_some(AggregationNumber(next)..=AggregationNumber(last))
+    }
+}
+
+/// Which place a store was filled for, or is being filled: two places behind which is one store must not both fill it, the
+/// shards of one would stand where the other's belong. What is claimed once stays so while the log is open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claims(Arc<Mutex<BTreeMap<StoreIdentity, usize>>>);
+
+impl Claims {
+    /// The error is the place that has it already.
+    fn claim(&self, identity: StoreIdentity, store: usize) -> Result<(), usize> {
+        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = *claims.entry(identity).or_insert(store);
+        if owner == store { Ok(()) } else { Err(owner) }
+    }
 }
 
 /// What the writer hands to a refill.
 #[derive(Clone, Debug)]
 pub(crate) struct RefillOrder {
-    pub(crate) set: StoreSet,
-    pub(crate) store: usize,
+    pub(crate) filler: Filler,
     pub(crate) start: StartRecord,
     pub(crate) members: Members,
     pub(crate) committed: AggregationNumber,
     /// What this opening adopted and has not committed again, by rising number.
     pub(crate) adopted: Vec<EncodedAggregation>,
-    pub(crate) rate: u64,
+    pub(crate) claims: Claims,
+    pub(crate) progress: Arc<RefillProgress>,
 }
 
 /// Makes an empty store ready to be a member: start records, what is committed, every committed shard, and what was adopted. It
@@ -147,17 +277,32 @@ pub(crate) struct RefillOrder {
 /// What was adopted may have been acknowledged by the writer before, with the store's old identity among the W that held it. A
 /// store that became a member without it would leave one holder too few, unnoticed.
 pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> {
-    let RefillOrder { set, store, start, members, committed, adopted, rate } = order;
+    let RefillOrder { filler, start, members, committed, adopted, claims, progress } = order;
+    let (set, store, quorum) = (&filler.set, filler.store, filler.quorum);
     let source = |why: &str| RefillError::Source(why.to_owned());
-    let survey = set.survey().await;
-    survey.require(opening_quorum(&set)).map_err(|too_few| RefillError::Source(too_few.to_string()))?;
+    let survey = filler.survey().await.map_err(RefillError::Source)?;
     let port = set.stores().get(store).cloned().ok_or_else(|| source("no such store"))?;
     let mut records: Vec<StartRecord> =
         survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
     records.push(start);
-    let state = set.within_limit(&port, port.status(set.vdisk())).await.map_err(RefillError::Store)?;
-    tellable(&set, &survey, store, &state, &records).await.map_err(RefillError::Source)?;
-    let identity = prepare(&set, &port, state, &records, &members).await.map_err(RefillError::Store)?;
+    let mut state = set.within_limit(&port, port.status(set.vdisk())).await.map_err(RefillError::Store)?;
+    own_place(set, store, &members, &state).await?;
+    tellable(set, quorum, &survey, store, &state, &records).await.map_err(RefillError::Source)?;
+    let identity = match state.identity {
+        Some(identity) => identity,
+        None => {
+            let first = records.first().map_or(Epoch(1), |record| record.epoch);
+            let promised = set.within_limit(&port, port.promise(set.vdisk(), first)).await;
+            // Whoever was faster there is no newer writer: those promise nothing on a blank store.
+            state = promised.map_err(|error| match error.is_fenced() {
+                true => source("somebody else began to fill it"),
+                false => RefillError::Store(error),
+            })?;
+            state.identity.ok_or_else(|| source("it does not tell its identity"))?
+        }
+    };
+    claims.claim(identity, store).map_err(|other| same_store(set, store, other))?;
+    prepare(set, &port, state.epoch, &records, &members).await.map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
     set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
     let first = survey.first();
@@ -165,18 +310,29 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
         let prune = port.prune(set.vdisk(), start.epoch, first);
         set.within_limit(&port, prune).await.map_err(RefillError::Store)?;
     }
-    let mut pace = Pace::new(rate);
-    for number in (first.0..=committed.0).map(AggregationNumber) {
-        let filling = fill_one(&set, &survey, store, number).await.map_err(RefillError::Store)?;
-        let why = match filling {
-            Filling::Filled(bytes) => {
-                pace.read(bytes).await;
-                continue;
+    progress.last.store(committed.0, Ordering::Relaxed);
+    progress.next.store(first.0, Ordering::Relaxed);
+    let (mut stopped, mut shards, mut bytes) = (None, 0, 0);
+    let outcome = |number: AggregationNumber, filling| {
+        let error = match filling {
+            Ok(Filling::Filled(read)) => {
+                shards += 1;
+                bytes += read;
+                progress.next.fetch_max(number.0 + 1, Ordering::Relaxed);
+                return true;
             }
-            Filling::Unreadable => "has too few whole shards left",
-            Filling::NotNow => "cannot be read right now",
+            Ok(Filling::Unreadable) => RefillError::Lost(number),
+            Ok(Filling::NotNow) => {
+                RefillError::Source(format!("aggregation {number} cannot be read right now"))
+            }
+            Err(error) => RefillError::Store(error),
         };
-        return Err(RefillError::Source(format!("aggregation {number} {why}")));
+        stopped.get_or_insert(error);
+        false
+    };
+    filler.fill_all(&survey, (first.0..=committed.0).map(AggregationNumber), outcome).await;
+    if let Some(error) = stopped {
+        return Err(error);
     }
     #[cfg(test)]
     let adopted =
@@ -193,7 +349,41 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
     if state.identity != Some(identity) || !state.held.missing_in(first..=up_to).is_empty() {
         return Err(source("it was emptied or replaced while it was filled"));
     }
-    Ok(Refilled { identity, up_to: committed })
+    Ok(Refilled { identity, up_to: committed, shards, bytes })
+}
+
+/// A store that another place of the log has, or that holds shards of another place, is not filled: shards would stand where
+/// others belong, and redundancy would be gone without a trace.
+async fn own_place(
+    set: &StoreSet,
+    store: usize,
+    members: &Members,
+    state: &LogState,
+) -> Result<(), RefillError> {
+    if let Some(other) = state.identity.and_then(|identity| place_of(members, store, identity)) {
+        return Err(same_store(set, store, other));
+    }
+    let moved = set.shard_of_another_place(store, &state.held).await.map_err(RefillError::Store)?;
+    let Some((number, place)) = moved else { return Ok(()) };
+    Err(RefillError::Source(format!(
+        "{} holds shards of {} (aggregation {number}): it was moved here from another place; check the order of the addresses, or \
+         empty it",
+        address(set, store),
+        address(set, place)
+    )))
+}
+
+/// Says that two addresses lead to one store.
+pub(crate) fn same_store(set: &StoreSet, store: usize, other: usize) -> RefillError {
+    RefillError::Source(format!(
+        "{} is the same store as {}: each shard needs a store of its own; correct the addresses",
+        address(set, store),
+        address(set, other)
+    ))
+}
+
+fn address(set: &StoreSet, store: usize) -> Arc<str> {
+    set.stores().get(store).map_or_else(|| "another store".into(), |port| port.address())
 }
 
 /// Start records can be copied only in the order of their epochs. A disk that was in use before and is put back may have
@@ -202,13 +392,14 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
 /// record rules out.
 async fn tellable(
     set: &StoreSet,
+    quorum: usize,
     survey: &Survey,
     store: usize,
     state: &LogState,
     records: &[StartRecord],
 ) -> Result<(), String> {
     let has = |state: &LogState, record| state.starts.iter().any(|own| covers(own, record));
-    let (quorum, total) = (opening_quorum(set), survey.views.len());
+    let total = survey.views.len();
     let newest = records.last().map_or(Epoch(0), |record| record.epoch);
     for record in records.iter().filter(|record| record.epoch < state.epoch && !has(state, record)) {
         let others = || survey.counted().filter(|(other, _)| *other != store);
@@ -241,30 +432,23 @@ async fn tellable(
     Ok(())
 }
 
-/// Makes the log on an empty store and copies the start records, oldest first. Answers its identity.
+/// Copies the start records, oldest first, onto a store that has promised `epoch`.
 async fn prepare(
     set: &StoreSet,
     port: &Arc<dyn ShardStore>,
-    state: LogState,
+    epoch: Epoch,
     records: &[StartRecord],
     members: &Members,
-) -> Result<StoreIdentity, StoreError> {
-    let LogState { mut epoch, mut identity, .. } = state;
-    if identity.is_none() {
-        let first = records.first().map_or(Epoch(1), |record| record.epoch);
-        identity = set.within_limit(port, port.promise(set.vdisk(), first)).await?.identity;
-        epoch = first;
-    }
+) -> Result<(), StoreError> {
     // Those of epochs that the store has passed would be refused.
     for record in records.iter().filter(|record| record.epoch >= epoch) {
         set.within_limit(port, port.start(set.vdisk(), *record, members)).await?;
     }
     let newest = records.last().map_or(Epoch(0), |record| record.epoch);
-    match identity {
-        Some(identity) if epoch <= newest => Ok(identity),
-        Some(_) => Err(StoreError::new(port.address(), StoreErrorKind::Fenced { promised: epoch })),
-        None => Err(StoreError::new(port.address(), StoreErrorKind::NoLog)),
+    if epoch <= newest {
+        return Ok(());
     }
+    Err(StoreError::new(&*port.address(), StoreErrorKind::Fenced { promised: epoch }))
 }
 
 /// What probing a store that was away found.

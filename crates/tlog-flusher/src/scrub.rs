@@ -6,7 +6,7 @@ use tlog_store::NumberRanges;
 
 use crate::metric;
 use crate::recovery::opening_quorum;
-use crate::repair::{Pace, rebuilt_shard, stored};
+use crate::repair::{Pacer, rebuilt_shard, stored};
 
 /// How far a scrub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct ScrubProgress {
 }
 
 /// What a scrub found on one store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreScrub {
     /// What a person calls it.
     pub address: String,
@@ -32,12 +32,12 @@ pub struct StoreScrub {
     pub damaged: NumberRanges,
     /// Of both, what was put back.
     pub refilled: NumberRanges,
-    /// The last error while putting back.
+    /// Why it could not be looked at, or the last error while putting back.
     pub error: Option<String>,
 }
 
 /// What a scrub found and did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubReport {
     /// Aggregations looked at.
     pub aggregations: u64,
@@ -79,23 +79,26 @@ pub async fn scrub(
     let stores = survey
         .views
         .iter()
-        .map(|view| StoreScrub {
+        .enumerate()
+        .map(|(store, view)| StoreScrub {
             address: view.address.clone(),
             counted: view.standing == Standing::Member,
             missing: NumberRanges::new(),
             damaged: NumberRanges::new(),
             refilled: NumberRanges::new(),
-            error: None,
+            error: survey.reason(store),
         })
         .collect();
+    for store in survey.views.iter().enumerate().filter_map(|(store, _)| survey.reason(store)) {
+        tracing::warn!(vdisk = %set.vdisk(), store, "a store takes no part in this scrub");
+    }
     let mut report = ScrubReport { aggregations: total, stores, unreadable: NumberRanges::new() };
-    let mut pace = Pace::new(rate);
+    let pacer = Pacer::new(rate);
     for (done, number) in (1..).zip((first.0..=committed.0).map(AggregationNumber)) {
         let (candidates, conditions) = set.all_shards(&survey, number).await;
         let whole = candidates.iter().find(|candidate| candidate.is_whole());
         if whole.is_none() {
             report.unreadable.insert(number);
-            tracing::error!(vdisk = %set.vdisk(), %number, "too few whole shards are left to read this aggregation");
         }
         for (store, condition) in conditions.iter().enumerate() {
             mend(set, number, store, condition, whole, &mut report).await;
@@ -103,10 +106,14 @@ pub async fn scrub(
         let refilled = report.stores.iter().map(|store| store.refilled.count()).sum();
         progress(ScrubProgress { done, total, refilled });
         let read: usize = candidates.iter().flat_map(|c| c.payloads.iter().flatten()).map(|p| p.len()).sum();
-        pace.read(read as u64).await;
+        pacer.read(read as u64).await;
     }
     let count =
         |of: fn(&StoreScrub) -> &NumberRanges| report.stores.iter().map(|store| of(store).count()).sum();
+    if let (Some(from), Some(to)) = (report.unreadable.first(), report.unreadable.last()) {
+        tracing::error!(vdisk = %set.vdisk(), aggregations = report.unreadable.count(), %from, %to,
+            "too few whole shards are left to read some aggregations");
+    }
     metric::scrubbed(count(|store| &store.missing), count(|store| &store.damaged), report.unreadable.count());
     Ok(report)
 }
@@ -144,7 +151,10 @@ async fn mend(
                 Some(format!("aggregation {number}: the store holds it to be whole, the reader does not"))
         }
         Err(error) => {
-            tracing::warn!(vdisk = %set.vdisk(), %number, %error, "a shard could not be put back");
+            // Said once for a store: one that is full refuses every shard.
+            if found.error.is_none() {
+                tracing::warn!(vdisk = %set.vdisk(), %number, %error, "shards could not be put back");
+            }
             found.error = Some(error.to_string());
         }
     }

@@ -23,8 +23,14 @@ pub struct LogSettings {
     pub retry_after: Duration,
     /// ... up to this.
     pub retry_at_most: Duration,
-    /// Bytes per second that backfill and refill read.
+    /// Bytes per second that backfill and refill read for this log, all stores together.
     pub fill_bytes_per_second: u64,
+    /// A store that has said nothing for about so long is asked whether it is still the same one, so that a lost, wiped or
+    /// replaced store is noticed while nothing is written.
+    pub check_stores_every: Duration,
+    /// When the log closes, everything is durable. A store that does not answer then is waited for at most so long; what it
+    /// has not heard, the next opening tells it.
+    pub close_patience: Duration,
 }
 
 /// Settings under which a writer cannot work.
@@ -45,6 +51,8 @@ impl Default for LogSettings {
             retry_after: Duration::from_millis(100),
             retry_at_most: Duration::from_secs(10),
             fill_bytes_per_second: 64 << 20,
+            check_stores_every: Duration::from_secs(5),
+            close_patience: Duration::from_secs(1),
         }
     }
 }
@@ -60,6 +68,7 @@ impl LogSettings {
         positive(self.max_unflushed_bytes > 0, "max-unflushed-bytes")?;
         positive(!self.commit_timeout.is_zero(), "commit-timeout")?;
         positive(!self.retry_after.is_zero(), "the pause before a retry")?;
-        positive(self.fill_bytes_per_second > 0, "the rate of backfill")
+        positive(self.fill_bytes_per_second > 0, "the rate of backfill")?;
+        positive(!self.check_stores_every.is_zero(), "check-stores-every")
     }
 }

@@ -14,7 +14,7 @@ use tlog_proto::{
 use tlog_quorum::{Quorums, StoreSet};
 use tlog_store::{
     FaultControl, FaultyStore, FillOutcome, HeadSlot, LogState, Members, MemoryStore, Shard, ShardSlot,
-    ShardStore, StartRecord, StoreError, StoreIdentity,
+    ShardStore, StartRecord, StoreDurability, StoreError, StoreIdentity,
 };
 
 use crate::{Log, LogSettings, PositionedBlock};
@@ -56,8 +56,8 @@ impl Bay {
 
 #[async_trait]
 impl ShardStore for Bay {
-    fn address(&self) -> &str {
-        &self.address
+    fn address(&self) -> Arc<str> {
+        self.address.as_str().into()
     }
 
     async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
@@ -105,6 +105,10 @@ impl ShardStore for Bay {
         self.disk().prune(vdisk, epoch, first).await
     }
 
+    async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError> {
+        self.disk().delete(vdisk, epoch).await
+    }
+
     async fn heads(
         &self,
         vdisk: &VdiskId,
@@ -124,6 +128,10 @@ impl ShardStore for Bay {
 
     async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
         self.disk().vdisks().await
+    }
+
+    async fn durability(&self) -> Result<StoreDurability, StoreError> {
+        self.disk().durability().await
     }
 }
 

@@ -8,14 +8,16 @@ mod stores;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tlog_codec::{EncodedAggregation, SealRequest, Sealer};
 use tlog_proto::{AggregationId, AggregationNumber, LogPosition, Timestamp};
 use tlog_quorum::{MAX_IN_FLIGHT, Standing, StoreSet};
-use tlog_store::{Members, StartRecord, StoreError, StoreIdentity};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tlog_store::{LogState, Members, NumberRanges, StartRecord, StoreError, StoreIdentity};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::aggregator::{Aggregator, Batch};
@@ -24,9 +26,12 @@ use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
 use crate::recovery::Recovered;
-use crate::repair::{Filled, Probe, RefillError, Refilled, shard_of};
+use crate::repair::{Claims, Filled, Pacer, Probe, RefillError, Refilled, shard_of};
 use crate::settings::LogSettings;
-use crate::status::{LaneState, LogStatus, StoreStatus};
+use crate::status::{LaneState, LogStatus, StoreStatus, losses_survived};
+
+/// Bytes for everything in an aggregation but its payloads, generously, for bounds of memory.
+const HEADS_OF_ONE: u64 = 64 << 10;
 
 /// An aggregation that is sent and not committed.
 struct InFlight {
@@ -47,6 +52,12 @@ enum Answer {
     Published {
         store: usize,
         result: Result<StoreIdentity, StoreError>,
+    },
+    /// It had been silent for a while, and was asked what it has; `committed` was so then.
+    Checked {
+        store: usize,
+        committed: AggregationNumber,
+        result: Result<LogState, StoreError>,
     },
     Probed {
         store: usize,
@@ -85,6 +96,13 @@ pub(crate) struct Writer {
     sealer: Sealer,
     settings: LogSettings,
     start: StartRecord,
+    /// So many members must be in reach, and must be told of a new one. Those that an opening needs; after an opening that replaces
+    /// lost stores all that are left, until there are as many again.
+    quorum: usize,
+    /// So many members must take part before anything is served.
+    ready_with: usize,
+    /// Told once what was adopted is durable and so many take part; none afterwards.
+    ready: Option<oneshot::Sender<()>>,
     /// All start records that the opening found.
     starts: Arc<[StartRecord]>,
     /// Lowest number that the log keeps.
@@ -97,18 +115,26 @@ pub(crate) struct Writer {
     block_size: u32,
     lanes: Vec<Lane>,
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
-    backfilling: bool,
-    /// Before this no backfill begins.
-    backfill_at: Instant,
+    pacer: Arc<Pacer>,
+    claims: Claims,
+    /// Whether something is on its way to the stores, for those who fill meanwhile.
+    busy: Arc<AtomicBool>,
+    /// Shards and bytes that were sent to one store, for their average.
+    sent: (u64, u64),
+    /// When stores that have been silent are asked whether they are still there.
+    check_at: Instant,
     /// When the stores are to be told what is committed.
     publish_at: Option<Instant>,
     phase: Phase,
+    /// When the stores that have not heard what is committed are waited for no more; set in the last phase.
+    close_at: Option<Instant>,
     closed: Option<CloseReason>,
     durability: watch::Sender<Durability>,
 }
 
 impl Writer {
-    /// A writer for what recovery left. What was adopted is sent at once; `durable` is told when all of that is committed.
+    /// A writer for what recovery left. What was adopted is sent at once; `ready` is told when all of that is committed, and
+    /// `durable` with it.
     pub(crate) fn new(
         set: StoreSet,
         sealer: Sealer,
@@ -116,8 +142,9 @@ impl Writer {
         recovered: Recovered,
         durable: Option<LogPosition>,
         durability: watch::Sender<Durability>,
+        ready: oneshot::Sender<()>,
     ) -> Self {
-        let now = Instant::now();
+        let (now, wall) = (Instant::now(), wall_clock());
         settings.in_flight = settings.in_flight.min(MAX_IN_FLIGHT);
         let committed = recovered.committed;
         let first = recovered.survey.first();
@@ -134,9 +161,14 @@ impl Writer {
                     (Standing::Blank, _) => LaneStanding::Blank { retry_at: now },
                     _ => LaneStanding::Away { retry_at: now + settings.retry_after },
                 };
-                let mut lane = Lane::new(standing, now);
+                let mut lane = Lane::new(standing, now, wall);
                 match &view.answer {
+                    Ok(_) if view.standing == Standing::Blank => {
+                        lane.error =
+                            Some("it was wiped or replaced, or was not there when the log began".to_owned());
+                    }
                     Ok(state) => {
+                        lane.known = true;
                         lane.missed = state.held.missing_in(first..=committed);
                         for range in doubts.wrong.iter().chain(doubts.unread.iter()) {
                             lane.missed.insert_range(range);
@@ -159,10 +191,17 @@ impl Writer {
             block_size: recovered.last.map_or(0, |header| header.block_size),
             lanes,
             calls: FuturesUnordered::new(),
-            backfilling: false,
-            backfill_at: now,
+            pacer: Arc::new(Pacer::new(settings.fill_bytes_per_second)),
+            claims: Claims::default(),
+            busy: Arc::default(),
+            sent: (0, 0),
+            check_at: now + spread(settings.check_stores_every, set.vdisk().as_str()),
+            quorum: recovered.quorum,
+            ready_with: recovered.ready_with,
+            ready: Some(ready),
             publish_at: None,
             phase: Phase::Open,
+            close_at: None,
             closed: None,
             durability,
             set,
@@ -228,14 +267,21 @@ impl Writer {
         match answer {
             Answer::Appended { store, number, result } => self.handle_appended(now, store, number, result),
             Answer::Published { store, result } => {
-                self.answered(store);
+                self.answered(now, store);
                 match result {
                     Ok(identity) => drop(self.check_identity(now, store, identity)),
                     Err(error) => self.handle_failure(now, store, error),
                 }
             }
+            Answer::Checked { store, committed, result } => {
+                self.answered(now, store);
+                match result {
+                    Ok(state) => self.handle_checked(now, store, committed, state),
+                    Err(error) => self.handle_failure(now, store, error),
+                }
+            }
             Answer::Probed { store, result } => match result {
-                Ok(Probe::Back { missed }) => self.handle_back(store, missed),
+                Ok(Probe::Back { missed }) => self.handle_back(now, store, missed),
                 Ok(Probe::Blank) => self.handle_blank(now, store),
                 Err(error) => self.handle_failure(now, store, error),
             },
@@ -254,7 +300,10 @@ impl Writer {
         number: AggregationNumber,
         result: Result<StoreIdentity, StoreError>,
     ) {
-        self.answered(store);
+        if let Some(lane) = self.lanes.get_mut(store) {
+            lane.append_answered(number);
+            lane.heard_at = now;
+        }
         match result {
             Ok(identity) => {
                 let member = self.lanes.get(store).is_some_and(Lane::is_member);
@@ -280,7 +329,20 @@ impl Writer {
         self.seal_due(now);
         self.look_after_stores(now);
         self.publish_due(now);
+        self.check_ready();
         self.check_end(now);
+        self.busy.store(!self.in_flight.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Whether something can be served: what was adopted is durable again, and enough stores take part.
+    fn check_ready(&mut self) {
+        let rewritten = self.tracker.committed() >= self.start.number.previous().unwrap_or_default();
+        let active = self.lanes.iter().filter(|lane| lane.is_active()).count();
+        if self.closed.is_none() && rewritten && active >= self.ready_with {
+            // Who waited for it may be gone.
+            self.ready.take().map(|ready| ready.send(()));
+            self.ready_with = 0;
+        }
     }
 
     /// Moves the durable position over everything that W stores hold.
@@ -354,7 +416,7 @@ impl Writer {
 
     /// Sends one shard of what is in flight, unless the store is out or far behind.
     fn append(&mut self, store: usize, number: AggregationNumber) {
-        let committed = self.tracker.committed();
+        let (committed, lane_bytes) = (self.tracker.committed(), self.lane_bytes());
         let at = number.0.checked_sub(committed.0 + 1).and_then(|at| usize::try_from(at).ok());
         let in_flight = at.and_then(|at| self.in_flight.get(at));
         let (Some(lane), Some(port), Some(in_flight)) =
@@ -362,14 +424,19 @@ impl Writer {
         else {
             return;
         };
+        let epoch = self.start.epoch;
+        // All shards share the memory of one buffer: a shard that is not answered keeps all of it.
+        let keeps = in_flight.aggregation.stored_bytes() as u64;
+        let Some(shard) = shard_of(&in_flight.aggregation, store, epoch) else { return };
         // What a slow store has not answered keeps memory: past that bound it misses what comes, and is filled later.
-        if !lane.is_active() || lane.outstanding >= self.settings.in_flight * 2 {
+        let has_room = lane.unanswered_len() < self.settings.in_flight * 2
+            && (lane.unanswered_len() == 0 || lane.unanswered_bytes() + keeps <= lane_bytes);
+        if !lane.is_active() || !has_room {
             lane.miss(number);
             return;
         }
-        let epoch = self.start.epoch;
-        let Some(shard) = shard_of(&in_flight.aggregation, store, epoch) else { return };
-        lane.outstanding += 1;
+        self.sent = (self.sent.0 + 1, self.sent.1 + (shard.head.len() + shard.payload.len()) as u64);
+        lane.sent(number, keeps);
         let set = self.set.clone();
         self.calls.push(Box::pin(async move {
             let append = port.append(set.vdisk(), number, shard, committed);
@@ -378,15 +445,25 @@ impl Writer {
         }));
     }
 
+    /// Bytes that one store may keep by not answering: as much as all that can be in flight.
+    fn lane_bytes(&self) -> u64 {
+        let quorums = self.set.quorums();
+        let unflushed = self.settings.max_unflushed_bytes as u64;
+        let shards = unflushed.saturating_mul(quorums.total() as u64) / quorums.data().max(1) as u64;
+        shards.saturating_add(self.settings.in_flight as u64 * HEADS_OF_ONE)
+    }
+
     /// Tells the stores what is committed, once nothing has been written for a moment.
     fn publish_due(&mut self, now: Instant) {
         let idle = self.in_flight.is_empty() && self.aggregator.is_empty();
         let closing = self.phase == Phase::Closing && idle;
         if self.phase == Phase::Publishing && !idle {
             self.phase = Phase::Closing; // more was appended meanwhile; it becomes durable first
+            self.close_at = None;
         }
         if closing {
             self.phase = Phase::Publishing;
+            self.close_at = Some(now + self.settings.close_patience);
         } else if !(idle && self.publish_at.is_some_and(|at| at <= now)) {
             return;
         }
@@ -410,7 +487,9 @@ impl Writer {
         if self.closed.is_some() {
             return;
         }
-        if let Some(oldest) = self.in_flight.front()
+        // Where lost stores are replaced, what was adopted waits until enough of them are filled.
+        if self.ready_with == 0
+            && let Some(oldest) = self.in_flight.front()
             && now.saturating_duration_since(oldest.since) >= self.settings.commit_timeout
         {
             let errors: Vec<&str> = self.lanes.iter().filter_map(|lane| lane.error.as_deref()).collect();
@@ -423,7 +502,8 @@ impl Writer {
             )));
             return;
         }
-        if self.phase == Phase::Publishing && self.lanes.iter().all(|lane| lane.outstanding == 0) {
+        let patient = self.close_at.is_some_and(|at| at > now);
+        if self.phase == Phase::Publishing && (self.lanes.iter().all(Lane::is_quiet) || !patient) {
             self.closed = Some(CloseReason::Requested);
         }
     }
@@ -432,47 +512,86 @@ impl Writer {
         let may_send = self.in_flight.len() < self.settings.in_flight;
         let age = self.aggregator.deadline().filter(|_| may_send);
         let timeout = self.in_flight.front().map(|oldest| oldest.since + self.settings.commit_timeout);
+        let timeout = timeout.filter(|_| self.ready_with == 0);
         let retry = self.lanes.iter().filter_map(Lane::retry_at).min();
         let publish = self.publish_at.filter(|_| self.in_flight.is_empty() && self.aggregator.is_empty());
-        let fillable = |lane: &Lane| !lane.missed.is_empty() && stores::takes_backfill(lane, &self.settings);
-        let backfill = (!self.backfilling && self.lanes.iter().any(fillable))
-            .then_some(self.backfill_at)
-            .filter(|at| *at > now);
-        [age, timeout, retry, publish, backfill].into_iter().flatten().min()
+        let fillable = |lane: &&Lane| stores::takes_backfill(lane, &self.settings);
+        let backfill = self.lanes.iter().filter(fillable).map(|lane| lane.backfill_at).filter(|at| *at > now);
+        [age, timeout, retry, publish, backfill.min(), self.close_at, Some(self.check_at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    fn answered(&mut self, store: usize) {
+    fn answered(&mut self, now: Instant, store: usize) {
         if let Some(lane) = self.lanes.get_mut(store) {
             lane.outstanding = lane.outstanding.saturating_sub(1);
+            lane.heard_at = now;
         }
+    }
+
+    /// Committed numbers that a store is not known to hold.
+    fn missing(&self, lane: &Lane) -> NumberRanges {
+        let committed = self.tracker.committed();
+        let mut missing = lane.missed.clone();
+        if !lane.is_member() {
+            missing.insert_range(self.first..=committed);
+            if let Some(rest) = lane.refill.as_ref().and_then(|refill| refill.rest()) {
+                missing.remove_range(self.first..=AggregationNumber(rest.start().0.saturating_sub(1)));
+            }
+        }
+        lane.unrepairable.iter().for_each(|range| missing.insert_range(range));
+        missing.remove_range(committed.next()..=AggregationNumber(u64::MAX));
+        missing
+    }
+
+    /// How many more stores may be lost, and how many aggregations are not on all stores.
+    fn spare(&self) -> (usize, u64) {
+        let committed = self.tracker.committed();
+        let lacking: Vec<NumberRanges> =
+            self.lanes.iter().filter_map(|lane| lane.lacking(committed)).collect();
+        let mut behind = NumberRanges::new();
+        lacking.iter().flat_map(NumberRanges::iter).for_each(|range| behind.insert_range(range));
+        if lacking.len() < self.lanes.len() {
+            behind.insert_range(self.first..=committed);
+        }
+        (losses_survived(self.set.quorums().data(), &lacking), behind.count())
     }
 
     fn status(&self) -> LogStatus {
         let now = Instant::now();
-        let stores = self.lanes.iter().zip(self.set.stores()).map(|(lane, port)| StoreStatus {
-            address: port.address().to_owned(),
-            state: match lane.standing {
-                LaneStanding::Active => LaneState::Active,
-                LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
-                _ => LaneState::Filling,
-            },
-            out_for: lane.out_since.map(|since| now.saturating_duration_since(since)),
-            error: lane.error.clone(),
-            missing: lane.missed.count(),
+        let average = self.sent.1.checked_div(self.sent.0);
+        let stores = self.lanes.iter().zip(self.set.stores()).map(|(lane, port)| {
+            let missing = self.missing(lane);
+            StoreStatus {
+                address: port.address().to_string(),
+                state: match lane.standing {
+                    LaneStanding::Active => LaneState::Active,
+                    LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
+                    _ => LaneState::Filling,
+                },
+                out_since: lane.out_since.map(|since| since.wall),
+                out_for: lane.out_since.map(|since| now.saturating_duration_since(since.instant)),
+                error: lane.error.clone(),
+                missing: missing.count(),
+                first_missing: missing.first(),
+                missing_bytes: average.map(|average| average.saturating_mul(missing.count())),
+                unrepairable: lane.unrepairable.clone(),
+                unanswered_bytes: lane.unanswered_bytes(),
+            }
         });
         let stores: Vec<StoreStatus> = stores.collect();
-        let wiped = stores.iter().filter(|s| s.state == LaneState::Filling).count();
-        let complete = stores.iter().filter(|s| s.state == LaneState::Active && s.missing == 0).count();
+        let (survived, behind) = self.spare();
+        let quorums = self.set.quorums();
         LogStatus {
             vdisk: self.set.vdisk().clone(),
             epoch: self.start.epoch,
             committed: self.tracker.committed(),
             in_flight: self.in_flight.len(),
             waiting_blocks: self.aggregator.len(),
-            // With everything filled in, any m; at the moment of an acknowledgement W - k, less what was lost since.
-            losses_survived: complete
-                .saturating_sub(self.set.quorums().data())
-                .max(self.set.quorums().losses_at_acknowledgement().saturating_sub(wiped)),
+            losses_survived: survived,
+            losses_survived_when_complete: quorums.total() - quorums.data(),
+            behind,
             stores,
         }
     }
@@ -488,6 +607,15 @@ fn write_quorum(set: &StoreSet) -> usize {
 fn wall_clock() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// An interval that differs a little from vdisk to vdisk, so that thousands of logs that were opened together do not ask their
+/// stores together for ever.
+fn spread(interval: Duration, vdisk: &str) -> Duration {
+    let hash = vdisk
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    interval.mul_f64(0.8 + 0.2 * (hash % 1024) as f64 / 1024.0)
 }
 
 async fn sleep_until(wake: Option<Instant>) {

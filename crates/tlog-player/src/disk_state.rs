@@ -1,7 +1,8 @@
 //! Which write of each block counts at a moment, and where its data is: from manifests alone.
 //!
 //! The log is walked from its end to its beginning, which proves it step by step: first down to the moment, then on, taking
-//! for each block the first write that is met. That is the last one at the moment.
+//! for each block the first write that is met. That is the last one at the moment. Where the log began in format 1 the walk goes
+//! on there; that format has no manifests, so that all of its bytes are read.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,8 +11,9 @@ use tlog_proto::{
     AggregationId, AggregationNumber, BlockHash, BlockIndex, LogPosition, Operation, Timestamp, VdiskId,
     hash_many,
 };
-use tlog_quorum::HeadCandidate;
+use tlog_quorum::{HeadCandidate, Link, LinkRead};
 
+use crate::format1::{Passed, StoredFormat};
 use crate::history::HistoryError;
 use crate::moment::{Moment, MomentError, MomentReached, Span};
 use crate::reader::LogReader;
@@ -32,7 +34,9 @@ pub struct ReadOptions {
 /// Where the data of a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockPlace {
-    /// The aggregation that has it.
+    /// In which format that aggregation is stored.
+    pub format: StoredFormat,
+    /// The aggregation that has it; in format 1 counted from the oldest.
     pub aggregation: AggregationNumber,
     /// Which of the aggregation's blocks it is, from 0.
     pub position: u32,
@@ -51,8 +55,11 @@ pub struct DiskState {
     /// By rising index. Blocks that were deleted or never written are not here; they read as zeros.
     blocks: Vec<(BlockIndex, BlockPlace)>,
     /// The aggregations that have data of `blocks`.
-    sources: BTreeMap<AggregationNumber, Source>,
+    sources: Sources,
 }
+
+/// By format and number, which is the log's order.
+pub(crate) type Sources = BTreeMap<(StoredFormat, AggregationNumber), Source>;
 
 /// An aggregation that is needed to restore a disk.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +117,7 @@ pub enum DiskStateError {
 }
 
 impl LogReader {
-    /// The disk at a moment. Reads heads only: a few per cent of the bytes of the log.
+    /// The disk at a moment. Reads heads only: a few per cent of the bytes of the log; but of a part in format 1 everything.
     ///
     /// The newest moment of an empty log is an empty disk. Where the end of the log is uncertain and could change the answer,
     /// that is an error unless the options accept it. `keys` must be those of the reader's vdisk.
@@ -140,7 +147,16 @@ impl LogReader {
         if extent.first.0 > 1 && !options.accept_pruned_base {
             return Err(MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first }.into());
         }
-        if extent.is_empty() {
+        if extent.is_empty() && self.has_format1() {
+            let doubts = self.format1_doubts();
+            if !doubts.is_empty() && !options.accept_uncertain_end {
+                let doubts = doubts.to_vec();
+                return Err(MomentError::Format1UncertainEnd { vdisk: vdisk.clone(), doubts }.into());
+            }
+            if matches!(moment, Moment::Aggregation(_)) {
+                return Err(MomentError::NoNumbers { vdisk: vdisk.clone() }.into());
+            }
+        } else if extent.is_empty() {
             return match moment {
                 Moment::Newest => Ok(DiskState::empty(vdisk.clone(), options.block_size.unwrap_or(0))),
                 _ => Err(MomentError::Empty { vdisk: vdisk.clone() }.into()),
@@ -158,6 +174,13 @@ impl LogReader {
                 gathering.handle(link)?;
             }
         }
+        let of_format1 = self.format1_walk(LinkRead::Enough).map_err(HistoryError::from)?;
+        if let Some(mut walk) = of_format1 {
+            while let Some(link) = walk.next().await.map_err(HistoryError::from)? {
+                gathering.handle_link(&link);
+            }
+            gathering.count_from_the_oldest();
+        }
         match (gathering.reached, gathering.span) {
             (None, Some(span)) => Err(moment.not_found(vdisk, extent, &span).into()),
             (None, None) => Err(MomentError::Empty { vdisk: vdisk.clone() }.into()),
@@ -174,7 +197,9 @@ struct Gathering {
     span: Option<Span>,
     /// The last write of each block that was met; none where that is a delete.
     last_writes: HashMap<BlockIndex, Option<BlockPlace>>,
-    sources: BTreeMap<AggregationNumber, Source>,
+    sources: Sources,
+    /// Aggregations of format 1 that were passed. They are numbered back from the newest while it is not known how many there are.
+    links: u64,
     /// Longest block of the log, and of the log up to the moment.
     longest: u32,
     longest_then: u32,
@@ -189,55 +214,101 @@ impl Gathering {
             span: None,
             last_writes: HashMap::new(),
             sources: BTreeMap::new(),
+            links: 0,
             longest: 0,
             longest_then: 0,
         }
     }
 
     fn handle(&mut self, link: &HeadCandidate) -> Result<(), DiskStateError> {
-        let header = &link.head.header;
-        Span::add(&mut self.span, header);
-        self.longest = self.longest.max(header.block_size);
-        if self.reached.is_none() && !self.moment.may_be_in(header) {
+        let passed = Passed { id: link.head.id, ..Passed::from(&link.head.header) };
+        if !self.passes(&passed) {
             return Ok(());
         }
         let entries = self.opener.manifest(&link.head).map_err(|source| DiskStateError::Manifest {
             vdisk: self.opener.vdisk().clone(),
-            number: header.number,
+            number: passed.number,
             source,
         })?;
-        let part = if self.reached.is_some() { entries.len() } else { self.moment.blocks_of(&entries) };
-        let part = entries.get(..part).unwrap_or_default();
-        let Some(last) = part.last() else { return Ok(()) };
-        if self.reached.is_none() {
-            self.reached = Some(MomentReached {
-                aggregation: header.number,
-                blocks: part.len() as u32,
-                position: LogPosition { generation: header.generation, sequence: last.sequence },
-                timestamp: last.timestamp,
-            });
-        }
-        self.longest_then = self.longest_then.max(header.block_size);
-        let mut needed = false;
-        for (position, entry) in part.iter().enumerate().rev() {
-            needed |= self.take(header.number, position as u32, entry);
-        }
-        if needed {
-            let cost = (header.body_sealed + header.body_plain).saturating_mul(2);
-            let source = Source { id: link.head.id, cost, newest_timestamp: header.newest_timestamp };
-            self.sources.insert(header.number, source);
-        }
+        self.gather(&passed, &entries);
         Ok(())
     }
 
+    fn handle_link(&mut self, link: &Link) {
+        self.links += 1;
+        let entries: Vec<BlockEntry> = link.aggregation.blocks.iter().map(BlockEntry::from).collect();
+        if let Some(passed) = Passed::of_link(link, self.links, &entries)
+            && self.passes(&passed)
+        {
+            self.gather(&passed, &entries);
+        }
+    }
+
+    /// Takes the next older aggregation in. Whether its blocks matter.
+    fn passes(&mut self, passed: &Passed) -> bool {
+        Span::add(&mut self.span, passed);
+        self.longest = self.longest.max(passed.block_size);
+        self.reached.is_some() || self.moment.may_be_in(passed)
+    }
+
+    fn gather(&mut self, passed: &Passed, entries: &[BlockEntry]) {
+        let part = if self.reached.is_some() { entries.len() } else { self.moment.blocks_of(entries) };
+        let part = entries.get(..part).unwrap_or_default();
+        let Some(last) = part.last() else { return };
+        if self.reached.is_none() {
+            self.reached = Some(MomentReached {
+                format: passed.format,
+                aggregation: passed.number,
+                blocks: part.len() as u32,
+                position: LogPosition { generation: passed.generation, sequence: last.sequence },
+                timestamp: last.timestamp,
+            });
+        }
+        self.longest_then = self.longest_then.max(passed.block_size);
+        let mut needed = false;
+        for (position, entry) in part.iter().enumerate().rev() {
+            needed |= self.take(passed, position as u32, entry);
+        }
+        if needed {
+            let Passed { id, cost, newest, .. } = *passed;
+            let source = Source { id, cost, newest_timestamp: newest };
+            self.sources.insert((passed.format, passed.number), source);
+        }
+    }
+
+    /// Turns the numbers of format 1 around, now that it is known how many there are.
+    fn count_from_the_oldest(&mut self) {
+        let links = self.links;
+        let turn = |format: StoredFormat, number: &mut AggregationNumber| {
+            if format == StoredFormat::One {
+                number.0 = (links + 1).saturating_sub(number.0);
+            }
+        };
+        if let Some(reached) = &mut self.reached {
+            turn(reached.format, &mut reached.aggregation);
+        }
+        for place in self.last_writes.values_mut().flatten() {
+            turn(place.format, &mut place.aggregation);
+        }
+        let sources = std::mem::take(&mut self.sources);
+        self.sources = sources
+            .into_iter()
+            .map(|((format, mut number), source)| {
+                turn(format, &mut number);
+                ((format, number), source)
+            })
+            .collect();
+    }
+
     /// Whether the data of the entry is part of the state.
-    fn take(&mut self, aggregation: AggregationNumber, position: u32, entry: &BlockEntry) -> bool {
+    fn take(&mut self, passed: &Passed, position: u32, entry: &BlockEntry) -> bool {
         let std::collections::hash_map::Entry::Vacant(unwritten) = self.last_writes.entry(entry.index) else {
             return false;
         };
         let &BlockEntry { length, hash_prefix, .. } = entry;
         let set = entry.operation == Operation::Set;
-        unwritten.insert(set.then_some(BlockPlace { aggregation, position, length, hash_prefix }));
+        let (format, aggregation) = (passed.format, passed.number);
+        unwritten.insert(set.then_some(BlockPlace { format, aggregation, position, length, hash_prefix }));
         set
     }
 
@@ -357,7 +428,7 @@ impl DiskState {
         differs
     }
 
-    pub(crate) fn sources(&self) -> &BTreeMap<AggregationNumber, Source> {
+    pub(crate) fn sources(&self) -> &Sources {
         &self.sources
     }
 }

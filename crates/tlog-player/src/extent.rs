@@ -70,10 +70,15 @@ impl UncertainEnd {
     }
 }
 
-/// The extent, and the id of its last aggregation where any store in reach still has that.
-pub(crate) async fn determine(stores: &StoreSet, survey: &Survey) -> (Extent, Option<AggregationId>) {
+/// The extent, and the id of its last aggregation where any store in reach still has that. `before_first` is what aggregation 1
+/// follows; none where that is not known.
+pub(crate) async fn determine(
+    stores: &StoreSet,
+    survey: &Survey,
+    before_first: Option<AggregationId>,
+) -> (Extent, Option<AggregationId>) {
     let (first, committed, head) = (survey.first(), survey.committed(), survey.head());
-    let mut end = End::new(stores, committed, at_committed(stores, survey).await);
+    let mut end = End::new(stores, committed, at_committed(stores, survey, before_first).await);
     let mut next = committed.next().max(first);
     while next <= head && !end.decided {
         let to = AggregationNumber(next.0.saturating_add(AHEAD - 1)).min(head);
@@ -87,10 +92,14 @@ pub(crate) async fn determine(stores: &StoreSet, survey: &Survey) -> (Extent, Op
 }
 
 /// Ids that the highest committed aggregation may have, the likeliest first. None where its heads are gone.
-async fn at_committed(stores: &StoreSet, survey: &Survey) -> Option<Vec<AggregationId>> {
+async fn at_committed(
+    stores: &StoreSet,
+    survey: &Survey,
+    before_first: Option<AggregationId>,
+) -> Option<Vec<AggregationId>> {
     let (first, committed) = (survey.first(), survey.committed());
     if committed.0 == 0 {
-        return Some(vec![AggregationId::BEFORE_FIRST]);
+        return before_first.map(|id| vec![id]);
     }
     if committed < first {
         return None;
@@ -98,7 +107,7 @@ async fn at_committed(stores: &StoreSet, survey: &Survey) -> Option<Vec<Aggregat
     // The one before it tells candidates apart of which the start records in reach do not.
     let from = committed.previous().unwrap_or_default().max(first);
     let run = stores.heads(survey, from..=committed).await;
-    let before = (from.0 == 1).then_some(AggregationId::BEFORE_FIRST);
+    let before = before_first.filter(|_| from.0 == 1);
     let resolution = resolve(before, &run, None);
     let likeliest = resolution.run.last()?.chosen.as_ref()?.head.id;
     let others = run.last()?.candidates.iter().map(|c| c.head.id).filter(|id| *id != likeliest);
@@ -167,7 +176,7 @@ impl<'a> End<'a> {
 }
 
 fn addresses(set: &StoreSet, stores: &[usize]) -> Vec<String> {
-    let address = |&i: &usize| set.stores().get(i).map(|store| store.address().to_owned());
+    let address = |&i: &usize| set.stores().get(i).map(|store| store.address().to_string());
     stores.iter().filter_map(address).collect()
 }
 

@@ -2,23 +2,28 @@
 
 use std::ops::RangeInclusive;
 
+use std::collections::VecDeque;
+
 use tlog_codec::{ChainBreak, ChainVerifier};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, SessionId, Timestamp, VdiskId};
-use tlog_quorum::{HeadCandidate, ReadError};
+use tlog_quorum::{HeadCandidate, LinkRead, ReadError};
 use tlog_store::NumberRanges;
 
+use crate::format1::{Format1Error, LinkInfo, StoredFormat};
 use crate::reader::LogReader;
 use crate::resolve::Resolved;
 use crate::walk::Forward;
 
-/// What is said in the clear about one aggregation.
+/// What is said about one aggregation; of one of format 2 in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AggregationInfo {
-    /// Its number in the log.
+    /// In which format it is stored.
+    pub format: StoredFormat,
+    /// Its number in the log. Aggregations of format 1 have none; they are counted from the oldest, which is 1.
     pub number: AggregationNumber,
-    /// Generation of its blocks.
+    /// Generation of its blocks; 1 in format 1, which does not know generations.
     pub generation: Generation,
-    /// Client instance that wrote them.
+    /// Client instance that wrote them; unknown in format 1.
     pub session: SessionId,
     /// Sequence of its first block.
     pub first_sequence: Sequence,
@@ -46,6 +51,7 @@ impl From<&HeadCandidate> for AggregationInfo {
     fn from(candidate: &HeadCandidate) -> Self {
         let (head, header) = (&candidate.head, &candidate.head.header);
         Self {
+            format: StoredFormat::Two,
             number: header.number,
             generation: header.generation,
             session: header.session,
@@ -90,6 +96,9 @@ pub enum HistoryError {
         #[source]
         source: ChainBreak,
     },
+    /// The part of it that was written in format 1 cannot be read.
+    #[error(transparent)]
+    Format1(#[from] Format1Error),
     /// It was removed while it was being read.
     #[error(
         "vdisk {vdisk}: history below aggregation {first} was removed while it was being read; begin again"
@@ -113,6 +122,11 @@ pub(crate) fn list(numbers: &NumberRanges) -> String {
 
 /// The aggregations of a log from old to new, proven by the chain. Made by [`LogReader::history`].
 pub struct History {
+    /// Whether the part in format 1 comes first and has yet to be walked.
+    begins_in_format1: bool,
+    /// What is left of it, oldest first, and the number and id of what was answered last.
+    format1: VecDeque<LinkInfo>,
+    answered: (u64, AggregationId),
     walk: Forward,
     reader: LogReader,
     chain: ChainVerifier,
@@ -120,28 +134,59 @@ pub struct History {
 }
 
 impl LogReader {
-    /// All aggregations of the log, from old to new. Needs no key.
+    /// All aggregations of the log, from old to new. Needs no key but for those of format 1.
+    ///
+    /// Of format 1 all bytes are read before the first batch comes, from new to old, and about 100 bytes of memory are taken for
+    /// each aggregation: only so the oldest is found.
     pub fn history(&self) -> History {
-        self.history_of(self.extent().first..=self.extent().last)
+        let of_format2 = self.history_of(self.extent().first..=self.extent().last);
+        History { begins_in_format1: self.has_format1(), ..of_format2 }
     }
 
-    /// The aggregations of a range, as far as the log has it. Where it does not begin at number 1, what its first one follows
-    /// is taken on trust.
+    /// The aggregations of format 2 of a range, as far as the log has it. Where it does not begin at number 1, what its first
+    /// one follows is taken on trust.
     pub fn history_of(&self, range: RangeInclusive<AggregationNumber>) -> History {
         let (from, to) = ((*range.start()).max(self.extent().first), (*range.end()).min(self.extent().last));
-        let chain = match from.0 {
-            1 => ChainVerifier::from_start(),
+        History {
+            begins_in_format1: false,
+            format1: VecDeque::new(),
+            answered: (0, AggregationId::BEFORE_FIRST),
+            walk: Forward::new(self.clone(), from, to),
+            reader: self.clone(),
+            chain: self.chain_from(from),
+            failed: None,
+        }
+    }
+
+    /// Proves the chain of format 2 from a number on.
+    pub(crate) fn chain_from(&self, from: AggregationNumber) -> ChainVerifier {
+        match (from.0, self.before().id()) {
+            (1, Some(before)) => ChainVerifier::after(from, before),
             _ => ChainVerifier::from_pruned(from),
-        };
-        History { walk: Forward::new(self.clone(), from, to), reader: self.clone(), chain, failed: None }
+        }
     }
 }
+
+/// Aggregations of format 1 in one batch of history.
+const FORMAT1_BATCH: usize = 256;
 
 impl History {
     /// The next few; none at the end. What is before a fault comes first, then the error, again and again: nothing is skipped.
     pub async fn next_batch(&mut self) -> Result<Option<Vec<AggregationInfo>>, HistoryError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
+        }
+        if self.begins_in_format1 {
+            match self.walk_format1().await {
+                Ok(links) => (self.format1, self.begins_in_format1) = (links, false),
+                Err(error) => {
+                    self.failed = Some(error.clone().into());
+                    return Err(error.into());
+                }
+            }
+        }
+        if !self.format1.is_empty() {
+            return Ok(Some(self.next_of_format1()));
         }
         let run = self.walk.next().await;
         let mut batch = Vec::with_capacity(run.len());
@@ -174,6 +219,29 @@ impl History {
             all.extend(batch);
         }
         Ok(all)
+    }
+
+    /// All of the part in format 1, oldest first.
+    async fn walk_format1(&self) -> Result<VecDeque<LinkInfo>, Format1Error> {
+        let mut links = VecDeque::new();
+        if let Some(mut walk) = self.reader.format1_walk(LinkRead::All)? {
+            while let Some(link) = walk.next().await? {
+                links.push_front(LinkInfo::from(&link));
+            }
+        }
+        Ok(links)
+    }
+
+    fn next_of_format1(&mut self) -> Vec<AggregationInfo> {
+        let total = self.reader.stores().stores().len();
+        let count = self.format1.len().min(FORMAT1_BATCH);
+        let answered = &mut self.answered;
+        let infos = self.format1.drain(..count).map(|link| {
+            let (number, prev) = *answered;
+            *answered = (number + 1, link.id());
+            link.in_history(number + 1, prev, total)
+        });
+        infos.collect()
     }
 
     /// None where it is lost.

@@ -13,12 +13,15 @@
 //! ends and verdicts). What cannot be read is a named error; never is anything answered that was not written.
 //!
 //! It does not repair (that is the writer's scrub), does not write to stores, and knows no keys but those it is given for one
-//! call. Format 2 only: above [`History`] and the reading of one aggregation's blocks nothing depends on the format, so that
-//! is where a reader of format 1 will meet the rest.
+//! call.
+//!
+//! A log may begin with what existing servers wrote in format 1: it is found without being told, and read with the keys that
+//! [`LogReader::open_with`] takes. To restore, history and verify both parts are one log.
 
 mod disk_state;
 mod extent;
 mod file;
+mod format1;
 mod history;
 mod in_flight;
 mod metric;
@@ -27,11 +30,13 @@ mod reader;
 mod resolve;
 mod restore;
 mod verify;
+mod verify_format1;
 mod walk;
 
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};
 pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
+pub use format1::{Format1Error, Format1Progress, StoredFormat};
 pub use history::{AggregationInfo, History, HistoryError};
 pub use moment::{Moment, MomentError, MomentReached};
 pub use reader::{LogReader, OpenError};
@@ -39,3 +44,4 @@ pub use restore::{
     MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
 };
 pub use verify::{ContentFault, Depth, StoreReport, Verdict, VerifyError, VerifyProgress, VerifyReport};
+pub use verify_format1::{Format1Report, Format1StoreReport};

@@ -1,9 +1,11 @@
 //! Moments in the history of a disk.
 
-use tlog_codec::{BlockEntry, Header};
+use tlog_codec::BlockEntry;
 use tlog_proto::{AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
+use tlog_quorum::LinkError;
 
 use crate::extent::{Extent, UncertainEnd};
+use crate::format1::{Passed, StoredFormat};
 use crate::history::AggregationInfo;
 
 /// A moment in the history of a disk: the state after some block of its log, in the log's order.
@@ -22,14 +24,16 @@ pub enum Moment {
         /// The block's sequence.
         sequence: Sequence,
     },
-    /// After the last block of this aggregation.
+    /// After the last block of this aggregation of format 2.
     Aggregation(AggregationNumber),
 }
 
 /// Where in the log a moment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MomentReached {
-    /// Aggregation of the last block that is part of the state.
+    /// In which format that is stored.
+    pub format: StoredFormat,
+    /// Aggregation of the last block that is part of the state; in format 1 counted from the oldest.
     pub aggregation: AggregationNumber,
     /// How many of the aggregation's blocks are part of it.
     pub blocks: u32,
@@ -99,6 +103,23 @@ pub enum MomentError {
         /// What is not certain.
         end: Box<UncertainEnd>,
     },
+    /// Newer aggregations of format 1 may have been acknowledged and cannot be read.
+    #[error(
+        "vdisk {vdisk}: the end of its history of format 1 cannot be told: {}. Bring back the stores that hold it, or accept the uncertain end, which may leave out the newest writes",
+        doubts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Format1UncertainEnd {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What cannot be read.
+        doubts: Vec<LinkError>,
+    },
+    /// Aggregations of format 1 cannot be named by number.
+    #[error("vdisk {vdisk}: its history is one of format 1, which has no numbers; name a time or a sequence")]
+    NoNumbers {
+        /// The vdisk.
+        vdisk: VdiskId,
+    },
     /// What the disk was before the history that is kept is not known.
     #[error(
         "vdisk {vdisk}: history below aggregation {first} was removed, so blocks that were written only before it are not known"
@@ -130,16 +151,17 @@ impl Moment {
         }
     }
 
-    /// Whether the moment is in an aggregation, by what its header says: given from new to old, the first that may have it has.
-    pub(crate) fn may_be_in(&self, header: &Header) -> bool {
+    /// Whether the moment is in an aggregation, by what is known of it without its blocks: given from new to old, the first that
+    /// may have it and has such a block.
+    pub(crate) fn may_be_in(&self, passed: &Passed) -> bool {
         match *self {
             Moment::Newest => true,
-            Moment::At(time) => header.oldest_timestamp <= time,
+            Moment::At(time) => passed.oldest <= time,
             Moment::Sequence { generation, sequence } => {
-                generation.is_none_or(|g| g == header.generation)
-                    && (header.first_sequence..=header.last_sequence).contains(&sequence)
+                let (lowest, highest) = passed.sequences;
+                generation.is_none_or(|g| g == passed.generation) && (lowest..=highest).contains(&sequence)
             }
-            Moment::Aggregation(number) => header.number == number,
+            Moment::Aggregation(number) => passed.format == StoredFormat::Two && passed.number == number,
         }
     }
 
@@ -186,17 +208,11 @@ pub(crate) struct Span {
 
 impl Span {
     /// Takes the next older aggregation in.
-    pub(crate) fn add(span: &mut Option<Self>, header: &Header) {
-        let at = |sequence| LogPosition { generation: header.generation, sequence };
-        let (oldest, newest) = (header.oldest_timestamp, header.newest_timestamp);
-        let span = span.get_or_insert(Self {
-            oldest,
-            newest,
-            first: at(header.first_sequence),
-            last: at(header.last_sequence),
-        });
+    pub(crate) fn add(span: &mut Option<Self>, passed: &Passed) {
+        let &Passed { oldest, newest, first, last, .. } = passed;
+        let span = span.get_or_insert(Self { oldest, newest, first, last });
         span.oldest = span.oldest.min(oldest);
         span.newest = span.newest.max(newest);
-        span.first = at(header.first_sequence);
+        span.first = first;
     }
 }

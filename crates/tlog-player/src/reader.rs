@@ -3,15 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tlog_codec::format1::Keys;
 use tlog_proto::{AggregationId, AggregationNumber, VdiskId};
 use tlog_quorum::{
-    Candidate, OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores,
+    Candidate, ChainEndError, Link, LinkError, LinkRead, OtherShape, ReadError, ShardCondition, Standing,
+    StoreSet, Survey, TooFewStores,
 };
 use tlog_store::NumberRanges;
 
 use crate::extent::{Extent, determine};
+use crate::format1::{Before, Format1Error, Format1Progress, Format1Walk, OnProgress, count_read};
 use crate::history::HistoryError;
 use crate::metric;
+use crate::walk::Forward;
 
 /// A vdisk's log as it was when it was opened for reading. What is written or pruned afterwards it does not see; open
 /// another one for that. Cheap to clone.
@@ -21,6 +25,8 @@ pub struct LogReader {
     survey: Arc<Survey>,
     extent: Extent,
     last_id: Option<AggregationId>,
+    before: Before,
+    on_progress: Option<OnProgress>,
 }
 
 /// A log cannot be opened for reading.
@@ -37,6 +43,13 @@ pub enum OpenError {
     TooFewStores(TooFewStores),
     /// The log has other numbers of shards than it is read with.
     OtherShape(OtherShape),
+    /// All there is is history of format 1, and the keys to read it were not given.
+    Format1KeysMissing {
+        /// The vdisk.
+        vdisk: VdiskId,
+    },
+    /// All there is is history of format 1, and nothing of it can be read.
+    Format1End(ChainEndError),
 }
 
 impl fmt::Display for OpenError {
@@ -51,6 +64,11 @@ impl fmt::Display for OpenError {
             }
             OpenError::TooFewStores(error) => error.fmt(f),
             OpenError::OtherShape(error) => error.fmt(f),
+            OpenError::Format1KeysMissing { vdisk } => write!(
+                f,
+                "vdisk {vdisk}: its history is one of format 1; set private-key and nonce, those of the server that wrote it"
+            ),
+            OpenError::Format1End(error) => error.fmt(f),
         }
     }
 }
@@ -59,6 +77,7 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             OpenError::TooFewStores(error) => Some(error),
+            OpenError::Format1End(error) => Some(error),
             _ => None,
         }
     }
@@ -67,22 +86,83 @@ impl std::error::Error for OpenError {
 impl LogReader {
     /// Asks all stores what they have and finds where the log begins and ends. Needs no key, promises nothing and changes
     /// nothing. Data that is lost in the middle is no error here, but when it is read.
+    ///
+    /// Where the log began in format 1, use [`LogReader::open_with`].
     pub async fn open(stores: StoreSet) -> Result<Self, OpenError> {
+        Self::open_with(stores, None).await
+    }
+
+    /// The same, with what opens history of format 1, should there be any. Nobody has to say whether there is: where the log has
+    /// aggregations of format 2 the first of them tells, else the stores' lists. Without `format1` what is in format 2 can be read
+    /// as far as it does not take what is before it.
+    pub async fn open_with(stores: StoreSet, format1: Option<Keys>) -> Result<Self, OpenError> {
         let survey = stores.survey().await;
         stores.check_shape(&survey).map_err(OpenError::OtherShape)?;
         let stores = stores.as_written(&survey);
         survey.require(stores.quorums().reading()).map_err(OpenError::TooFewStores)?;
-        if survey.is_new() && survey.identities().iter().all(Option::is_none) {
-            let unreachable = survey.views.iter().filter_map(|view| view.answer.as_ref().err());
+        let may_have_format1 = stores.may_have_chain();
+        let before = if may_have_format1 { Before::Unknown } else { Before::Nothing };
+        let (extent, last_id) = determine(&stores, &survey, before.id()).await;
+        let is_unknown = survey.is_new() && survey.identities().iter().all(Option::is_none);
+        let mut reader =
+            Self { stores, survey: Arc::new(survey), extent, last_id, before, on_progress: None };
+        if may_have_format1 {
+            reader.before = reader.find_before(format1).await?;
+        }
+        if is_unknown && reader.before.chain().is_none() {
+            let unreachable = reader.survey.views.iter().filter_map(|view| view.answer.as_ref().err());
             return Err(OpenError::UnknownVdisk {
-                vdisk: stores.vdisk().clone(),
+                vdisk: reader.vdisk().clone(),
                 unreachable: unreachable.map(ToString::to_string).collect(),
             });
         }
-        let (extent, last_id) = determine(&stores, &survey).await;
-        tracing::debug!(vdisk = %stores.vdisk(), first = extent.first.0, last = extent.last.0,
-            uncertain = extent.uncertain.is_some(), "log opened for reading");
-        Ok(Self { stores, survey: Arc::new(survey), extent, last_id })
+        let Extent { first, last, uncertain, .. } = &reader.extent;
+        tracing::debug!(vdisk = %reader.vdisk(), first = first.0, last = last.0, uncertain = uncertain.is_some(),
+            format1 = reader.has_format1(), "log opened for reading");
+        Ok(reader)
+    }
+
+    /// What is before aggregation 1.
+    async fn find_before(&self, keys: Option<Keys>) -> Result<Before, OpenError> {
+        if self.extent.is_empty() && self.extent.first.0 <= 1 {
+            return Before::of_lists(&self.stores, keys).await;
+        }
+        if self.extent.first.0 > 1 {
+            return Ok(Before::Nothing); // pruned, and with it whatever was before
+        }
+        let first = Forward::new(self.clone(), AggregationNumber(1), AggregationNumber(1)).next().await;
+        let first = first.first().and_then(|resolved| resolved.chosen.as_ref());
+        // Where it is lost, that is what reading finds out first.
+        let anchor = first.map_or(AggregationId::BEFORE_FIRST, |first| first.head.header.prev);
+        Ok(Before::of_anchor(anchor, keys))
+    }
+
+    /// Whether the log begins with history of format 1.
+    pub fn has_format1(&self) -> bool {
+        self.before.chain().is_some()
+    }
+
+    /// Aggregations of format 1 that may have been acknowledged and cannot be read from the stores in reach; they lie beyond the
+    /// end of the log. Empty where the log has gone on in format 2.
+    pub fn format1_doubts(&self) -> &[LinkError] {
+        self.before.chain().map(|chain| chain.doubts.as_slice()).unwrap_or_default()
+    }
+
+    /// Has it told how far it is, while it reads history of format 1: that takes all bytes of it, and one aggregation after
+    /// the other.
+    #[must_use]
+    pub fn on_format1_progress(self, tell: impl Fn(&Format1Progress) + Send + Sync + 'static) -> Self {
+        Self { on_progress: Some(OnProgress(Arc::new(tell))), ..self }
+    }
+
+    pub(crate) fn before(&self) -> &Before {
+        &self.before
+    }
+
+    /// A walk over the part of the log that is in format 1, from new to old; none where it has no such part.
+    pub(crate) fn format1_walk(&self, read: LinkRead) -> Result<Option<Format1Walk>, Format1Error> {
+        let chain = self.before.chain();
+        chain.map(|chain| Format1Walk::new(&self.stores, chain, read, self.on_progress.clone())).transpose()
     }
 
     /// The vdisk.
@@ -90,7 +170,7 @@ impl LogReader {
         self.stores.vdisk()
     }
 
-    /// Which aggregations the log has, and whether that is certain.
+    /// Which aggregations of format 2 the log has, and whether that is certain.
     pub fn extent(&self) -> &Extent {
         &self.extent
     }
@@ -142,6 +222,23 @@ impl LogReader {
             metric::aggregation_made_up();
         }
         Ok(read)
+    }
+
+    /// Reads an aggregation of format 1 of the log; asks the stores once more before it gives up.
+    pub(crate) async fn fetch_link(&self, id: AggregationId) -> Result<Link, Format1Error> {
+        let (vdisk, chain) = (self.vdisk(), self.before.chain());
+        let Some(keys) = chain.and_then(|chain| chain.keys.as_ref()) else {
+            return Err(Format1Error::KeysMissing { vdisk: vdisk.clone(), newest: id });
+        };
+        let mut read = self.stores.link(id, keys, LinkRead::Enough).await;
+        if let Err(error) = &read {
+            tracing::warn!(%error, "asking the stores again");
+            metric::read_repeated();
+            read = self.stores.link(id, keys, LinkRead::Enough).await;
+        }
+        let link = read.map_err(|source| Format1Error::Unreadable { source })?;
+        count_read(&link);
+        Ok(link)
     }
 
     /// The error for numbers that no store in reach has the right head of any more, by what was found under the first.

@@ -8,6 +8,7 @@ use tlog_proto::{AggregationNumber, Block, BlockIndex, Operation, Timestamp, Vdi
 use tlog_quorum::ReadError;
 
 use crate::disk_state::{DiskState, Source};
+use crate::format1::{Format1Error, StoredFormat};
 use crate::in_flight::run_bounded;
 use crate::metric;
 use crate::reader::{LogReader, Unreadable};
@@ -128,6 +129,9 @@ pub enum RestoreError {
         /// Lowest number that is kept now.
         first: AggregationNumber,
     },
+    /// An aggregation of format 1 cannot be read.
+    #[error(transparent)]
+    Format1(#[from] Format1Error),
     /// An aggregation does not open: the key is not there, or is not the right one.
     #[error("vdisk {vdisk}, aggregation {number}: {source}")]
     Open {
@@ -172,6 +176,7 @@ pub enum RestoreError {
 
 /// An aggregation of which blocks are needed.
 struct Job {
+    format: StoredFormat,
     number: AggregationNumber,
     source: Source,
     /// Position in the aggregation, and which block it is.
@@ -237,6 +242,10 @@ impl LogReader {
         target: Arc<T>,
     ) -> Result<Written, RestoreError> {
         let vdisk = self.vdisk().clone();
+        if job.format == StoredFormat::One {
+            let blocks = self.fetch_link(job.source.id).await?.aggregation.blocks;
+            return blocking(move || write_blocks(&job, &blocks, &vdisk, block_size, &*target)).await;
+        }
         let candidate = self.fetch(job.number, job.source.id).await.map_err(|error| match error {
             Unreadable::Lost(source) => RestoreError::DataLost { source },
             Unreadable::Pruned { first } => RestoreError::Pruned { vdisk: vdisk.clone(), first },
@@ -283,14 +292,14 @@ fn write_blocks(
 
 /// What is to be read, oldest first, each with what it costs.
 fn jobs(state: &DiskState) -> Vec<(u64, Job)> {
-    let mut blocks: std::collections::BTreeMap<AggregationNumber, Vec<(u32, BlockIndex)>> =
-        Default::default();
+    type Needed = std::collections::BTreeMap<(StoredFormat, AggregationNumber), Vec<(u32, BlockIndex)>>;
+    let mut blocks = Needed::default();
     for (index, place) in state.blocks() {
-        blocks.entry(place.aggregation).or_default().push((place.position, index));
+        blocks.entry((place.format, place.aggregation)).or_default().push((place.position, index));
     }
-    let job = |(number, blocks)| {
-        let source = *state.sources().get(&number)?;
-        Some((source.cost, Job { number, source, blocks }))
+    let job = |((format, number), blocks)| {
+        let source = *state.sources().get(&(format, number))?;
+        Some((source.cost, Job { format, number, source, blocks }))
     };
     blocks.into_iter().filter_map(job).collect()
 }

@@ -8,10 +8,12 @@ use tlog_quorum::{Candidate, HeadCandidate, ShardCondition, Standing};
 use tlog_store::NumberRanges;
 
 use crate::extent::Extent;
+use crate::format1::Format1Error;
 use crate::in_flight::run_bounded;
 use crate::metric;
 use crate::reader::LogReader;
 use crate::resolve::Resolved;
+use crate::verify_format1::Format1Report;
 use crate::walk::Forward;
 
 /// Bytes of memory that a deep verification takes for what it is reading, about.
@@ -20,7 +22,8 @@ const DEEP_MEMORY: u64 = 128 << 20;
 /// How much is read.
 #[derive(Clone, Copy, Debug)]
 pub enum Depth<'a> {
-    /// Head parts: proves the chain and finds what is missing. Rot in payloads is not seen. Needs no key.
+    /// Head parts: proves the chain and finds what is missing. Rot in payloads is not seen. Needs no key. Of a part in format 1
+    /// everything is read all the same, with the keys that the reader was opened with.
     Chain,
     /// Every byte of every shard; and every aggregation is opened and the hash of every block checked.
     Deep(&'a VdiskKeys),
@@ -29,9 +32,11 @@ pub enum Depth<'a> {
 /// How far a verification is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyProgress {
-    /// Aggregations that were looked at.
+    /// Aggregations of format 1 that were looked at; they come first. How many there are is not known before the end.
+    pub format1: u64,
+    /// Aggregations of format 2 that were looked at.
     pub aggregations: u64,
-    /// Aggregations of the log.
+    /// Aggregations of format 2 that the log has.
     pub aggregations_total: u64,
     /// Blocks whose hash was checked; 0 unless deep.
     pub blocks: u64,
@@ -46,7 +51,7 @@ pub enum Verdict {
     Degraded,
     /// Something cannot be read from the stores in reach, or is not what was written.
     Lost {
-        /// Which aggregations.
+        /// Which aggregations of format 2. Empty where all that is lost is in format 1, see [`VerifyReport::format1`].
         numbers: NumberRanges,
     },
 }
@@ -86,6 +91,9 @@ pub struct ContentFault {
 pub struct VerifyReport {
     /// The vdisk.
     pub vdisk: VdiskId,
+    /// What was found in the part of the log that is in format 1; none where it has no such part. Everything else here, but for
+    /// the verdict and the losses survived, is about format 2.
+    pub format1: Option<Format1Report>,
     /// Which aggregations the log has, and whether its end is certain.
     pub extent: Extent,
     /// Whether payloads were read and aggregations opened.
@@ -123,6 +131,9 @@ pub enum VerifyError {
         #[source]
         source: tlog_codec::OpenError,
     },
+    /// The reader was opened without the keys of format 1, and the log begins in it.
+    #[error(transparent)]
+    Format1Keys(#[from] Format1Error),
 }
 
 impl LogReader {
@@ -134,6 +145,12 @@ impl LogReader {
         mut progress: impl FnMut(&VerifyProgress) + Send,
     ) -> Result<VerifyReport, VerifyError> {
         let mut tally = Tally::new(self, matches!(depth, Depth::Deep(_)));
+        let mut so_far = tally.progress();
+        let format1 = self.verify_format1(|report| {
+            so_far.format1 = report.aggregations;
+            progress(&so_far);
+        });
+        tally.report.format1 = format1.await?;
         let mut walk = Forward::new(self.clone(), self.extent().first, self.extent().last);
         progress(&tally.progress());
         loop {
@@ -264,10 +281,7 @@ struct Tally {
 impl Tally {
     fn new(reader: &LogReader, deep: bool) -> Self {
         let extent = reader.extent().clone();
-        let chain = match extent.first.0 {
-            1 => ChainVerifier::from_start(),
-            _ => ChainVerifier::from_pruned(extent.first),
-        };
+        let chain = reader.chain_from(extent.first);
         let stores = reader.survey().views.iter().map(|view| StoreReport {
             address: view.address.clone(),
             standing: view.standing,
@@ -280,6 +294,7 @@ impl Tally {
         });
         let report = VerifyReport {
             vdisk: reader.vdisk().clone(),
+            format1: None,
             deep,
             aggregations: 0,
             blocks: 0,
@@ -297,6 +312,7 @@ impl Tally {
     fn progress(&self) -> VerifyProgress {
         let VerifyReport { aggregations, blocks_checked, extent, .. } = &self.report;
         VerifyProgress {
+            format1: self.report.format1.as_ref().map_or(0, |report| report.aggregations),
             aggregations: *aggregations,
             aggregations_total: extent.count(),
             blocks: *blocks_checked,
@@ -360,10 +376,15 @@ impl Tally {
         }
         let whole = self.report.stores.iter().all(all_there) && self.report.extent.uncertain.is_none();
         self.report.content_faults.sort_by_key(|fault| fault.number);
-        if self.lost.is_empty() {
-            self.report.losses_survived = self.spare.first_key_value().map(|(spare, _)| *spare);
+        let format1 = self.report.format1.as_ref();
+        let nothing_lost = self.lost.is_empty() && format1.is_none_or(|report| report.broken.is_none());
+        let whole = whole && format1.is_none_or(Format1Report::is_whole);
+        if nothing_lost {
+            let of_format2 = self.spare.first_key_value().map(|(spare, _)| *spare);
+            let of_format1 = format1.and_then(|report| report.losses_survived);
+            self.report.losses_survived = of_format2.into_iter().chain(of_format1).min();
         }
-        self.report.verdict = match (self.lost.is_empty(), whole) {
+        self.report.verdict = match (nothing_lost, whole) {
             (true, true) => Verdict::Whole,
             (true, false) => Verdict::Degraded,
             (false, _) => {

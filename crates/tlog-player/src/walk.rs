@@ -46,7 +46,7 @@ pub(crate) struct Forward {
 impl Forward {
     /// Answers the numbers `from` to `to`, which must be within the extent.
     pub(crate) fn new(reader: LogReader, from: AggregationNumber, to: AggregationNumber) -> Self {
-        let before = (from.0 == 1).then_some(AggregationId::BEFORE_FIRST);
+        let before = reader.before().id().filter(|_| from.0 == 1);
         Self { reader, next: from, to, before, undecided: Vec::new(), step: Step(FIRST_STEP) }
     }
 
@@ -125,14 +125,11 @@ impl Backward {
     }
 
     fn check_beginning(&self, links: &[HeadCandidate]) -> Result<(), HistoryError> {
-        match links.last().map(|link| link.head.header.prev) {
-            Some(found) if found != AggregationId::BEFORE_FIRST => Err(HistoryError::ChainBroken {
+        let found = links.last().map(|link| link.head.header.prev);
+        match (self.reader.before().id(), found) {
+            (Some(expected), Some(found)) if found != expected => Err(HistoryError::ChainBroken {
                 vdisk: self.reader.vdisk().clone(),
-                source: ChainBreak::Prev {
-                    number: AggregationNumber(1),
-                    expected: AggregationId::BEFORE_FIRST,
-                    found,
-                },
+                source: ChainBreak::Prev { number: AggregationNumber(1), expected, found },
             }),
             _ => Ok(()),
         }

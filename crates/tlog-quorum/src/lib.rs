@@ -5,14 +5,21 @@
 //! several disagree, and how an aggregation is put together from any k of them ([`StoreSet::aggregation`]). Writers and
 //! readers share these rules; `docs/commit-and-recovery.md` explains them.
 //!
+//! For logs of stored format 1 it finds where their chain ends, and walks it ([`ChainWalk`]).
+//!
 //! It does not write, does not decide what to commit, holds no keys and keeps no state between calls.
 
+mod chain;
 mod quorums;
 mod read;
 mod survey;
 
+pub use chain::{
+    ChainEnd, ChainEndError, ChainSurvey, ChainWalk, Link, LinkCondition, LinkError, LinkFault, LinkRead,
+};
 pub use quorums::{InvalidQuorum, Quorums};
 pub use read::{Candidate, HeadCandidate, Located, ReadError, ShardCondition};
 pub use survey::{
     MAX_IN_FLIGHT, OtherShape, Standing, StoreSet, StoreView, Survey, TooFewStores, covers, doubtful,
+    place_of,
 };

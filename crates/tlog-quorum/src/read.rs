@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tlog_codec::{EncodedAggregation, RebuildError, ShardHead, rebuild};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
-use tlog_store::{HeadSlot, ShardSlot, StoreError};
+use tlog_store::{HeadSlot, NumberRanges, ShardSlot, StoreError};
 
 use crate::survey::{Standing, StoreSet, Survey};
 
@@ -185,6 +185,38 @@ impl StoreSet {
         Some(heads)
     }
 
+    /// The first number under which a store holds a shard of another place, and that place: it was moved. Looks at the heads of
+    /// all that it holds; whether the store counts does not matter.
+    pub async fn shard_of_another_place(
+        &self,
+        store: usize,
+        held: &NumberRanges,
+    ) -> Result<Option<(AggregationNumber, usize)>, StoreError> {
+        let Some(port) = self.stores().get(store) else { return Ok(None) };
+        for range in held.iter() {
+            let (mut next, last) = range.into_inner();
+            while next <= last {
+                let heads =
+                    self.within_limit(port, port.heads(self.vdisk(), next..=last, HEADS_BYTES)).await?;
+                for (number, slot) in &heads {
+                    let HeadSlot::Held(held) = slot else { continue };
+                    let head = ShardHead::parse(self.vdisk(), &held.head).ok();
+                    if let Some(head) =
+                        head.filter(|head| head.header.number == *number && head.index != store)
+                    {
+                        return Ok(Some((*number, head.index)));
+                    }
+                }
+                let Some(highest) = heads.last().map(|(number, _)| *number).filter(|number| *number >= next)
+                else {
+                    break;
+                };
+                next = highest.next();
+            }
+        }
+        Ok(None)
+    }
+
     fn check_head(&self, number: AggregationNumber, store: usize, head: &Bytes) -> Result<ShardHead, String> {
         let head = ShardHead::parse(self.vdisk(), head).map_err(|fault| fault.to_string())?;
         if head.header.number != number {
@@ -229,6 +261,38 @@ impl StoreSet {
         }
     }
 
+    /// Reads the aggregation that counts under a committed number, whichever that is: from as few stores as give it back, in
+    /// the order in which they are named, and from no others. The error is what was found.
+    ///
+    /// The survey must count as many stores as an opening needs. Then what does not count is known to be ruled out, and of
+    /// what counts there is only one.
+    pub async fn committed_aggregation(
+        &self,
+        survey: &Survey,
+        number: AggregationNumber,
+        order: &[usize],
+    ) -> Result<Candidate, (Vec<Candidate>, Vec<ShardCondition>)> {
+        let mut read = ShardsRead::new(self.stores().len());
+        let mut rest = order.iter().copied();
+        loop {
+            let present = read.candidates.values().map(Candidate::present).max().unwrap_or(0);
+            let needed = self.quorums().data().saturating_sub(present).max(1);
+            let round: Vec<usize> = rest.by_ref().take(needed).collect();
+            if round.is_empty() {
+                read.leave_out_what_is_ruled_out(survey, number);
+                return Err((read.candidates.into_values().collect(), read.conditions));
+            }
+            self.read_shards(survey, number, &round, &mut read).await;
+            let counts =
+                |candidate: &&Candidate| candidate.is_whole() && !survey.rules_out(candidate.epoch, number);
+            if let Some(candidate) =
+                read.candidates.values().filter(counts).max_by_key(|candidate| candidate.epoch)
+            {
+                return Ok(candidate.clone());
+            }
+        }
+    }
+
     /// Reads every shard under a number from every store that counts, verified whole. Candidates come highest epoch first;
     /// those that a later opening ruled out are left out.
     pub async fn all_shards(
@@ -261,7 +325,7 @@ impl StoreSet {
                 .stores()
                 .iter()
                 .zip(conditions)
-                .map(|(store, condition)| (store.address().to_owned(), condition.clone()))
+                .map(|(store, condition)| (store.address().to_string(), condition.clone()))
                 .collect(),
         }
     }

@@ -89,7 +89,7 @@ impl StoreSet {
                     std::io::ErrorKind::TimedOut,
                     format!("no answer within {:?}", self.timeout),
                 );
-                Err(StoreError::new(store.address(), StoreErrorKind::Unavailable { source }))
+                Err(StoreError::new(&*store.address(), StoreErrorKind::Unavailable { source }))
             }
         }
     }
@@ -109,7 +109,23 @@ impl StoreSet {
 
     /// Asks every store for its status. Changes nothing.
     pub async fn survey(&self) -> Survey {
-        let answers = self.on_all(|_, store| store.status(&self.vdisk)).await;
+        self.survey_of(|_| true).await
+    }
+
+    /// Asks some of the stores for their status; the others count as out of reach. Nobody then waits for a store of which it is
+    /// known that it does not answer.
+    pub async fn survey_of(&self, asked: impl Fn(usize) -> bool) -> Survey {
+        let status = |i: usize, store: &Arc<dyn ShardStore>| {
+            let (store, ask) = (Arc::clone(store), asked(i));
+            async move {
+                if ask {
+                    return store.status(&self.vdisk).await;
+                }
+                let source = std::io::Error::other("not asked: it is out");
+                Err(StoreError::new(&*store.address(), StoreErrorKind::Unavailable { source }))
+            }
+        };
+        let answers = self.on_all(status).await;
         self.assess(answers)
     }
 
@@ -128,7 +144,7 @@ impl StoreSet {
             .zip(answers)
             .enumerate()
             .map(|(i, (store, answer))| StoreView {
-                address: store.address().to_owned(),
+                address: store.address().to_string(),
                 standing: standing(&members, i, &answer),
                 answer,
             })
@@ -254,21 +270,68 @@ impl Survey {
         self.views.iter().map(identity).collect()
     }
 
-    /// An error that names the stores which do not count, unless at least `needed` do.
-    pub fn require(&self, needed: usize) -> Result<(), TooFewStores> {
-        let counted = self.counted_len();
-        if counted >= needed {
-            return Ok(());
-        }
-        let missing = self.views.iter().filter(|view| view.standing != Standing::Member);
-        let missing = missing
-            .map(|view| match &view.answer {
-                Ok(_) => format!("{} is blank: it was wiped or replaced", view.address),
-                Err(error) => error.to_string(),
-            })
-            .collect();
-        Err(TooFewStores { vdisk: self.vdisk.clone(), counted, needed, total: self.quorums.total(), missing })
+    /// Places behind which is one and the same store, such as two addresses of one server.
+    pub fn same_stores(&self) -> Vec<(usize, usize)> {
+        let identities = self.identities();
+        let known = || identities.iter().enumerate().filter_map(|(i, identity)| Some((i, (*identity)?)));
+        let twin = |(i, of): (usize, StoreIdentity)| {
+            known().find(|(other, its)| *other > i && *its == of).map(|(other, _)| (i, other))
+        };
+        known().filter_map(twin).collect()
     }
+
+    /// The place whose store answered at another place, `store`: addresses in another order, or two of one server. Its shards
+    /// are those of that place; nothing may be filled in there.
+    pub fn belongs_to(&self, store: usize) -> Option<usize> {
+        let identity = self.views.get(store)?.answer.as_ref().ok()?.identity?;
+        place_of(&self.members, store, identity)
+    }
+
+    /// Why a store does not count, for a person; none where it does.
+    pub fn reason(&self, store: usize) -> Option<String> {
+        let view = self.views.get(store).filter(|view| view.standing != Standing::Member)?;
+        Some(match (&view.answer, self.belongs_to(store).and_then(|place| self.views.get(place))) {
+            (Err(error), _) => error.to_string(),
+            (Ok(_), Some(place)) => {
+                format!(
+                    "{} is the store that holds the shards of {}: check the order of the addresses",
+                    view.address, place.address
+                )
+            }
+            (Ok(_), None) => format!("{} is blank: it was wiped or replaced", view.address),
+        })
+    }
+
+    /// An error that names the stores which do not count, unless at least `needed` do. Also an error, whatever is needed,
+    /// where one store is behind two places.
+    pub fn require(&self, needed: usize) -> Result<(), TooFewStores> {
+        if self.same_stores().is_empty() { self.require_members(needed) } else { Err(self.too_few(needed)) }
+    }
+
+    /// The same for a writer that has the log open and goes on with the stores that are right.
+    pub fn require_members(&self, needed: usize) -> Result<(), TooFewStores> {
+        if self.counted_len() >= needed { Ok(()) } else { Err(self.too_few(needed)) }
+    }
+
+    fn too_few(&self, needed: usize) -> TooFewStores {
+        let address = |i: usize| self.views.get(i).map(|view| view.address.clone()).unwrap_or_default();
+        TooFewStores {
+            vdisk: self.vdisk.clone(),
+            counted: self.counted_len(),
+            needed,
+            total: self.quorums.total(),
+            missing: (0..self.views.len()).filter_map(|store| self.reason(store)).collect(),
+            same: self.same_stores().into_iter().map(|(one, other)| (address(one), address(other))).collect(),
+        }
+    }
+}
+
+/// The place other than `store` that a list of members has an identity at.
+pub fn place_of(members: &Members, store: usize, identity: StoreIdentity) -> Option<usize> {
+    let at = |(place, member): (usize, &Option<StoreIdentity>)| {
+        (place != store && *member == Some(identity)).then_some(place)
+    };
+    members.identities.iter().enumerate().find_map(at)
 }
 
 /// Numbers under which a store may hold what was ruled out while it was away: it has not heard of one of `starts`, and what an
@@ -326,7 +389,7 @@ impl fmt::Display for OtherShape {
 
 impl std::error::Error for OtherShape {}
 
-/// Not enough stores answered for what was to be done.
+/// Not enough stores for what was to be done: some do not answer or do not count, or one is behind two places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooFewStores {
     /// The vdisk.
@@ -339,11 +402,20 @@ pub struct TooFewStores {
     pub total: usize,
     /// Each store that does not count, and why.
     pub missing: Vec<String>,
+    /// Pairs of addresses behind which is one and the same store. Then nothing is done, however many stores count.
+    pub same: Vec<(String, String)>,
 }
 
 impl fmt::Display for TooFewStores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vdisk, counted, needed, total, missing } = self;
+        let Self { vdisk, counted, needed, total, missing, same } = self;
+        if let Some((one, other)) = same.first() {
+            return write!(
+                f,
+                "vdisk {vdisk}: {one} and {other} are one and the same store; each of the {total} shards needs a store of its \
+                 own: correct the addresses"
+            );
+        }
         write!(
             f,
             "vdisk {vdisk}: {counted} of {total} stores can be counted on, {needed} are needed; bring back: {}",

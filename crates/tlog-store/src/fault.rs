@@ -13,8 +13,8 @@ use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 use tokio::sync::watch;
 
 use crate::{
-    FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreError,
-    StoreErrorKind, StoreIdentity,
+    ChainStore, FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord,
+    StoreDurability, StoreError, StoreErrorKind, StoreIdentity,
 };
 
 /// An operation of [`ShardStore`].
@@ -27,17 +27,19 @@ pub enum Operation {
     Publish,
     Fill,
     Prune,
+    Delete,
     Heads,
     Shard,
     Status,
     Vdisks,
+    Durability,
 }
 
 impl Operation {
     /// Whether it changes something on the store.
     pub fn writes(self) -> bool {
-        use Operation::{Append, Fill, Promise, Prune, Publish, Start};
-        matches!(self, Promise | Start | Append | Publish | Fill | Prune)
+        use Operation::{Append, Delete, Fill, Promise, Prune, Publish, Start};
+        matches!(self, Promise | Start | Append | Publish | Fill | Prune | Delete)
     }
 }
 
@@ -133,7 +135,7 @@ impl FaultyStore {
         operation: Operation,
         act: impl FnOnce(bool) -> F,
     ) -> Result<T, StoreError> {
-        let refused = |kind| Err(StoreError::new(self.inner.address(), kind));
+        let refused = |kind| Err(StoreError::new(&*self.inner.address(), kind));
         let (delay, verdict) = self.control.judge(operation);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -298,7 +300,7 @@ impl fmt::Debug for FaultControl {
 
 #[async_trait]
 impl ShardStore for FaultyStore {
-    fn address(&self) -> &str {
+    fn address(&self) -> Arc<str> {
         self.inner.address()
     }
 
@@ -351,6 +353,10 @@ impl ShardStore for FaultyStore {
         self.call(Operation::Prune, |_| self.inner.prune(vdisk, epoch, first)).await
     }
 
+    async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError> {
+        self.call(Operation::Delete, |_| self.inner.delete(vdisk, epoch)).await
+    }
+
     async fn heads(
         &self,
         vdisk: &VdiskId,
@@ -370,6 +376,14 @@ impl ShardStore for FaultyStore {
 
     async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
         self.call(Operation::Vdisks, |_| self.inner.vdisks()).await
+    }
+
+    async fn durability(&self) -> Result<StoreDurability, StoreError> {
+        self.call(Operation::Durability, |_| self.inner.durability()).await
+    }
+
+    fn chains(&self) -> Option<Arc<dyn ChainStore>> {
+        self.inner.chains()
     }
 }
 

@@ -7,26 +7,35 @@
 //!
 //! - [`MemoryStore`]: for tests, with ways to lose and damage what it holds;
 //! - [`DirectoryStore`]: the embedded store, a directory on disk (`docs/directory-store.md`);
+//! - [`ReplaceableStore`]: hands on to another one, which can be changed while it is in use;
 //! - [`FaultyStore`]: wraps another store and makes it fail on command, or at random from a seed;
 //! - `conformance` (with the feature of that name): the tests that every store passes, also those of other crates.
 //!
+//! [`ChainStore`] is a second, smaller port for logs of stored format 1.
+//!
 //! What it deliberately does not do: talk to Redis, split or check shards, retry, or count to a quorum.
 
+mod chain;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod directory;
 mod fault;
 mod log_state;
 mod memory;
-mod observe;
+mod memory_chains;
+pub mod observe;
 mod port;
 mod ranges;
+mod replaceable;
 
+pub use chain::ChainStore;
 pub use directory::{DirectoryOptions, DirectoryStore, Holder, lock_holder};
 pub use fault::{FaultControl, FaultyStore, Operation, RandomFaults};
 pub use memory::MemoryStore;
+pub use memory_chains::{LinkStep, MemoryChains};
 pub use port::{
-    FillOutcome, Head, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreError,
-    StoreErrorKind, StoreIdentity,
+    FillOutcome, Head, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord,
+    StoreDurability, StoreError, StoreErrorKind, StoreIdentity,
 };
 pub use ranges::NumberRanges;
+pub use replaceable::ReplaceableStore;

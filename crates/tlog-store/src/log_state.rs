@@ -90,6 +90,10 @@ impl LogMeta {
         Ok(())
     }
 
+    pub(crate) fn delete(&self, epoch: Epoch) -> Result<(), StoreErrorKind> {
+        self.refuse_older(epoch)
+    }
+
     /// The store then drops what [`Slots::drop_started`] drops. The new record is the last of `starts`; what stood before it
     /// and was not forgotten keeps its place.
     pub(crate) fn start(&mut self, record: StartRecord, members: &Members) -> Result<(), StoreErrorKind> {

@@ -10,8 +10,8 @@ use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 use crate::log_state::{Current, Filling, LogMeta, Placing, Slot, Slots, unknown_log};
 use crate::observe::answered;
 use crate::{
-    FillOutcome, Head, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreError,
-    StoreErrorKind, StoreIdentity,
+    ChainStore, FillOutcome, Head, HeadSlot, LogState, Members, MemoryChains, Shard, ShardSlot, ShardStore,
+    StartRecord, StoreDurability, StoreError, StoreErrorKind, StoreIdentity,
 };
 
 /// A [`ShardStore`] in memory, with ways to damage what it holds.
@@ -19,6 +19,7 @@ use crate::{
 pub struct MemoryStore {
     address: Arc<str>,
     logs: Mutex<BTreeMap<VdiskId, MemoryLog>>,
+    chains: Arc<MemoryChains>,
 }
 
 #[derive(Debug)]
@@ -37,12 +38,19 @@ enum Stored {
 impl MemoryStore {
     /// An empty store that calls itself `address`, such as `memory:0`.
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into().into(), logs: Mutex::default() }
+        let address: Arc<str> = address.into().into();
+        Self { chains: Arc::new(MemoryChains::new(Arc::clone(&address))), logs: Mutex::default(), address }
+    }
+
+    /// Its logs of stored format 1.
+    pub fn chain_store(&self) -> &Arc<MemoryChains> {
+        &self.chains
     }
 
     /// Forgets everything, as after a replaced disk: the next promise gives a log another identity.
     pub fn wipe(&self) {
         self.logs().clear();
+        self.chains.wipe();
     }
 
     /// Changes what is stored under a number in a way that this store does not notice, as rot below a store's own checksums
@@ -114,8 +122,8 @@ impl MemoryLog {
 
 #[async_trait]
 impl ShardStore for MemoryStore {
-    fn address(&self) -> &str {
-        &self.address
+    fn address(&self) -> Arc<str> {
+        Arc::clone(&self.address)
     }
 
     async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
@@ -195,6 +203,15 @@ impl ShardStore for MemoryStore {
         })
     }
 
+    async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError> {
+        let mut logs = self.logs();
+        let result = logs.get(vdisk).map_or(Ok(()), |log| log.meta.delete(epoch));
+        if result.is_ok() {
+            logs.remove(vdisk);
+        }
+        answered(&self.address, "delete", result)
+    }
+
     async fn heads(
         &self,
         vdisk: &VdiskId,
@@ -234,5 +251,13 @@ impl ShardStore for MemoryStore {
 
     async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
         answered(&self.address, "vdisks", Ok(self.logs().keys().cloned().collect()))
+    }
+
+    async fn durability(&self) -> Result<StoreDurability, StoreError> {
+        Ok(StoreDurability::Volatile("it is in memory: nothing survives the process".to_owned()))
+    }
+
+    fn chains(&self) -> Option<Arc<dyn ChainStore>> {
+        Some(Arc::clone(&self.chains) as _)
     }
 }

@@ -1,11 +1,11 @@
-//! Counting what stores are asked and what they answer.
+//! Counting what stores are asked and what they answer, also for the stores of other crates.
 
 use std::sync::Arc;
 
 use crate::{StoreError, StoreErrorKind};
 
 /// Counts an answer, and puts the store's address to an error.
-pub(crate) fn answered<T>(
+pub fn answered<T>(
     address: &Arc<str>,
     operation: &'static str,
     result: Result<T, StoreErrorKind>,

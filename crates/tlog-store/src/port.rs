@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 
-use crate::NumberRanges;
+use crate::{ChainStore, NumberRanges};
 
 /// One of the k + m stores of a vdisk's log.
 ///
@@ -18,7 +19,7 @@ use crate::NumberRanges;
 #[async_trait]
 pub trait ShardStore: fmt::Debug + Send + Sync + 'static {
     /// What a person calls this store, such as `file:/srv/tlog/store-0`. Never has a secret in it.
-    fn address(&self) -> &str;
+    fn address(&self) -> Arc<str>;
 
     /// Refused as fenced unless `epoch` is higher than the store's; else stores it, so that no writer of a lower epoch
     /// can write here any more, and answers what the store has. Makes the log (and its identity) where there is none.
@@ -70,6 +71,10 @@ pub trait ShardStore: fmt::Debug + Send + Sync + 'static {
     /// not raise the epoch.
     async fn prune(&self, vdisk: &VdiskId, epoch: Epoch, first: AggregationNumber) -> Result<(), StoreError>;
 
+    /// Removes the log and everything in it. Refused as fenced if the store's epoch is higher than `epoch`: whoever deletes a log
+    /// has it promised first, so that no writer is left. A store that does not know the log has nothing to do.
+    async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError>;
+
     /// Head parts of the aggregations in `range` that the store holds, lowest first. Stops early once `max_bytes` of head
     /// parts are collected: the entry that reaches it is the last, so there is at least one where the store holds one.
     /// Ask again from the last number + 1.
@@ -88,6 +93,44 @@ pub trait ShardStore: fmt::Debug + Send + Sync + 'static {
 
     /// The vdisks that the store knows a log of, in order of name.
     async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError>;
+
+    /// Whether what this store answers as done is still there after it was restarted, as far as it can be found out by asking.
+    async fn durability(&self) -> Result<StoreDurability, StoreError>;
+
+    /// The logs of stored format 1 that are on the same store; none where this kind of store cannot have any.
+    fn chains(&self) -> Option<Arc<dyn ChainStore>> {
+        None
+    }
+}
+
+/// What a store says of its own durability.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreDurability {
+    /// What it has answered survives its restart.
+    Durable,
+    /// It may not. Why, and what to change, for a person.
+    Volatile(String),
+    /// It does not tell. Why.
+    Unknown(String),
+}
+
+impl StoreDurability {
+    /// For logs, metrics and JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Volatile(_) => "volatile",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// Why it is not known to be durable; none where it is.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Durable => None,
+            Self::Volatile(why) | Self::Unknown(why) => Some(why),
+        }
+    }
 }
 
 /// What is stored under one number on one store.

@@ -73,6 +73,7 @@ async fn a_reader_writes_nothing_and_refuses_to() {
     read_only(reader.publish(&disk, Epoch(1), n(0)).await.map(drop));
     read_only(reader.fill(&disk, n(1), shard(1, 1, 5)).await.map(drop));
     read_only(reader.prune(&disk, Epoch(1), n(1)).await);
+    read_only(reader.delete(&disk, Epoch(1)).await);
     read_only(reader.set_lock_note("x"));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     // It sees a log that comes later.
@@ -105,6 +106,55 @@ async fn a_reader_follows_a_store_that_was_replaced_under_it() {
     identities.dedup();
     assert_eq!(identities.len(), 3);
     assert_eq!(reader.status(&disk()).await.unwrap().identity, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_follow_a_log_that_is_deleted_and_begun_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = Arc::new(open_small_segments(directory.path()));
+    let reader = DirectoryStore::open_read_only(directory.path()).unwrap();
+    let rounds = tokio::spawn({
+        let writer = Arc::clone(&writer);
+        async move {
+            for round in 1..=40 {
+                begin(&writer, &disk(), 1, 1).await;
+                for number in 1..=20 {
+                    writer.append(&disk(), n(number), shard(1, number, 900), n(number)).await.unwrap();
+                }
+                if round < 40 {
+                    writer.delete(&disk(), Epoch(1)).await.unwrap();
+                }
+            }
+        }
+    });
+    while !rounds.is_finished() {
+        match reader.shard(&disk(), n(1)).await {
+            Ok(ShardSlot::Held(found)) => assert_eq!(found, shard(1, 1, 900)),
+            Ok(ShardSlot::Empty) | Err(StoreError { kind: StoreErrorKind::NoLog, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    rounds.await.unwrap();
+    assert_eq!(reader.status(&disk()).await.unwrap(), writer.status(&disk()).await.unwrap());
+    writer.delete(&disk(), Epoch(1)).await.unwrap();
+    assert_eq!(reader.status(&disk()).await.unwrap().identity, None);
+    assert_eq!(reader.vdisks().await.unwrap(), []);
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, [".lock"]);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_a_deleted_log_is_removed_by_the_next_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let left = directory.path().join(".deleted-0123");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("00000000000000000001.seg"), b"x").unwrap();
+    let reader = DirectoryStore::open_read_only(directory.path()).unwrap();
+    assert_eq!(reader.vdisks().await.unwrap(), []);
+    assert!(left.exists(), "a reader removes nothing");
+    drop(open(directory.path()));
+    assert!(!left.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -134,3 +134,74 @@ async fn every_acknowledged_append_survives_sigkill() {
     }
     assert!(stored.len() > 100, "the writers hardly wrote");
 }
+
+const DELETING: &str = "TLOG_TEST_KILLED_DELETER";
+
+/// Makes a log of three shards, deletes it, and again, until it is killed.
+async fn make_and_delete_for_ever(directory: &Path) {
+    let store = open_small_segments(directory);
+    let mut epoch = store.status(&disk()).await.unwrap().epoch.next().0;
+    loop {
+        begin(&store, &disk(), epoch, 1).await;
+        for number in 1..=3 {
+            store.append(&disk(), n(number), shard(epoch, number, 3000), n(number)).await.unwrap();
+        }
+        say(format!("\nwhole {epoch}\n"));
+        store.delete(&disk(), Epoch(epoch)).await.unwrap();
+        say(format!("\ndeleted {epoch}\n"));
+        epoch += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_log_is_whole_or_gone_after_sigkill_and_never_comes_back() {
+    if let Some(directory) = std::env::var_os(DELETING) {
+        return make_and_delete_for_ever(directory.as_ref()).await;
+    }
+    let seed = getrandom::u64().unwrap();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "a_deleted_log_is_whole_or_gone_after_sigkill_and_never_comes_back",
+                "--nocapture",
+            ])
+            .env(DELETING, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut whole, mut deleted, mut lines_left) = (0, 0, rng.random_range(1..60));
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            match line.split_once(' ') {
+                Some(("whole", epoch)) => whole = epoch.parse().unwrap(),
+                Some(("deleted", epoch)) => deleted = epoch.parse().unwrap(),
+                _ => continue,
+            }
+            lines_left -= 1;
+            if lines_left == 0 {
+                child.kill().unwrap();
+            }
+        }
+        assert!(!child.wait().unwrap().success(), "it ended by itself");
+        let store = match round % 2 {
+            0 => DirectoryStore::open_read_only(directory.path()).unwrap(),
+            _ => open_small_segments(directory.path()),
+        };
+        let status = store.status(&disk()).await.unwrap();
+        if status.identity.is_some() {
+            let epoch = status.epoch.0;
+            assert!(
+                epoch > deleted,
+                "seed {seed}, round {round}: log {epoch} came back, {deleted} was deleted"
+            );
+            let all = epoch > whole || held(&store).await == [1, 2, 3];
+            assert!(all, "seed {seed}, round {round}: half of log {epoch} is left");
+            for number in held(&store).await {
+                assert_eq!(slot(&store, number).await, ShardSlot::Held(shard(epoch, number, 3000)));
+            }
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The admin endpoint: metrics, health, status, and the scrub of a running server.
+//! The admin endpoint: metrics, health, status, and what a person has a running server do.
 //!
 //! | request | answer |
 //! |---|---|
@@ -6,17 +6,21 @@
 //! | `GET /healthz` | 200 while the process runs |
 //! | `GET /readyz` | 200 while clients are served, else 503 |
 //! | `GET /status` | what the server is doing, JSON |
-//! | `POST /vdisks/{vdisk}/scrub` | when it is done: what it found and did, JSON |
+//! | `POST /vdisks/{vdisk}/scrub?rate=BYTES` | when it is done: what it found and did, JSON |
+//! | `POST /stores/replace`, JSON | when it is done: which stores were filled for which vdisks, JSON |
 //!
-//! Plain HTTP without passwords: for this machine, or a network that is trusted.
+//! Plain HTTP without passwords: for this machine, or a network that is trusted. What changes stores is taken from this machine
+//! alone, and only with the header that [`TOOL_HEADER`] names, which a page in somebody's browser cannot send.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -24,6 +28,7 @@ use serde_json::{Value, json};
 use tlog_proto::VdiskId;
 use tokio::net::TcpListener;
 
+use crate::replacing::{ReplaceReport, ReplaceRequest};
 use crate::scrub_report::ScrubReport;
 
 /// What the endpoint asks the server.
@@ -34,8 +39,13 @@ pub trait Operations: Send + Sync + 'static {
     /// What the server is doing.
     async fn status(&self) -> Value;
     /// Scrubs a vdisk's log and answers what was found. An error is a sentence for a person.
-    async fn scrub(&self, vdisk: &VdiskId) -> Result<ScrubReport, String>;
+    async fn scrub(&self, vdisk: &VdiskId, rate: Option<u64>) -> Result<ScrubReport, String>;
+    /// Puts other stores in the place of some, and answers when they are filled. An error is a sentence for a person.
+    async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String>;
 }
+
+/// The header that requests which change stores have; its value does not matter.
+pub const TOOL_HEADER: &str = "x-tlog-tool";
 
 /// Serves the endpoint until `shutdown` is done.
 pub async fn serve(
@@ -50,8 +60,10 @@ pub async fn serve(
         .route("/readyz", get(show_readiness))
         .route("/status", get(show_status))
         .route("/vdisks/{vdisk}/scrub", post(scrub))
+        .route("/stores/replace", post(replace_stores))
         .with_state(Endpoint { operations, metrics });
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
 #[derive(Clone)]
@@ -76,13 +88,50 @@ async fn show_status(State(endpoint): State<Endpoint>) -> Json<Value> {
     Json(endpoint.operations.status().await)
 }
 
-async fn scrub(State(endpoint): State<Endpoint>, Path(vdisk): Path<String>) -> Response {
+#[derive(serde::Deserialize)]
+struct ScrubQuery {
+    rate: Option<u64>,
+}
+
+async fn scrub(
+    State(endpoint): State<Endpoint>,
+    Path(vdisk): Path<String>,
+    Query(query): Query<ScrubQuery>,
+) -> Response {
     let vdisk = match VdiskId::new(&vdisk) {
         Ok(vdisk) => vdisk,
         Err(error) => return refused(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     tracing::info!(%vdisk, "scrub begins, asked for at the admin endpoint");
-    match endpoint.operations.scrub(&vdisk).await {
+    match endpoint.operations.scrub(&vdisk, query.rate).await {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error),
+    }
+}
+
+async fn replace_stores(
+    State(endpoint): State<Endpoint>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() || !headers.contains_key(TOOL_HEADER) {
+        let why = "stores are replaced from the server's own machine alone, by 'tlog store replace'";
+        return refused(StatusCode::FORBIDDEN, why);
+    }
+    let request: ReplaceRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        // The text itself may have a password in it.
+        Err(error) => {
+            let why = format!(
+                "not a request to replace stores: {:?} at column {}",
+                error.classify(),
+                error.column()
+            );
+            return refused(StatusCode::BAD_REQUEST, &why);
+        }
+    };
+    match endpoint.operations.replace_stores(request).await {
         Ok(report) => Json(report).into_response(),
         Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error),
     }

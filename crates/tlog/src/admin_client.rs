@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use crate::admin::TOOL_HEADER;
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 << 20;
@@ -49,6 +51,11 @@ pub enum AdminError {
 
 /// Sends a request without a body and answers the body of the answer. Waits as long as the server takes.
 pub async fn ask(address: &str, method: Method, path: &str) -> Result<String, AdminError> {
+    ask_with(address, method, path, Bytes::new()).await
+}
+
+/// The same with a body, and the header by which the server knows its tool.
+pub async fn ask_with(address: &str, method: Method, path: &str, body: Bytes) -> Result<String, AdminError> {
     let connect = async {
         let timed_out = || std::io::Error::new(std::io::ErrorKind::TimedOut, "nobody answers");
         tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| timed_out())?
@@ -67,7 +74,8 @@ pub async fn ask(address: &str, method: Method, path: &str) -> Result<String, Ad
         .method(method)
         .uri(path)
         .header(hyper::header::HOST, address)
-        .body(Empty::<Bytes>::new())
+        .header(TOOL_HEADER, env!("CARGO_PKG_VERSION"))
+        .body(Full::new(body))
         .map_err(|error| http(error.into()))?;
     let answer = sender.send_request(request).await.map_err(|error| http(error.into()))?;
     let status = answer.status();
@@ -89,6 +97,7 @@ mod tests {
 
     use super::*;
     use crate::admin::{Operations, serve};
+    use crate::replacing::{ReplaceReport, ReplaceRequest};
     use crate::scrub_report::ScrubReport;
     use async_trait::async_trait;
     use metrics_exporter_prometheus::PrometheusBuilder;
@@ -118,11 +127,16 @@ mod tests {
             json!({ "vdisks": [] })
         }
 
-        async fn scrub(&self, vdisk: &VdiskId) -> Result<ScrubReport, String> {
+        async fn scrub(&self, vdisk: &VdiskId, rate: Option<u64>) -> Result<ScrubReport, String> {
             match vdisk.as_str() {
-                "vda" => Ok(report()),
+                "vda" if rate.is_none_or(|rate| rate == 7) => Ok(report()),
                 other => Err(format!("no log of {other}")),
             }
+        }
+
+        async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {
+            assert_eq!(request.replace, [("file:a".to_owned(), "file:b".to_owned())]);
+            Ok(ReplaceReport::default())
         }
     }
 
@@ -151,6 +165,15 @@ mod tests {
         assert_eq!(get("/status").await.unwrap(), r#"{"vdisks":[]}"#);
         let answer = post("/vdisks/vda/scrub").await.unwrap();
         assert_eq!(serde_json::from_str::<ScrubReport>(&answer).unwrap(), report());
+        assert!(post("/vdisks/vda/scrub?rate=7").await.is_ok());
+        assert_eq!(refused(post("/vdisks/vda/scrub?rate=x").await).0, 400);
+        let replace = async |body: &'static str| {
+            ask_with(&address, Method::POST, "/stores/replace", Bytes::from_static(body.as_bytes())).await
+        };
+        let answer = replace(r#"{"vdisk":null,"replace":[["file:a","file:b"]]}"#).await.unwrap();
+        assert_eq!(serde_json::from_str::<ReplaceReport>(&answer).unwrap(), ReplaceReport::default());
+        let (status, said) = refused(replace(r#"{"replace":"redis://:hush@a:1"}"#).await);
+        assert!(status == 400 && !said.contains("hush"), "{said}");
         assert_eq!(
             refused(post("/vdisks/vdb/scrub").await),
             (500, r#"{"error":"no log of vdb"}"#.to_owned())

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, demo, history, keygen, record, restore, scrub, verify};
+use crate::commands::{config, delete, demo, history, keygen, record, restore, scrub, store, vdisks, verify};
 use crate::words;
 
 /// Records virtual disks in a transaction log, and restores them to any moment.
@@ -31,6 +31,9 @@ enum Command {
     Restore(restore::Arguments),
     Verify(verify::Arguments),
     Scrub(scrub::Arguments),
+    Vdisks(vdisks::Arguments),
+    Store(store::Arguments),
+    Delete(delete::Arguments),
     Keygen(keygen::Arguments),
     Config(config::Arguments),
 }
@@ -56,6 +59,9 @@ impl Cli {
             Command::Restore(arguments) => blocking(restore::run(arguments)),
             Command::Verify(arguments) => blocking(verify::run(arguments)),
             Command::Scrub(arguments) => blocking(scrub::run(arguments)),
+            Command::Vdisks(arguments) => blocking(vdisks::run(arguments)),
+            Command::Store(arguments) => blocking(store::run(arguments)),
+            Command::Delete(arguments) => blocking(delete::run(arguments)),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
         };

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tlog_config::StoreAddress;
 use tlog_crypto::{KeyId, Keyring, KeyringError, MasterKey, RandomSourceError};
 use zeroize::Zeroizing;
 
-use crate::settings::{Settings, Storage, StoreAddress};
+use crate::settings::{Settings, Storage};
 
 /// The key file of the embedded store, in its data directory.
 pub const EMBEDDED_KEY: &str = "tlog.key";
@@ -43,10 +44,14 @@ pub enum KeysError {
     },
     /// Stores were named, and no key.
     #[error(
-        "storage names stores and no key-file is set; make a key with 'tlog keygen -o FILE' and set key-file (only the \
-         embedded store makes a key by itself)"
+        "storage names stores, and there is no key: key-file is not set and {} is not there; make one with 'tlog keygen -o {}', \
+         or name yours with key-file (only the embedded store makes a key by itself)",
+        .path.display(), .path.display()
     )]
-    NotSet,
+    NotSet {
+        /// Where one would be found.
+        path: PathBuf,
+    },
     /// The file cannot be read.
     #[error("the key file {} cannot be read: {source}", .path.display())]
     Read {
@@ -120,7 +125,10 @@ pub fn load(settings: &Settings) -> Result<LoadedKeys, KeysError> {
     match (&settings.key_file, &settings.storage) {
         (Some(path), _) => read(path),
         (None, Storage::Embedded { data_dir }) => read(&data_dir.join(EMBEDDED_KEY)),
-        (None, Storage::Stores(_)) => Err(KeysError::NotSet),
+        (None, Storage::Stores(_)) => match read(&settings.data_dir.join(EMBEDDED_KEY)) {
+            Err(KeysError::Missing { path }) => Err(KeysError::NotSet { path }),
+            read => read,
+        },
     }
 }
 
@@ -194,6 +202,8 @@ pub fn write_new(path: &Path) -> Result<KeyId, KeysError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    std::fs::create_dir_all(directory)
+        .map_err(|source| KeysError::Write { path: path.to_owned(), source })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = directory.join(format!(".{name}.{}.{id}", std::process::id()));
     let written =
@@ -289,9 +299,18 @@ mod tests {
     #[test]
     fn named_stores_need_a_named_key() {
         let args = SettingsArgs::default().with("storage", "memory:,memory:").with("data-shards", "1");
-        let args = args.with("parity-shards", "1");
-        let error = load_or_make(&Settings::from_flags(&args).unwrap()).unwrap_err();
-        assert!(error.to_string().contains("tlog keygen -o FILE"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let args = args.with("parity-shards", "1").with("data-dir", directory.path().to_str().unwrap());
+        let settings = Settings::from_flags(&args).unwrap();
+        let error = load_or_make(&settings).unwrap_err();
+        let here = directory.path().join(EMBEDDED_KEY);
+        assert!(error.to_string().contains(&format!("tlog keygen -o {}", here.display())), "{error}");
+        let id = write_new(&here).unwrap();
+        assert_eq!(
+            load_or_make(&settings).unwrap().keyring.active().id(),
+            id,
+            "it is used where it is there"
+        );
         let error =
             load_or_make(&Settings::from_flags(&args.with("key-file", "/nowhere/key")).unwrap()).unwrap_err();
         assert!(error.to_string().contains("tlog keygen -o /nowhere/key"), "{error}");
@@ -307,7 +326,8 @@ mod tests {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         assert!(matches!(write_new(&link), Err(KeysError::Exists { .. })));
-        assert!(matches!(write_new(&directory.path().join("no/such/key")), Err(KeysError::Write { .. })));
+        write_new(&directory.path().join("new/directory/key")).unwrap();
+        assert!(matches!(write_new(&path.join("below-a-file")), Err(KeysError::Write { .. })));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! - [`keys`]: the key file.
 //! - [`moment`]: moments as a person writes them.
 //! - [`logging`], [`words`]: log lines, and errors as a person reads them.
-//! - [`stores`], [`storage`]: from addresses to the server's port.
+//! - [`stores`], [`places`], [`storage`], [`open_log`]: from addresses to the server's port.
+//! - [`inventory`], [`running`], [`background_scrub`]: which vdisks there are, who has them open, and whether they are whole.
 //! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
 //! - [`demo`]: the whole path on one machine.
 //! - [`service`], [`admin`]: what `tlog-server` runs, and what it tells of itself.
@@ -15,16 +16,23 @@
 
 pub mod admin;
 pub mod admin_client;
+pub mod background_scrub;
 pub mod cli;
 mod commands;
+pub mod deleting;
 pub mod demo;
 mod demo_image;
+pub mod inventory;
 pub mod keys;
 pub mod logging;
 pub mod metrics_table;
 pub mod moment;
+pub mod open_log;
+pub mod places;
 pub mod reading;
 pub mod recording;
+pub mod replacing;
+pub mod running;
 pub mod scrub_report;
 pub mod service;
 pub mod settings;

@@ -134,6 +134,31 @@ pub static METRICS: &[Metric] = &[
         "vdisk",
         "Shards of committed aggregations that active stores lack",
     ),
+    metric(
+        "tlog_log_shards_unrepairable",
+        Gauge,
+        "vdisk",
+        "Of them, those that cannot be made from the other stores either; not 0: data is lost, or about to be",
+    ),
+    metric(
+        "tlog_log_losses_survived",
+        Gauge,
+        "vdisk",
+        "Stores that may be lost right now with everything still readable",
+    ),
+    metric(
+        "tlog_log_aggregations_behind",
+        Gauge,
+        "vdisk",
+        "Committed aggregations that are not known to be on all stores",
+    ),
+    metric("tlog_log_stores_back_total", Counter, "vdisk", "Times that a store came back to a log"),
+    metric(
+        "tlog_log_store_out_seconds",
+        Histogram,
+        "",
+        "How long stores had been out of a log when they came back",
+    ),
     metric("tlog_log_shards_filled_total", Counter, "", "Shards put on a store that missed or lost them"),
     metric("tlog_log_fill_read_bytes_total", Counter, "", "Bytes read for that"),
     metric("tlog_log_scrub_shards_missing_total", Counter, "", "Shards that scrubs found missing"),
@@ -175,6 +200,38 @@ pub static METRICS: &[Metric] = &[
         "store",
         "Records that are not what was written; not 0: look at that disk",
     ),
+    metric(
+        "tlog_store_durability",
+        Gauge,
+        "store, state",
+        "1 for what a Redis server says of itself: durable, volatile (it may forget) or unknown",
+    ),
+    // Redis servers.
+    metric("tlog_redis_connections_total", Counter, "store", "Connections made"),
+    metric("tlog_redis_dial_failures_total", Counter, "store, kind", "Connections that could not be made"),
+    metric(
+        "tlog_redis_connections_broken_total",
+        Counter,
+        "store, why",
+        "Connections lost: closed, hung or idle",
+    ),
+    metric("tlog_redis_commands_in_flight", Gauge, "store", "Commands that are not answered yet"),
+    metric("tlog_redis_bytes_in_flight", Gauge, "store", "Bytes of them"),
+    metric(
+        "tlog_redis_scripts_sent_total",
+        Counter,
+        "store",
+        "Scripts sent whole because the server did not know them",
+    ),
+    metric(
+        "tlog_redis_pool_changes_total",
+        Counter,
+        "outcome",
+        "Changes of a cluster that pools followed, or refused",
+    ),
+    // The server's own scrubs.
+    metric("tlog_scrub_rounds_total", Counter, "", "Times that the server scrubbed every log"),
+    metric("tlog_scrub_data_lost", Gauge, "vdisk", "1 where the last of these scrubs found data lost"),
     // Reading.
     metric("tlog_player_aggregations_read_total", Counter, "", "Aggregations whose blocks were read"),
     metric("tlog_player_payload_bytes_read_total", Counter, "", "Bytes read for that"),
@@ -252,9 +309,11 @@ mod tests {
                 && !path.ends_with(Path::new(file!()).file_name().unwrap())
             {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]").next().unwrap();
+                let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
                 let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
-                let areas = ["server_", "log_", "store_", "player_", "client_", "build_", "start_"];
+                let areas = [
+                    "server_", "log_", "store_", "redis_", "scrub_", "player_", "client_", "build_", "start_",
+                ];
                 let is_name = |text: &&str| {
                     let rest = text.trim_start_matches("tlog_");
                     let plain = rest.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');

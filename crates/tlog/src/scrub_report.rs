@@ -76,9 +76,7 @@ impl fmt::Display for ScrubReport {
             let (missing, damaged) = (count(&store.missing), count(&store.damaged));
             write!(f, "  {}: ", store.address)?;
             match missing + damaged {
-                _ if !store.counted => {
-                    write!(f, "did not take part: it is away, takes no writes, or was not filled in time")?
-                }
+                _ if !store.counted => write!(f, "did not take part")?,
                 _ if self.filled_stores.contains(&store.address) => {
                     write!(f, "came back empty, and was filled")?
                 }
@@ -129,10 +127,11 @@ mod tests {
         report.stores[2].refilled = vec![(1, 3)];
         report.stores[2].error = Some("is full".to_owned());
         report.stores[3].counted = false;
+        report.stores[3].error = Some("is not available".to_owned());
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<ScrubReport>(&json).unwrap(), report);
         let said = "vdisk vda: 9 aggregations\n  file:a: whole\n  file:b: came back empty, and was filled\n  \
-            file:c: 4 shards missing, 0 damaged; 3 put back (is full)\n  file:d: did not take part: it is away, takes no writes, or was not filled in time\n";
+            file:c: 4 shards missing, 0 damaged; 3 put back (is full)\n  file:d: did not take part (is not available)\n";
         assert_eq!(report.to_string(), format!("{said}every store holds every shard"));
         report.whole = false;
         assert!(report.to_string().ends_with("scrub again"));

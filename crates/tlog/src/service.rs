@@ -7,20 +7,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
+use futures::future::join_all;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
+use tlog_crypto::Keyring;
 use tlog_flusher::LogStatus;
+use tlog_flusher::format1::Format1Status;
 use tlog_proto::{Limits, LogPosition, VdiskId};
 use tlog_server::{RunReport, Server, ServerSettings, VdiskStatus};
+use tlog_store::{NumberRanges, ShardStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operations};
+use crate::keys::KeysError;
+use crate::open_log::AnyStatus;
+use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::scrub_report::ScrubReport;
-use crate::settings::{LimitSettings, ListenAddress, Settings};
+use crate::settings::{Format, LimitSettings, ListenAddress, Settings};
 use crate::storage::FlusherStorage;
-use crate::stores::Stores;
-use crate::{keys, metrics_table};
+use crate::stores::{StoreOpener, Stores};
+use crate::{background_scrub, keys, metrics_table, moment};
 
 /// A server that listens already, and serves once it is run.
 pub struct Service {
@@ -29,7 +36,7 @@ pub struct Service {
     address: SocketAddr,
     admin: Option<(TcpListener, SocketAddr, PrometheusHandle)>,
     operations: Arc<ServerOperations>,
-    _stores: Stores,
+    scrub: Option<(Duration, u64)>,
 }
 
 impl Service {
@@ -50,13 +57,10 @@ impl Service {
         };
         let listener = bind(&settings.listen).await?;
         let address = listener.local_addr()?;
-        let keys = keys::load_or_make(settings)?;
-        for warning in keys.warnings() {
-            tracing::warn!("{warning}");
-        }
+        let keys = keys_for_writing(settings)?;
         let note = lock_note(address, admin.as_ref().map(|(_, address, _)| *address));
         let stores = Stores::for_writing(settings, &note).await?;
-        let storage = Arc::new(FlusherStorage::new(settings, stores.all.clone(), Arc::new(keys.keyring))?);
+        let storage = Arc::new(FlusherStorage::new(settings, stores.all.clone(), keys)?);
         let server = Server::new(server_settings(&settings.limits), Arc::clone(&storage) as _, None)?;
         let operations = Arc::new(ServerOperations {
             server_id: settings.server_id.clone(),
@@ -66,17 +70,21 @@ impl Service {
             storage,
             redundancy: settings.redundancy.to_string(),
             scrub_rate: settings.repair_rate,
+            opener: stores.opener().clone(),
         });
+        if settings.require_durable_stores {
+            stores.require_durability(settings.store_timeout).await?;
+        }
         tracing::info!(
             %address,
             server_id = settings.server_id,
             version = env!("CARGO_PKG_VERSION"),
             redundancy = %settings.redundancy,
             stores = ?stores.all.iter().map(|store| store.address()).collect::<Vec<_>>(),
-            key = %keys.path.display(),
             "serving"
         );
-        Ok(Self { server, listener, address, admin, operations, _stores: stores })
+        let scrub = settings.scrub_interval.map(|every| (every, settings.scrub_rate));
+        Ok(Self { server, listener, address, admin, operations, scrub })
     }
 
     /// Where clients connect.
@@ -91,7 +99,9 @@ impl Service {
 
     /// Serves until `shutdown` is cancelled, makes everything durable, and answers how that went.
     pub async fn run(self, shutdown: CancellationToken) -> RunReport {
-        let Self { server, listener, admin, operations, .. } = self;
+        let Self { server, listener, admin, operations, scrub, .. } = self;
+        let storage = Arc::clone(&operations.storage);
+        let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storage, every, rate)));
         // The endpoint outlives the server's shutdown, so that it can be watched.
         let stop_admin = CancellationToken::new();
         let endpoint = admin.map(|(listener, _, handle)| {
@@ -115,6 +125,9 @@ impl Service {
             }
         };
         let (report, ()) = tokio::join!(server.run(listener, shutdown.clone()), unready);
+        if let Some(scrubbing) = scrubbing {
+            scrubbing.abort();
+        }
         stop_admin.cancel();
         if let Some((serving, upkeep)) = endpoint {
             upkeep.abort();
@@ -123,6 +136,19 @@ impl Service {
         }
         report
     }
+}
+
+/// None where only format 1 is written, and there is no key file.
+fn keys_for_writing(settings: &Settings) -> Result<Option<Arc<Keyring>>, KeysError> {
+    let keys = match keys::load_or_make(settings) {
+        Err(KeysError::NotSet { .. }) if settings.format == Format::One => return Ok(None),
+        keys => keys?,
+    };
+    for warning in keys.warnings() {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(key_file = %keys.path.display(), "the log is sealed under the first key of this file");
+    Ok(Some(Arc::new(keys.keyring)))
 }
 
 async fn bind(address: &ListenAddress) -> anyhow::Result<TcpListener> {
@@ -203,6 +229,7 @@ struct ServerOperations {
     storage: Arc<FlusherStorage>,
     redundancy: String,
     scrub_rate: u64,
+    opener: StoreOpener,
 }
 
 #[async_trait]
@@ -217,7 +244,7 @@ impl Operations for ServerOperations {
         let vdisks: Vec<Value> = status
             .vdisks
             .iter()
-            .map(|vdisk| show_vdisk(vdisk, logs.iter().find(|log| log.vdisk == vdisk.vdisk)))
+            .map(|vdisk| show_vdisk(vdisk, logs.iter().find(|log| *log.vdisk() == vdisk.vdisk)))
             .collect();
         json!({
             "server_id": self.server_id,
@@ -225,7 +252,7 @@ impl Operations for ServerOperations {
             "ready": self.is_ready(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "redundancy": self.redundancy,
-            "stores": self.storage.stores().iter().map(|store| store.address()).collect::<Vec<_>>(),
+            "stores": show_stores(&self.storage.stores()).await,
             "connections": status.connections,
             "unflushed_bytes": status.unflushed_bytes,
             "window_bytes": status.window_bytes,
@@ -233,15 +260,36 @@ impl Operations for ServerOperations {
         })
     }
 
-    async fn scrub(&self, vdisk: &VdiskId) -> Result<ScrubReport, String> {
-        let done =
-            self.storage.scrub(vdisk, self.scrub_rate, |_| {}).await.map_err(|error| error.to_string())?;
+    async fn scrub(&self, vdisk: &VdiskId, rate: Option<u64>) -> Result<ScrubReport, String> {
+        let rate = rate.unwrap_or(self.scrub_rate).max(1);
+        let done = self.storage.scrub(vdisk, rate, |_| {}).await.map_err(|error| error.to_string())?;
         tracing::info!(%vdisk, aggregations = done.report.aggregations, whole = done.report.is_whole(), "scrub done");
         Ok(ScrubReport::new(vdisk, &done))
     }
+
+    async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {
+        let replaced = replacing::replace(&self.storage, &self.opener, &request, |_, _| {}).await;
+        replaced.map_err(|error| error.to_string())
+    }
 }
 
-fn show_vdisk(vdisk: &VdiskStatus, log: Option<&LogStatus>) -> Value {
+/// How long a store may take to say whether it is durable, when somebody looks at the status.
+const ASK_DURABILITY: Duration = Duration::from_secs(1);
+
+async fn show_stores(stores: &[Arc<dyn ShardStore>]) -> Vec<Value> {
+    let asked = stores.iter().map(|store| async move {
+        let answer = tokio::time::timeout(ASK_DURABILITY, store.durability()).await;
+        let (durability, why) = match answer {
+            Ok(Ok(answer)) => (Some(answer.name()), answer.reason().map(str::to_owned)),
+            Ok(Err(error)) => (None, Some(error.to_string())),
+            Err(_) => (None, Some("no answer".to_owned())),
+        };
+        json!({ "address": &*store.address(), "durability": durability, "why": why })
+    });
+    join_all(asked).await
+}
+
+fn show_vdisk(vdisk: &VdiskStatus, log: Option<&AnyStatus>) -> Value {
     json!({
         "vdisk": vdisk.vdisk.as_str(),
         "open": vdisk.open,
@@ -253,7 +301,10 @@ fn show_vdisk(vdisk: &VdiskStatus, log: Option<&LogStatus>) -> Value {
         "window_blocks": vdisk.window_blocks,
         "window_bytes": vdisk.window_bytes,
         "last_error": vdisk.last_error,
-        "log": log.map(show_log),
+        "log": log.map(|log| match log {
+            AnyStatus::Two(log) => show_log(log),
+            AnyStatus::One(log) => show_format1(log),
+        }),
     })
 }
 
@@ -269,18 +320,44 @@ fn show_log(log: &LogStatus) -> Value {
             json!({
                 "address": store.address,
                 "state": store.state.name(),
+                "out_since": store.out_since.map(moment::show),
                 "out_for_seconds": store.out_for.map(|out_for| out_for.as_secs_f64()),
                 "error": store.error,
                 "missing": store.missing,
+                "first_missing": store.first_missing.map(|number| number.0),
+                "missing_bytes": store.missing_bytes,
+                "unrepairable": ranges(&store.unrepairable),
+                "unanswered_bytes": store.unanswered_bytes,
             })
         })
         .collect();
     json!({
+        "format": 2,
         "epoch": log.epoch.0,
         "committed": log.committed.0,
         "in_flight": log.in_flight,
         "waiting_blocks": log.waiting_blocks,
         "losses_survived": log.losses_survived,
+        "losses_survived_when_complete": log.losses_survived_when_complete,
+        "behind": log.behind,
         "stores": stores,
     })
+}
+
+fn show_format1(log: &Format1Status) -> Value {
+    let stores: Vec<Value> =
+        log.stores.iter().map(|store| json!({ "address": store.address, "error": store.error })).collect();
+    json!({
+        "format": 1,
+        "newest": log.newest.map(|id| id.to_string()),
+        "stored": log.stored,
+        "in_flight": usize::from(log.in_flight),
+        "waiting_blocks": log.waiting_blocks,
+        "losses_survived": log.losses_survived,
+        "stores": stores,
+    })
+}
+
+fn ranges(numbers: &NumberRanges) -> Vec<(u64, u64)> {
+    numbers.iter().map(|range| (range.start().0, range.end().0)).collect()
 }

@@ -5,21 +5,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use tlog_codec::format1::{self, Keys as Format1Keys};
 use tlog_codec::{Redundancy, VdiskKeys};
 use tlog_crypto::Keyring;
-use tlog_flusher::{LaneState, Log, LogSettings, LogStatus, ScrubProgress, ScrubReport};
-use tlog_proto::{LogPosition, VdiskId};
-use tlog_quorum::{Quorums, StoreSet, TooFewStores};
-use tlog_server::{
-    BlockDigest, CloseReason, Closed, Durability, LogEnd, LogStorage, OpenError, OrderedBlock, VdiskLog,
-};
+use tlog_flusher::format1::Format1Log;
+use tlog_flusher::{LaneState, Log, LogSettings, ScrubProgress, ScrubReport};
+use tlog_proto::VdiskId;
+use tlog_quorum::{Quorums, Standing, StoreSet, TooFewStores};
+use tlog_server::{LogStorage, OpenError, VdiskLog};
 use tlog_store::ShardStore;
-use tokio::sync::{Notify, watch};
 
-use crate::settings::{RedundancySettings, Settings};
+use crate::inventory::{Inventory, inventory};
+use crate::open_log::{AnyLog, AnyStatus, OpenLog};
+use crate::places::Places;
+use crate::settings::{Format, RedundancySettings, Settings};
 
 /// How long a scrub waits for the writer to notice that a store is back: more than the longest pause between its tries.
 const BACK_AGAIN: Duration = Duration::from_secs(15);
+
+/// How often a log that is being filled is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Settings that the log's own checks refuse; ours should have refused them before.
 #[derive(Debug, thiserror::Error)]
@@ -45,14 +50,24 @@ pub fn log_settings(settings: &Settings) -> LogSettings {
         max_batch_bytes: defaults.max_batch_bytes.max(settings.limits.max_block_bytes),
         commit_timeout: settings.commit_timeout,
         fill_bytes_per_second: settings.repair_rate,
+        check_stores_every: settings.check_stores_every,
         ..defaults
     }
 }
 
+/// The keys of stored format 1 as the log's crates take them.
+pub fn format1_keys(settings: &Settings) -> Result<Option<Format1Keys>, format1::ConfigError> {
+    let keys = settings.format1_keys.as_ref();
+    keys.map(|keys| Format1Keys::new(keys.private_key.reveal().as_bytes(), keys.nonce.reveal())).transpose()
+}
+
 /// Opens the logs of vdisks on one set of stores, under one keyring.
 pub struct FlusherStorage {
-    stores: Vec<Arc<dyn ShardStore>>,
-    keyring: Arc<Keyring>,
+    places: Places,
+    /// None where only format 1 is written and there is no key file.
+    keyring: Option<Arc<Keyring>>,
+    format1_keys: Option<Format1Keys>,
+    format: Format,
     quorums: Quorums,
     store_timeout: Duration,
     log: LogSettings,
@@ -96,16 +111,33 @@ impl From<tlog_flusher::ScrubError> for ScrubLogError {
 /// Why a log does not open for writing.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenLogError {
-    /// Too few of the stores that the log knows are there. No command goes past that.
+    /// Too few of the stores that the log knows are there. Only the operator's word goes past that.
     #[error(
-        "{0}. With fewer, the log cannot be opened for writing, and not be scrubbed. If those are lost for good: what \
-         'tlog verify {vdisk}' calls readable can be restored ('tlog restore {vdisk} -o FILE') and recorded into a new vdisk",
+        "{0}. With fewer, the log cannot be opened for writing, and not be scrubbed. If those are lost for good, put empty stores \
+         in their place: 'tlog store replace {vdisk} OLD NEW', all of them in one command",
         vdisk = .0.vdisk
     )]
     TooFewStores(TooFewStores),
+    /// Only format 1 is written here, and there is no key file.
+    #[error("this takes a key file: set key-file")]
+    NoKey,
+    /// The settings changed under us.
+    #[error("the number of stores is not that of the shards")]
+    NumberOfStores,
     /// Another reason.
     #[error(transparent)]
     Other(tlog_flusher::OpenError),
+}
+
+/// Why stores that were put into a log's places do not count in it.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// The log does not open.
+    #[error(transparent)]
+    Open(#[from] OpenLogError),
+    /// It closed before they were filled.
+    #[error("the log was closed before the stores were filled: {0}; do the same again")]
+    Closed(String),
 }
 
 impl From<tlog_flusher::OpenError> for OpenLogError {
@@ -122,11 +154,13 @@ impl FlusherStorage {
     pub fn new(
         settings: &Settings,
         stores: Vec<Arc<dyn ShardStore>>,
-        keyring: Arc<Keyring>,
+        keyring: Option<Arc<Keyring>>,
     ) -> Result<Self, InvalidRedundancy> {
         Ok(Self {
-            stores,
+            places: Places::new(stores),
             keyring,
+            format1_keys: format1_keys(settings).map_err(|error| InvalidRedundancy(error.to_string()))?,
+            format: settings.format,
             quorums: quorums(settings.redundancy)?,
             store_timeout: settings.store_timeout,
             log: log_settings(settings),
@@ -138,19 +172,59 @@ impl FlusherStorage {
 
     /// The stores of one vdisk's log.
     pub fn store_set(&self, vdisk: &VdiskId) -> Option<StoreSet> {
-        StoreSet::new(vdisk.clone(), self.stores.clone(), self.quorums, self.store_timeout)
+        StoreSet::new(vdisk.clone(), self.places.of(vdisk), self.quorums, self.store_timeout)
     }
 
     /// The writer of a vdisk's log, while a client's session has it open.
     fn open_log(&self, vdisk: &VdiskId) -> Option<Arc<Log>> {
-        guard(&self.open).get(vdisk).and_then(Weak::upgrade).map(|log| Arc::clone(&log.log))
+        let open = guard(&self.open).get(vdisk).and_then(Weak::upgrade)?;
+        match &*open.log() {
+            AnyLog::Two(log) => Some(Arc::clone(log)),
+            AnyLog::One(_) => None,
+        }
+    }
+
+    fn keys(&self, vdisk: &VdiskId) -> Result<VdiskKeys, OpenLogError> {
+        let keyring = self.keyring.as_ref().ok_or(OpenLogError::NoKey)?;
+        let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(keyring));
+        Ok(keys.with_format1(self.format1_keys.clone()))
+    }
+
+    /// The writer of a vdisk's log of format 2: that of a client's session, or one that is opened now. Then the second answer is
+    /// true, and whoever asked gives it back with [`FlusherStorage::let_go`]; a client that comes meanwhile takes the log over.
+    async fn hold(&self, vdisk: &VdiskId, replacing: bool) -> Result<(Arc<Log>, bool), OpenLogError> {
+        if let Some(log) = self.open_log(vdisk) {
+            return Ok((log, false));
+        }
+        let turn = self.turn(vdisk);
+        let _turn = turn.lock().await;
+        if let Some(log) = self.open_log(vdisk) {
+            return Ok((log, false));
+        }
+        let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
+        let (keys, settings) = (self.keys(vdisk)?, self.log.clone());
+        let log = match replacing {
+            true => Log::open_replacing(set, keys, settings, |_| {}).await,
+            false => Log::open(set, keys, settings).await,
+        };
+        let log = Arc::new(log.map_err(OpenLogError::from)?);
+        guard(&self.scrubbing).insert(vdisk.clone(), Arc::clone(&log));
+        Ok((log, true))
+    }
+
+    async fn let_go(&self, log: &Arc<Log>, ours: bool) {
+        if ours {
+            guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, log));
+            // A client that has taken it over closed it already.
+            let _closed = log.close().await;
+        }
     }
 
     /// What every open writer shows, by name of its vdisk.
-    pub async fn logs(&self) -> Vec<LogStatus> {
-        let logs: Vec<Arc<Log>> = {
+    pub async fn logs(&self) -> Vec<AnyStatus> {
+        let logs: Vec<Arc<AnyLog>> = {
             let open = guard(&self.open);
-            open.values().filter_map(Weak::upgrade).map(|log| Arc::clone(&log.log)).collect()
+            open.values().filter_map(Weak::upgrade).map(|log| log.log()).collect()
         };
         let mut statuses = Vec::new();
         for log in logs {
@@ -177,31 +251,49 @@ impl FlusherStorage {
         {
             return Err(ScrubLogError::NoLog(vdisk.clone()));
         }
-        let (log, ours) = match self.open_log(vdisk) {
-            Some(log) => (log, false),
-            None => {
-                let turn = self.turn(vdisk);
-                let _turn = turn.lock().await;
-                match self.open_log(vdisk) {
-                    Some(log) => (log, false),
-                    None => {
-                        let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(&self.keyring));
-                        let log = Log::open(set.clone(), keys, self.log.clone()).await;
-                        let log = Arc::new(log.map_err(OpenLogError::from)?);
-                        guard(&self.scrubbing).insert(vdisk.clone(), Arc::clone(&log));
-                        (log, true)
-                    }
-                }
-            }
-        };
+        let (log, ours) = self.hold(vdisk, false).await?;
         let filled = wait_while_filling(&log, &set).await;
         let report = tlog_flusher::scrub(&set, rate, progress).await;
-        if ours {
-            guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, &log));
-            // A client that has taken it over closed it already.
-            let _closed = log.close().await;
-        }
+        self.let_go(&log, ours).await;
         Ok(Scrubbed { filled, report: report? })
+    }
+
+    /// Has a vdisk's log filled into the stores that were put into these places, and answers once they count in it. `progress`
+    /// is told how many shards are missing there, from time to time.
+    pub async fn fill_replaced(
+        &self,
+        vdisk: &VdiskId,
+        positions: &[usize],
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<(), FillError> {
+        let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
+        let (log, ours) = self.hold(vdisk, true).await?;
+        let filled = async {
+            loop {
+                let status = log.status().await.ok_or_else(|| {
+                    let closed = log.durability().borrow().closed.clone();
+                    FillError::Closed(closed.map_or_else(|| "it stopped".to_owned(), |why| why.to_string()))
+                })?;
+                let survey = set.survey().await;
+                let mut missing = 0;
+                let counts = positions.iter().all(|&position| {
+                    let store = status.stores.get(position);
+                    missing += store.map_or(0, |store| store.missing);
+                    let active = store.is_some_and(|store| store.state == LaneState::Active);
+                    // A writer that has not been told yet believes that the old store is still there.
+                    let view = survey.views.get(position);
+                    active && view.is_some_and(|view| view.standing == Standing::Member)
+                });
+                if counts && missing == 0 {
+                    return Ok(());
+                }
+                progress(missing);
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let filled = filled.await;
+        self.let_go(&log, ours).await;
+        filled
     }
 
     /// Whoever opens the log of a vdisk holds this meanwhile.
@@ -211,9 +303,31 @@ impl FlusherStorage {
         Arc::clone(turns.entry(vdisk.clone()).or_default())
     }
 
-    /// The stores, in order.
-    pub fn stores(&self) -> &[Arc<dyn ShardStore>] {
-        &self.stores
+    /// The stores that vdisks have, but for those of one vdisk that were replaced.
+    pub fn stores(&self) -> Vec<Arc<dyn ShardStore>> {
+        self.places.all()
+    }
+
+    /// Which stores each vdisk has.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// k, m and W as set.
+    pub fn quorums(&self) -> Quorums {
+        self.quorums
+    }
+
+    /// The vdisks that the stores know.
+    pub async fn inventory(&self) -> Inventory {
+        inventory(&self.stores(), self.store_timeout).await
+    }
+
+    /// Puts back what is missing or damaged on stores that are members of a vdisk's log, reading at most `rate` bytes per second.
+    /// Does not open the log for writing, so that stores that came back empty stay as they are.
+    pub async fn look_over(&self, vdisk: &VdiskId, rate: u64) -> Result<ScrubReport, ScrubLogError> {
+        let set = self.store_set(vdisk).ok_or(ScrubLogError::NumberOfStores)?;
+        Ok(tlog_flusher::scrub(&set, rate, |_| {}).await?)
     }
 }
 
@@ -222,7 +336,6 @@ impl LogStorage for FlusherStorage {
     async fn open(&self, vdisk: &VdiskId) -> Result<Arc<dyn VdiskLog>, OpenError> {
         let wrong_number = || OpenError::Failed("the number of stores is not that of the shards".into());
         let set = self.store_set(vdisk).ok_or_else(wrong_number)?;
-        let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(&self.keyring));
         let turn = self.turn(vdisk);
         let _turn = turn.lock().await;
         let scrubbing = guard(&self.scrubbing).remove(vdisk);
@@ -230,108 +343,22 @@ impl LogStorage for FlusherStorage {
             // Nothing was appended to it.
             let _closed = log.close().await;
         }
-        let opened = Log::open(set, keys, self.log.clone()).await;
-        let log = Arc::new(OpenLog::new(
-            opened.map_err(|error| OpenError::Failed(OpenLogError::from(error).into()))?,
-        ));
+        let log = match (self.format, &self.format1_keys) {
+            (Format::One, Some(keys)) => {
+                let opened = Format1Log::open(set, keys.clone(), self.log.clone()).await;
+                AnyLog::One(opened.map_err(|error| OpenError::Failed(error.into()))?)
+            }
+            _ => {
+                let failed = |error: OpenLogError| OpenError::Failed(error.into());
+                let opened = Log::open(set, self.keys(vdisk).map_err(failed)?, self.log.clone()).await;
+                AnyLog::Two(Arc::new(opened.map_err(|error| failed(error.into()))?))
+            }
+        };
+        let log = Arc::new(OpenLog::new(log));
         let mut open = guard(&self.open);
         open.retain(|_, log| log.strong_count() > 0);
         open.insert(vdisk.clone(), Arc::downgrade(&log));
         Ok(log)
-    }
-}
-
-/// One open log. Two tasks live as long as it: one passes the durable position on in the server's words, one asks for
-/// flushes, so that the server need not wait for the writer's queue.
-struct OpenLog {
-    log: Arc<Log>,
-    durability: watch::Receiver<Durability>,
-    flush: Arc<Notify>,
-    tasks: [tokio::task::JoinHandle<()>; 2],
-}
-
-impl OpenLog {
-    fn new(log: Log) -> Self {
-        let log = Arc::new(log);
-        let mut theirs = log.durability();
-        let (tell, durability) = watch::channel(in_server_words(&theirs.borrow_and_update()));
-        let forward = tokio::spawn(async move {
-            loop {
-                let changed = theirs.changed().await;
-                let mut now = in_server_words(&theirs.borrow_and_update());
-                if changed.is_err() && now.closed.is_none() {
-                    now.closed = Some(CloseReason::Failed("the writer stopped".to_owned()));
-                }
-                let closed = now.closed.is_some();
-                if tell.send(now).is_err() || closed {
-                    return;
-                }
-            }
-        });
-        let flush = Arc::new(Notify::new());
-        let (asked, writer) = (Arc::clone(&flush), Arc::clone(&log));
-        let flusher = tokio::spawn(async move {
-            loop {
-                asked.notified().await;
-                if writer.flush().await.is_err() {
-                    return;
-                }
-            }
-        });
-        Self { log, durability, flush, tasks: [forward, flusher] }
-    }
-}
-
-impl Drop for OpenLog {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
-#[async_trait]
-impl VdiskLog for OpenLog {
-    fn end(&self) -> LogEnd {
-        let tlog_flusher::LogEnd { generation, first, last, session } = self.log.end();
-        LogEnd { generation, first, last, session }
-    }
-
-    async fn append(&self, block: OrderedBlock) -> Result<(), Closed> {
-        let OrderedBlock { generation, session, block } = block;
-        let block = tlog_flusher::PositionedBlock { generation, session, block };
-        self.log.append(block).await.map_err(|error| Closed(reason(error.0)))
-    }
-
-    fn flush(&self) {
-        // What was appended so far is in the writer's queue already, so a flush that is asked for now comes behind it.
-        self.flush.notify_one();
-    }
-
-    fn durability(&self) -> watch::Receiver<Durability> {
-        self.durability.clone()
-    }
-
-    async fn find(&self, position: LogPosition) -> Result<Option<BlockDigest>, Closed> {
-        let entry = self.log.find(position).await.map_err(|error| {
-            let why = format!("a block that came again could not be compared with the log: {error}");
-            Closed(CloseReason::Failed(why))
-        })?;
-        Ok(entry.map(|entry| BlockDigest {
-            index: entry.index,
-            operation: entry.operation,
-            timestamp: entry.timestamp,
-            length: entry.length,
-            hash_prefix: entry.hash_prefix,
-        }))
-    }
-
-    async fn close(&self) -> Result<(), Closed> {
-        let closed = self.log.close().await.map_err(|error| Closed(reason(error.0)));
-        // The position that the server sees must not lag behind this answer.
-        let mut durability = self.durability.clone();
-        let _told = durability.wait_for(|state| state.closed.is_some()).await;
-        closed
     }
 }
 
@@ -369,24 +396,13 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn in_server_words(state: &tlog_flusher::Durability) -> Durability {
-    Durability { durable: state.durable, closed: state.closed.clone().map(reason) }
-}
-
-fn reason(reason: tlog_flusher::CloseReason) -> CloseReason {
-    match reason {
-        tlog_flusher::CloseReason::Requested => CloseReason::Requested,
-        tlog_flusher::CloseReason::Fenced => CloseReason::Fenced,
-        tlog_flusher::CloseReason::Failed(why) => CloseReason::Failed(why),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use bytes::Bytes;
     use tlog_crypto::MasterKey;
-    use tlog_proto::{Block, BlockIndex, Generation, Sequence, SessionId, Timestamp};
+    use tlog_proto::{Block, BlockIndex, Generation, LogPosition, Sequence, SessionId, Timestamp};
+    use tlog_server::{BlockDigest, CloseReason, Closed, Durability, LogEnd, OrderedBlock};
 
     use crate::settings::SettingsArgs;
     use crate::stores::Stores;
@@ -397,7 +413,7 @@ mod tests {
         let settings = Settings::from_flags(&args).unwrap();
         let stores = Stores::for_writing(&settings, "").await.unwrap().all;
         let keyring = Arc::new(Keyring::new(MasterKey::generate().unwrap()));
-        FlusherStorage::new(&settings, stores, keyring).unwrap()
+        FlusherStorage::new(&settings, stores, Some(keyring)).unwrap()
     }
 
     fn block(sequence: u64) -> OrderedBlock {
@@ -432,7 +448,7 @@ mod tests {
         assert_eq!(*log.durability().borrow(), expected);
         assert_eq!(log.append(block(32)).await, Err(Closed(CloseReason::Requested)));
         drop(log);
-        assert_eq!(storage.logs().await, []);
+        assert!(storage.logs().await.is_empty());
 
         let end = storage.open(&vdisk).await.unwrap().end();
         let expected = LogEnd {

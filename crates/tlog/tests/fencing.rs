@@ -30,7 +30,7 @@ impl Shared {
 
     fn storage(&self) -> FlusherStorage {
         let keyring = Arc::new(Keyring::new(MasterKey::from_bytes([3; 32])));
-        FlusherStorage::new(&self.settings, self.stores.clone(), keyring).unwrap()
+        FlusherStorage::new(&self.settings, self.stores.clone(), Some(keyring)).unwrap()
     }
 
     async fn serve(&self, shutdown: &CancellationToken) -> SocketAddr {

@@ -114,7 +114,7 @@ fn a_server_that_cannot_start_says_why_and_what_to_do() {
     for (arguments, says) in [
         (&["--write-quorum", "4"][..], "it must be from 5 to 6"),
         (&["--storage", "file:a"], "need 6; add 5"),
-        (&["--storage", "file:a,file:b", "-k1", "-m1"], "tlog keygen -o FILE"),
+        (&["--storage", "file:a,file:b", "-k1", "-m1"], "tlog keygen -o tlog-data/tlog.key"),
         (&["--key-file", "none"], "tlog keygen -o none"),
         (&["-c", "none.toml"], "none.toml cannot be read"),
         (&["--admin-listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),

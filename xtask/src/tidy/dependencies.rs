@@ -22,7 +22,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("tlog-crypto", &[]),
     ("tlog-codec", &["tlog-proto", "tlog-crypto"]),
     ("tlog-store", &["tlog-proto"]),
-    ("tlog-redis", &["tlog-proto", "tlog-store", "tlog-config"]),
+    ("tlog-redis", &["tlog-proto", "tlog-store", "tlog-config", "tlog-testbed"]),
     ("tlog-config", &["tlog-proto"]),
     ("tlog-quorum", &["tlog-proto", "tlog-codec", "tlog-store"]),
     ("tlog-flusher", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
@@ -43,8 +43,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "tlog-player",
             "tlog-server",
             "tlog-client",
+            "tlog-testbed",
         ],
     ),
+    ("tlog-testbed", &[]),
     ("xtask", &[]),
 ];
 

@@ -2,7 +2,8 @@
 //!
 //! Small logs, several writers at once (an older one may still be running), answers that get lost, calls that arrive long after
 //! the writer gave them up or is gone, appends that are torn, openings that stop half-way, stores that come back empty (never
-//! more at once than W - k) and are filled again, old disks that are put back, scrubs beside all that. After every opening:
+//! more at once than W - k) and are filled again, old disks that are put back, scrubs beside all that; now and then more stores
+//! than that are lost for good, and an operator, who may be wrong, has them replaced. After every opening:
 //! nothing acknowledged is lost or replaced, what an earlier opening served is still there, and what it had ruled out never
 //! comes back. At the end, when faults stop, every store holds a whole shard of everything. Each rule of
 //! `docs/commit-and-recovery.md` is then broken on purpose, and the exploration must notice.
@@ -29,7 +30,7 @@ use tlog_store::{FaultControl, FaultyStore, MemoryStore, RandomFaults, ShardStor
 pub(crate) use self::unruly::{Rule, broken_opening_quorum, broken_write_quorum, is_broken};
 use self::unruly::{Unruly, break_rule};
 use crate::testing::{Cluster, content_up_to, keys, marked_block, settings, vdisk};
-use crate::{Log, LogSettings, OpenError};
+use crate::{Log, LogSettings, LogStatus, OpenError};
 
 /// A writer that may still be running.
 struct Server {
@@ -49,6 +50,8 @@ struct Tally {
     refused: usize,
     acknowledged: usize,
     wiped: usize,
+    lost: usize,
+    replaced: usize,
     put_back: usize,
     scrubs: usize,
     complete: usize,
@@ -73,6 +76,8 @@ struct World {
     /// What an opening served, and the first mark that was made after it.
     views: Vec<(Vec<u64>, u64)>,
     tally: Tally,
+    /// More stores were lost than an acknowledgement promises to survive; then openings may be refused because data is lost.
+    lost_beyond: bool,
     /// Servers are set to different write quorums.
     settings_change: bool,
 }
@@ -110,6 +115,7 @@ impl World {
             rng,
             cluster,
             may_be_blank,
+            lost_beyond: false,
             settings_change: unruly::is_broken(Rule::EarlierWrite) || (!calm && seed.is_multiple_of(4)),
             drawer: Vec::new(),
             faults,
@@ -164,17 +170,24 @@ impl World {
         }
     }
 
-    async fn open(&mut self) {
+    async fn open(&mut self, replacing: bool) {
         let (set, controls) = self.connect();
-        self.set_reach(&controls);
-        let opening = Log::open(set, keys(), log_settings());
+        if !replacing || self.rng.random_bool(0.2) || is_broken(Rule::AllLeft) {
+            self.set_reach(&controls);
+        }
+        let opening = async {
+            match replacing {
+                true => Log::open_replacing(set, keys(), log_settings(), |_| {}).await,
+                false => Log::open(set, keys(), log_settings()).await,
+            }
+        };
         // Some openings stop half-way.
         let patience = if self.rng.random_bool(0.25) { self.rng.random_range(1..80) } else { 60_000 };
         let opened = tokio::time::timeout(Duration::from_millis(patience), opening).await;
         self.note_durable();
         let log = match opened {
             Ok(Ok(log)) => log,
-            Ok(Err(OpenError::DataLost { numbers, .. })) => {
+            Ok(Err(OpenError::DataLost { numbers, .. })) if !self.lost_beyond => {
                 let (set, _) = self.cluster.connect(0);
                 panic!(
                     "committed aggregations {numbers} lost: {:?} {:#?}",
@@ -183,7 +196,7 @@ impl World {
                 )
             }
             Ok(Err(error)) => {
-                self.tell(|| format!("refused: {error}"));
+                self.tell(|| format!("refused{}: {error}", if replacing { " to replace" } else { "" }));
                 self.tally.refused += 1;
                 return;
             }
@@ -193,6 +206,9 @@ impl World {
                 return;
             }
         };
+        // Whoever opened it knows that nothing acknowledged is missing.
+        self.tally.replaced += usize::from(replacing && self.lost_beyond);
+        self.lost_beyond = false;
         self.tally.openings += 1;
         let Some(status) = log.status().await else { return };
         let content = content_up_to(&self.cluster, status.committed).await;
@@ -265,6 +281,34 @@ impl World {
         }
     }
 
+    /// More stores go than an acknowledgement promises to survive; or an operator thinks so, and their disks are fine. So many are
+    /// left that the log may be opened without them, and fewer than that takes otherwise.
+    async fn lose(&mut self) {
+        let (set, _) = self.cluster.connect(0);
+        let survey = set.survey().await;
+        let quorums = self.cluster.quorums;
+        let mut members: Vec<usize> = survey.counted().map(|(store, _)| store).collect();
+        let enough = quorums.data().max(quorums.total() - quorums.opening().min(quorums.write()) + 1);
+        let least = if is_broken(Rule::Traces) { quorums.data() } else { enough };
+        if survey.is_new()
+            || self.lost_beyond
+            || least >= quorums.opening()
+            || members.len() < quorums.opening()
+        {
+            return;
+        }
+        self.note_durable();
+        let left = self.rng.random_range(least..quorums.opening());
+        while members.len() > left {
+            let store = members.swap_remove(self.rng.random_range(0..members.len()));
+            let out = self.cluster.bays[store].pull();
+            self.tell(|| format!("store {store} is lost for good, {left} are left"));
+            self.drawer.push((store, out));
+            self.tally.lost += 1;
+        }
+        self.lost_beyond = true;
+    }
+
     /// Another disk comes into a place: an empty one, or one that was there before.
     async fn change_disk(&mut self, put_back: bool) {
         let (set, _) = self.cluster.connect(0);
@@ -280,7 +324,9 @@ impl World {
         };
         let blank = |view: &tlog_quorum::StoreView| view.standing == Standing::Blank;
         let others = survey.views.iter().enumerate().filter(|(i, view)| *i != store && blank(view)).count();
-        if survey.is_new() || others >= self.may_be_blank {
+        // An old disk in the place of an empty one takes nothing away.
+        let harmless = put_back && blank(&survey.views[store]);
+        if survey.is_new() || others >= self.may_be_blank && !harmless {
             return;
         }
         // Without identities nobody could tell which stores are blank: at most one is wiped then.
@@ -320,14 +366,34 @@ impl World {
         self.servers.clear();
         tokio::time::sleep(Duration::from_secs(10)).await; // what is on its way arrives
         let (set, _) = self.cluster.connect(0);
-        if set.survey().await.counted_len() < self.cluster.quorums.opening() {
-            return;
-        }
-        self.tell(|| "the end".to_owned());
-        let log = match Log::open(set.clone(), keys(), log_settings()).await {
+        let few = set.survey().await.counted_len() < self.cluster.quorums.opening();
+        self.tell(|| format!("the end{}", if few { ", with lost stores" } else { "" }));
+        let opened = match few {
+            true => {
+                let began = tokio::time::Instant::now();
+                let in_time = |status: &LogStatus| {
+                    assert!(
+                        began.elapsed() < Duration::from_secs(600),
+                        "lost stores are not replaced: {status:#?}"
+                    );
+                };
+                Log::open_replacing(set.clone(), keys(), log_settings(), in_time).await
+            }
+            false => Log::open(set.clone(), keys(), log_settings()).await,
+        };
+        let log = match opened {
             Ok(log) => log,
+            Err(OpenError::Replace(_) | OpenError::UncertainEnd(_) | OpenError::DataLost { .. })
+                if few || self.lost_beyond =>
+            {
+                return;
+            }
             Err(OpenError::TooFewStores(_)) if set.survey().await.is_new() => return,
-            Err(OpenError::UncertainEnd(_)) if self.faults.torn_append > 0.0 => return,
+            Err(OpenError::UncertainEnd(_) | OpenError::NotRewritten { .. })
+                if self.faults.torn_append > 0.0 =>
+            {
+                return;
+            }
             Err(error) => panic!("without faults the log does not open: {error}"),
         };
         let whole = log.wait_until_complete(Duration::from_secs(300)).await;
@@ -378,11 +444,22 @@ impl World {
     async fn run(&mut self) {
         let steps = [40, 80, 200][self.rng.random_range(0..3)];
         let calm = unruly::any_broken();
+        let operator = is_broken(Rule::Traces) || is_broken(Rule::AllLeft);
         for _ in 0..steps {
             match self.rng.random_range(0..100) {
-                0..12 => self.open().await,
+                0..9 => self.open(false).await,
+                9..12 => {
+                    // Also where nothing was lost.
+                    let replacing = self.lost_beyond || self.rng.random_bool(0.1);
+                    self.open(replacing).await;
+                }
+                98.. if !calm || operator => self.lose().await,
                 12..16 => self.change_disk(false).await,
-                16..18 if !calm => self.change_disk(true).await,
+                // These show themselves where stores come back empty all the time.
+                16..32 if is_broken(Rule::Forget) || is_broken(Rule::Adopted) => {
+                    self.change_disk(false).await
+                }
+                16..18 if !calm || operator => self.change_disk(true).await,
                 18..20 if !calm => self.scrub(),
                 20..24 if !self.servers.is_empty() => {
                     let at = self.rng.random_range(0..self.servers.len());
@@ -400,7 +477,7 @@ impl World {
             self.note_durable();
         }
         if calm {
-            self.open().await;
+            self.open(self.lost_beyond).await;
         } else {
             self.end().await;
         }
@@ -437,11 +514,12 @@ fn from_environment(name: &str) -> Option<u64> {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { openings, refused, acknowledged, wiped, put_back, scrubs, complete } = self;
+        let Self { openings, refused, acknowledged, wiped, lost, replaced, put_back, scrubs, complete } =
+            self;
         write!(
             f,
-            "{openings} openings, {refused} refused, {acknowledged} blocks acknowledged, {wiped} stores wiped, {put_back} old disks \
-             put back, {scrubs} scrubs, {complete} runs ended complete"
+            "{openings} openings, {refused} refused, {acknowledged} blocks acknowledged, {wiped} stores wiped, {lost} lost for good, {replaced} \
+             openings that replaced them, {put_back} old disks put back, {scrubs} scrubs, {complete} runs ended complete"
         )
     }
 }
@@ -458,19 +536,22 @@ fn nothing_acknowledged_is_lost_and_nothing_ruled_out_comes_back() {
         sum.refused += tally.refused;
         sum.acknowledged += tally.acknowledged;
         sum.wiped += tally.wiped;
+        sum.lost += tally.lost;
+        sum.replaced += tally.replaced;
         sum.put_back += tally.put_back;
         sum.scrubs += tally.scrubs;
         sum.complete += tally.complete;
     }
     println!("{sum}");
     let explored = sum.openings > 400 && sum.acknowledged > 1000 && sum.put_back > 50 && sum.complete > 100;
+    let explored = explored && sum.replaced > 10;
     assert!(explored || one.is_some() || many < SEEDS, "hardly explored: {sum}");
 }
 
 /// The first seed that shows what breaking a rule does.
 fn must_be_caught(rule: Rule) {
-    let caught =
-        (1..=3000).find_map(|seed| explore(seed, Some(rule), false).err().map(|found| (seed, found)));
+    let caught = (1..=from_environment("TLOG_EXPLORE_BROKEN").unwrap_or(3000))
+        .find_map(|seed| explore(seed, Some(rule), false).err().map(|found| (seed, found)));
     let (seed, found) = caught.unwrap_or_else(|| panic!("nobody noticed that {rule:?} is broken"));
     println!("{rule:?} broken: seed {seed}: {}", found.chars().take(120).collect::<String>());
 }
@@ -508,4 +589,14 @@ fn not_giving_a_blank_store_what_was_adopted_is_noticed() {
 #[test]
 fn forgetting_that_a_log_was_written_with_a_lower_w_is_noticed() {
     must_be_caught(Rule::EarlierWrite);
+}
+
+#[test]
+fn replacing_lost_stores_where_what_is_gone_may_have_been_acknowledged_is_noticed() {
+    must_be_caught(Rule::Traces);
+}
+
+#[test]
+fn replacing_lost_stores_without_asking_all_that_are_left_is_noticed() {
+    must_be_caught(Rule::AllLeft);
 }

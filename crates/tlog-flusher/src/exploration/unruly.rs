@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 use tlog_quorum::Quorums;
 use tlog_store::{
-    FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreError,
-    StoreIdentity,
+    FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreDurability,
+    StoreError, StoreIdentity,
 };
 
 /// A rule that can be broken on purpose.
@@ -27,6 +27,10 @@ pub(crate) enum Rule {
     WriteQuorum,
     /// A blank store gets what the opening adopted before it becomes a member.
     Adopted,
+    /// A log of which stores were lost for good is not opened where what is gone may have been acknowledged.
+    Traces,
+    /// Where stores were lost for good, all that are left are asked, and told.
+    AllLeft,
     /// A log is opened with the quorums of the lowest W that it was written with.
     EarlierWrite,
 }
@@ -107,7 +111,7 @@ impl Unruly {
 
 #[async_trait]
 impl ShardStore for Unruly {
-    fn address(&self) -> &str {
+    fn address(&self) -> Arc<str> {
         self.inner.address()
     }
 
@@ -178,6 +182,10 @@ impl ShardStore for Unruly {
         self.inner.prune(vdisk, epoch, first).await
     }
 
+    async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError> {
+        self.inner.delete(vdisk, epoch).await
+    }
+
     async fn heads(
         &self,
         vdisk: &VdiskId,
@@ -197,5 +205,9 @@ impl ShardStore for Unruly {
 
     async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
         self.inner.vdisks().await
+    }
+
+    async fn durability(&self) -> Result<StoreDurability, StoreError> {
+        self.inner.durability().await
     }
 }

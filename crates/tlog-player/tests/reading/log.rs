@@ -4,16 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tlog_codec::{EncodedAggregation, Keyring, MasterKey, Redundancy, SealRequest, Sealer, VdiskKeys};
+use tlog_codec::{
+    EncodedAggregation, Keyring, MasterKey, Redundancy, SealRequest, Sealer, VdiskKeys, format1,
+};
 use tlog_player::{
-    DiskState, DiskStateError, LogReader, MemoryTarget, Moment, ReadOptions, RestoreError, RestoreOptions,
+    DiskState, DiskStateError, LogReader, MemoryTarget, Moment, OpenError, ReadOptions, RestoreError,
+    RestoreOptions,
 };
 use tlog_proto::{
-    AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId, Timestamp,
-    VdiskId,
+    Aggregation, AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId,
+    Timestamp, VdiskId,
 };
 use tlog_quorum::{Quorums, StoreSet};
-use tlog_store::{FaultControl, FaultyStore, Members, MemoryStore, Shard, ShardStore, StartRecord};
+use tlog_store::{
+    ChainStore, FaultControl, FaultyStore, Members, MemoryStore, Shard, ShardStore, StartRecord,
+};
 
 pub(crate) const BLOCK_SIZE: usize = 64;
 
@@ -40,6 +45,11 @@ pub(crate) fn keys_of(vdisk: &VdiskId, key: u8) -> VdiskKeys {
     VdiskKeys::new(vdisk.clone(), Arc::new(Keyring::new(MasterKey::from_bytes([key; 32]))))
 }
 
+/// Those of the recorded bytes of existing servers.
+pub(crate) fn format1_keys() -> format1::Keys {
+    format1::Keys::new(b"12345678901234567890123456789012", "37b8e8a308c354048d245f6d").unwrap()
+}
+
 pub(crate) fn set_block(sequence: u64, index: u64, timestamp: u64, data: Vec<u8>) -> Block {
     Block::set(Sequence(sequence), BlockIndex::new(index).unwrap(), Timestamp(timestamp), Bytes::from(data))
 }
@@ -47,6 +57,13 @@ pub(crate) fn set_block(sequence: u64, index: u64, timestamp: u64, data: Vec<u8>
 impl TestLog {
     /// Opened by epoch 1 on all stores, default write quorum.
     pub(crate) async fn new(data: usize, parity: usize) -> Self {
+        let mut log = Self::unopened(data, parity);
+        log.open(Epoch(1), &log.all()).await;
+        log
+    }
+
+    /// On stores that know nothing of it yet.
+    pub(crate) fn unopened(data: usize, parity: usize) -> Self {
         let redundancy = Redundancy::new(data, parity).unwrap();
         let vdisk = VdiskId::new("disk").unwrap();
         let total = redundancy.total();
@@ -57,7 +74,7 @@ impl TestLog {
         let stores = faulty.into_iter().map(|store| store as Arc<dyn ShardStore>).collect();
         let quorums = Quorums::default_for(redundancy);
         let set = StoreSet::new(vdisk.clone(), stores, quorums, Duration::from_secs(5)).unwrap();
-        let mut log = Self {
+        Self {
             keys: keys_of(&vdisk, 7),
             vdisk,
             memory,
@@ -70,9 +87,33 @@ impl TestLog {
             redundancy,
             members: Members::default(),
             nonces: 0,
+        }
+    }
+
+    /// Writes the next aggregation of format 1 to all stores, as an existing server does.
+    pub(crate) async fn append_link(&mut self, blocks: &[Block]) -> AggregationId {
+        let encoded = self.encode_link(self.prev, blocks);
+        self.store_link(&encoded, &self.all()).await;
+        self.prev = encoded.id;
+        encoded.id
+    }
+
+    pub(crate) fn encode_link(&self, prev: AggregationId, blocks: &[Block]) -> format1::Encoded {
+        let aggregation = Aggregation {
+            name: Aggregation::NAME.to_owned(),
+            timestamp: Timestamp(2_000_000),
+            vdisk_id: self.vdisk.clone(),
+            blocks: blocks.to_vec(),
+            prev: Bytes::copy_from_slice(&prev.0),
         };
-        log.open(Epoch(1), &(0..total).collect::<Vec<_>>()).await;
-        log
+        format1::encode(&aggregation, format1_keys().encrypter(), self.redundancy)
+    }
+
+    pub(crate) async fn store_link(&self, encoded: &format1::Encoded, on: &[usize]) {
+        for &i in on {
+            let shard = encoded.shards[i].clone();
+            self.memory[i].chain_store().append_link(&self.vdisk, encoded.id, shard, 5).await.unwrap();
+        }
     }
 
     /// A log with aggregations 1 to `count`, of one block each, all known as committed.
@@ -193,7 +234,11 @@ impl TestLog {
     }
 
     pub(crate) async fn reader(&self) -> LogReader {
-        LogReader::open(self.set.clone()).await.unwrap()
+        self.open_reader().await.unwrap()
+    }
+
+    pub(crate) async fn open_reader(&self) -> Result<LogReader, OpenError> {
+        LogReader::open_with(self.set.clone(), Some(format1_keys())).await
     }
 
     pub(crate) async fn state(&self, moment: Moment) -> Result<DiskState, DiskStateError> {

@@ -5,6 +5,7 @@
 mod chain;
 mod end;
 mod file;
+mod format1;
 mod log;
 mod losses;
 mod moments;

@@ -7,12 +7,12 @@ use tlog_quorum::StoreSet;
 use crate::log::{BLOCK_SIZE, TestLog, number, set_block};
 use crate::oracle::{Snapshot, Story, random_story};
 
-async fn check(story: &Story, moment: Moment, expected: &Snapshot, seed: u64) {
+pub(crate) async fn check(story: &Story, moment: Moment, expected: &Snapshot, seed: u64) {
     let state = story.log.state(moment).await.unwrap();
     let reached = state.reached().unwrap();
-    let of = |s: &Snapshot| (s.aggregation, s.generation, s.sequence, s.timestamp);
+    let of = |s: &Snapshot| (s.format, s.aggregation, s.generation, s.sequence, s.timestamp);
     let LogPosition { generation, sequence } = reached.position;
-    let actual = (reached.aggregation.0, generation.0, sequence.0, reached.timestamp.0);
+    let actual = (reached.format, reached.aggregation.0, generation.0, sequence.0, reached.timestamp.0);
     assert_eq!(actual, of(expected), "seed {seed}, {moment:?}");
     assert_eq!(state.disk_len(), Some(expected.image.len() as u64), "seed {seed}, {moment:?}");
     let restored = story.log.restore(moment).await.unwrap();

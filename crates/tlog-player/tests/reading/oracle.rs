@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tlog_proto::{Block, BlockIndex, Sequence, Timestamp};
+use tlog_player::StoredFormat;
+use tlog_proto::{Block, BlockIndex, Epoch, Sequence, Timestamp};
 
 use crate::log::{BLOCK_SIZE, TestLog, set_block};
 
@@ -15,6 +16,7 @@ const LAST_LEN: usize = 24;
 /// The disk after one block.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
+    pub(crate) format: StoredFormat,
     pub(crate) aggregation: u64,
     pub(crate) generation: u64,
     pub(crate) sequence: u64,
@@ -29,14 +31,34 @@ pub(crate) struct Story {
 
 /// Overwrites, deletes, new generations, timestamps that stand still and step back, blocks of zeros.
 pub(crate) async fn random_story(seed: u64, data: usize, parity: usize, aggregations: u64) -> Story {
+    random_story_of_both(seed, data, parity, 0, aggregations).await
+}
+
+/// The same, of which the first `links` aggregations are written in format 1. There a new generation is only a step back of the
+/// sequences. The log of format 2 is opened when its first aggregation is written.
+pub(crate) async fn random_story_of_both(
+    seed: u64,
+    data: usize,
+    parity: usize,
+    links: u64,
+    aggregations: u64,
+) -> Story {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut log = TestLog::new(data, parity).await;
+    let mut log = TestLog::unopened(data, parity);
     let mut content: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut snapshots = Vec::new();
     let (mut generation, mut sequence, mut time) = (1, rng.random_range(0..5u64), 5_000u64);
-    for aggregation in 1..=aggregations {
+    let all = links + aggregations;
+    for nth in 1..=all {
+        let (format, aggregation) = match nth.checked_sub(links) {
+            None | Some(0) => (StoredFormat::One, nth),
+            Some(number) => (StoredFormat::Two, number),
+        };
+        if (format, aggregation) == (StoredFormat::Two, 1) {
+            log.open(Epoch(1), &log.all()).await;
+        }
         if rng.random_bool(0.2) {
-            generation += 1;
+            generation += u64::from(format == StoredFormat::Two);
             sequence = rng.random_range(0..5);
         }
         let mut blocks = Vec::new();
@@ -47,10 +69,10 @@ pub(crate) async fn random_story(seed: u64, data: usize, parity: usize, aggregat
                 _ => time + rng.random_range(1..40),
             };
             // The longest block comes at some time at least: from it the size of blocks is known.
-            let index = if aggregation == aggregations { 0 } else { rng.random_range(0..BLOCKS) };
+            let index = if nth == all { 0 } else { rng.random_range(0..BLOCKS) };
             let len = if index == BLOCKS - 1 { LAST_LEN } else { BLOCK_SIZE };
             let block = match rng.random_range(0..8) {
-                0 if aggregation < aggregations => {
+                0 if nth < all => {
                     content.remove(&index);
                     Block::delete(Sequence(sequence), BlockIndex::new(index).unwrap(), Timestamp(time))
                 }
@@ -66,6 +88,7 @@ pub(crate) async fn random_story(seed: u64, data: usize, parity: usize, aggregat
             };
             blocks.push(block);
             snapshots.push(Snapshot {
+                format,
                 aggregation,
                 generation,
                 sequence,
@@ -74,9 +97,14 @@ pub(crate) async fn random_story(seed: u64, data: usize, parity: usize, aggregat
             });
             sequence += 1;
         }
-        log.append(generation, &blocks).await;
+        match format {
+            StoredFormat::One => drop(log.append_link(&blocks).await),
+            StoredFormat::Two => drop(log.append(generation, &blocks).await),
+        }
     }
-    log.publish().await;
+    if aggregations > 0 {
+        log.publish().await;
+    }
     Story { log, snapshots }
 }
 

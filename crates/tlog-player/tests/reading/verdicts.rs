@@ -150,7 +150,7 @@ async fn what_does_not_open_is_lost_but_a_missing_key_says_nothing_about_it() {
     let log = TestLog::with(2, 1, 2).await;
     let missing = keys_of(&log.vdisk, 8);
     let error = log.reader().await.verify(Depth::Deep(&missing), |_| {}).await.unwrap_err();
-    let VerifyError::Key { number: at, .. } = &error;
+    let VerifyError::Key { number: at, .. } = &error else { panic!("{error}") };
     assert!(*at <= number(2) && error.to_string().contains("keyring"), "{error}");
 }
 

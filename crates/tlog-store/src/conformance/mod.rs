@@ -38,6 +38,7 @@ pub async fn check_store(make: impl Fn() -> Arc<dyn ShardStore>) {
     a_publish_raises_epoch_and_committed_only(make()).await;
     a_fill_needs_a_committed_number_and_mends_what_is_not_right(make()).await;
     a_prune_removes_what_is_below_and_nothing_comes_back_there(make()).await;
+    a_delete_removes_the_log_is_fenced_and_can_be_repeated(make()).await;
     heads_are_those_of_the_range_in_order_and_bounded(make()).await;
     empty_and_large_parts_are_kept_as_they_are(make()).await;
     logs_do_not_touch_each_other(make()).await;
@@ -303,6 +304,45 @@ async fn heads_are_those_of_the_range_in_order_and_bounded(store: Arc<dyn ShardS
     assert_eq!(heads(5, 4, 100).await, []);
 }
 
+async fn a_delete_removes_the_log_is_fenced_and_can_be_repeated(store: Arc<dyn ShardStore>) {
+    let (disk, other) = (vdisk("disk"), vdisk("other"));
+    store.delete(&disk, Epoch(1)).await.unwrap(); // not known: nothing to do, and nothing made
+    assert_eq!(store.vdisks().await.unwrap(), []);
+    let identity = open(&*store, &disk, 3, 1).await;
+    open(&*store, &other, 1, 1).await;
+    for number in 1..=5 {
+        store.append(&disk, n(number), shard(3, number), n(number - 1)).await.unwrap();
+        store.append(&other, n(number), shard(1, number), n(number - 1)).await.unwrap();
+    }
+    fenced_by(store.delete(&disk, Epoch(2)).await, 3);
+    assert_eq!(held(&*store, &disk).await, [1, 2, 3, 4, 5]);
+    store.promise(&disk, Epoch(4)).await.unwrap();
+    fenced_by(store.delete(&disk, Epoch(3)).await, 4);
+    store.delete(&disk, Epoch(4)).await.unwrap();
+    for _ in 0..2 {
+        let status = store.status(&disk).await.unwrap();
+        assert_eq!((status.identity, status.epoch, status.head()), (None, Epoch(0), n(0)));
+        assert_eq!((status.first, status.committed, status.starts), (n(1), n(0), vec![]));
+        no_log(store.append(&disk, n(6), shard(4, 6), n(5)).await);
+        no_log(store.fill(&disk, n(1), shard(3, 1)).await);
+        no_log(store.publish(&disk, Epoch(4), n(5)).await);
+        no_log(store.shard(&disk, n(1)).await);
+        no_log(store.heads(&disk, n(1)..=n(9), 99).await);
+        store.delete(&disk, Epoch(1)).await.unwrap();
+    }
+    assert_eq!(store.vdisks().await.unwrap(), [other.clone()]);
+    assert_eq!(held(&*store, &other).await, [1, 2, 3, 4, 5]);
+    // A log of that name is another one, and nothing of the old one is in it.
+    let state = store.promise(&disk, Epoch(1)).await.unwrap();
+    assert!(state.identity.is_some_and(|new| new != identity));
+    assert_eq!((state.committed, state.first, state.starts), (n(0), n(1), vec![]));
+    store.start(&disk, start(1, 1), &Members::default()).await.unwrap();
+    assert_eq!(held(&*store, &disk).await, Vec::<u64>::new());
+    store.append(&disk, n(2), shard(1, 9), n(0)).await.unwrap();
+    assert_eq!(held(&*store, &disk).await, [2]);
+    assert_eq!(held_shard(&*store, &disk, 2).await, shard(1, 9));
+}
+
 async fn empty_and_large_parts_are_kept_as_they_are(store: Arc<dyn ShardStore>) {
     let disk = vdisk("disk");
     open(&*store, &disk, 1, 1).await;
@@ -435,7 +475,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl ShardStore for ReadElsewhere {
-        fn address(&self) -> &str {
+        fn address(&self) -> Arc<str> {
             self.reader.address()
         }
         async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<crate::LogState, StoreError> {
@@ -482,6 +522,9 @@ mod tests {
         ) -> Result<(), StoreError> {
             self.writer.prune(vdisk, epoch, first).await
         }
+        async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError> {
+            self.writer.delete(vdisk, epoch).await
+        }
         async fn heads(
             &self,
             vdisk: &VdiskId,
@@ -498,6 +541,9 @@ mod tests {
         }
         async fn vdisks(&self) -> Result<Vec<VdiskId>, StoreError> {
             self.reader.vdisks().await
+        }
+        async fn durability(&self) -> Result<crate::StoreDurability, StoreError> {
+            self.reader.durability().await
         }
     }
 

@@ -18,6 +18,8 @@ use crate::{
 struct Model {
     state: LogState,
     shards: Vec<(AggregationNumber, Shard)>,
+    /// Identities of logs of that name which were deleted.
+    former: Vec<StoreIdentity>,
 }
 
 const UNSEEN: StoreIdentity = StoreIdentity([0; 16]);
@@ -30,6 +32,7 @@ enum Step {
     Publish(Epoch, AggregationNumber),
     Fill(AggregationNumber, Shard),
     Prune(Epoch, AggregationNumber),
+    Delete(Epoch),
 }
 
 /// What an operation says, in words that can be compared: `ok`, what a fill did, or the name of the error.
@@ -37,8 +40,12 @@ type Said = &'static str;
 
 impl Model {
     fn apply(&mut self, step: &Step) -> Said {
-        if self.state.identity.is_none() && !matches!(step, Step::Promise(_)) {
-            return "no_log";
+        if self.state.identity.is_none() {
+            match step {
+                Step::Promise(_) => {}
+                Step::Delete(_) => return "ok",
+                _ => return "no_log",
+            }
         }
         let fenced = |epoch: Epoch| self.state.epoch > epoch;
         match step {
@@ -94,6 +101,12 @@ impl Model {
                 self.state.first = self.state.first.max(*first);
                 self.shards.retain(|(number, _)| *number >= self.state.first);
             }
+            Step::Delete(epoch) if fenced(*epoch) => return "fenced",
+            Step::Delete(_) => {
+                self.former.extend(self.state.identity);
+                self.state = LogState::default();
+                self.shards.clear();
+            }
         }
         "ok"
     }
@@ -125,6 +138,7 @@ async fn ask(store: &dyn ShardStore, vdisk: &VdiskId, step: &Step) -> Said {
             other => said(other),
         },
         Step::Prune(epoch, first) => said(store.prune(vdisk, epoch, first).await),
+        Step::Delete(epoch) => said(store.delete(vdisk, epoch).await),
     }
 }
 
@@ -168,6 +182,7 @@ fn draw(rng: &mut SmallRng, model: &Model, salt: u64) -> Step {
             let other = shard(near(rng, epoch, 4, 1), salt);
             Step::Fill(number, held.filter(|_| keep).unwrap_or(other))
         }
+        92 if rng.random_bool(0.5) => Step::Delete(Epoch(near(rng, epoch, 1, 1))),
         _ => Step::Prune(Epoch(some_epoch), AggregationNumber(near(rng, committed, 9, 1))),
     }
 }
@@ -223,6 +238,8 @@ async fn compare(
         return;
     }
     if expected.identity == Some(UNSEEN) {
+        let former = status.identity.is_some_and(|identity| model.former.contains(&identity));
+        assert!(!former, "{context}: a new log has the identity of a deleted one");
         model.state.identity = status.identity;
         expected.identity = status.identity;
     }

@@ -5,7 +5,7 @@
 //! anew until nothing waits. What arrives during a sync thus shares the next one. Nothing is answered before the sync,
 //! not even a refusal, which may follow from a record of the same write.
 //!
-//! Starts, prunes and promises are decided alone; they are rare, and what they drop is then in the index.
+//! Starts, prunes, promises and deletes are decided alone; they are rare, and what they drop is then in the index.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -17,7 +17,7 @@ use tlog_proto::{AggregationId, AggregationNumber, Epoch};
 use tokio::sync::oneshot;
 
 use super::files::{
-    guard, preallocate, segment_path, segments, sync_directory, unfinished_path, write_parts_at,
+    deleted_path, guard, preallocate, segment_path, segments, sync_directory, unfinished_path, write_parts_at,
 };
 use super::index::{Index, Tail};
 use super::log::{Log, erase, shard_len};
@@ -43,6 +43,7 @@ pub(super) enum Request {
     Publish(Epoch, AggregationNumber),
     Fill(AggregationNumber, Shard),
     Prune(Epoch, AggregationNumber),
+    Delete(Epoch),
 }
 
 /// What is said to one.
@@ -153,7 +154,10 @@ impl Attendant {
                 }
             }
             let alone = |request: &Request| {
-                matches!(request, Request::Promise(_) | Request::Start(..) | Request::Prune(..))
+                matches!(
+                    request,
+                    Request::Promise(_) | Request::Start(..) | Request::Prune(..) | Request::Delete(_)
+                )
             };
             match self.waiting.pop_front() {
                 Some(Pending { request, reply }) if alone(&request) => {
@@ -286,7 +290,9 @@ impl Attendant {
                 }
             }
             // These are decided alone.
-            Request::Promise(_) | Request::Start(..) | Request::Prune(..) => Err(unavailable("out of turn")),
+            Request::Promise(_) | Request::Start(..) | Request::Prune(..) | Request::Delete(_) => {
+                Err(unavailable("out of turn"))
+            }
         }
     }
 
@@ -308,7 +314,7 @@ impl Attendant {
         }
     }
 
-    /// Promises, starts and prunes.
+    /// Promises, starts, prunes and deletes.
     fn decide_alone(&self, request: Request) -> Outcome {
         let log = &self.log;
         log.with_index(|index| {
@@ -340,9 +346,35 @@ impl Attendant {
                     }
                     Ok(Answer::Done)
                 }
+                Request::Delete(epoch) => {
+                    meta.delete(epoch)?;
+                    self.delete(index, &meta.identity)
+                }
                 _ => Err(unavailable("out of turn")),
             }
         })
+    }
+
+    /// Renaming the log's directory is what deletes it, at once and as a whole. Then its files are removed; where that fails, or
+    /// stops, the next opening of the store does it.
+    fn delete(&self, index: &mut Index, identity: &StoreIdentity) -> Outcome {
+        let Log { shared, vdisk, directory, .. } = &*self.log;
+        let deleted = deleted_path(directory, identity);
+        let renamed = std::fs::rename(directory, &deleted)
+            .and_then(|()| directory.parent().map_or(Ok(()), sync_directory));
+        if let Err(error) = renamed {
+            // Whether the log is still there after a failed sync, only a look at the disk can tell.
+            self.fail(&error);
+            return Err(kind_of(&error));
+        }
+        shared.files.forget_vdisk(vdisk);
+        *index = Index::default();
+        tracing::info!(store = %shared.address, %vdisk, "a log was deleted");
+        if let Err(error) = std::fs::remove_dir_all(&deleted) {
+            tracing::warn!(store = %shared.address, %vdisk, path = %deleted.display(), %error,
+                "the files of a deleted log cannot be removed; it is tried again when the store is opened");
+        }
+        Ok(Answer::Done)
     }
 
     /// Writes the whole state; at the head of a new segment where that lets the old one go.

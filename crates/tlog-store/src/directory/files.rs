@@ -11,6 +11,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use tlog_proto::VdiskId;
 
+use crate::StoreIdentity;
+
 /// A lock whose holder never leaves half a change behind, so that a panic elsewhere does not matter.
 pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,6 +112,25 @@ pub(super) fn remove_unfinished(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the directory of a deleted log is called until its files are gone. No vdisk has such a name.
+const DELETED: &str = ".deleted-";
+
+/// Where a log goes that is deleted. Its identity is in the name: no two logs have the same.
+pub(super) fn deleted_path(directory: &Path, identity: &StoreIdentity) -> PathBuf {
+    directory.with_file_name(format!("{DELETED}{identity}"))
+}
+
+/// Takes away what a crash left of logs that were deleted. What cannot be removed only takes room.
+pub(super) fn remove_deleted(directory: &Path) {
+    let names = entries(directory).map(|names| names.filter_map(Result::ok).collect::<Vec<_>>());
+    for name in names.unwrap_or_default().iter().filter(|name| name.starts_with(DELETED)) {
+        let path = directory.join(name);
+        if let Err(error) = std::fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "what is left of a deleted log cannot be removed");
+        }
+    }
 }
 
 /// The legible names in a directory; none where it is not there.

@@ -3,6 +3,7 @@
 //! ```text
 //! DIRECTORY/.lock                           who writes here
 //! DIRECTORY/VDISK/00000000000000000001.seg  segments of that vdisk's log: records behind each other
+//! DIRECTORY/.deleted-IDENTITY/              a log that was deleted, and is being removed
 //! ```
 //!
 //! One process writes; others can read meanwhile. `docs/directory-store.md` tells the whole story. The parts:
@@ -28,15 +29,15 @@ use async_trait::async_trait;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 
 use self::commit::{Answer, Request, kind_of};
-use self::files::{OpenFiles, entries, guard, segments, sync_directory};
+use self::files::{OpenFiles, entries, guard, remove_deleted, segments, sync_directory};
 pub use self::lock::{Holder, lock_holder};
 use self::lock::{Lock, NotLocked};
 use self::log::{Log, Shared};
 use crate::log_state::unknown_log;
 use crate::observe::answered;
 use crate::{
-    FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreError,
-    StoreErrorKind, StoreIdentity,
+    FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreDurability,
+    StoreError, StoreErrorKind, StoreIdentity,
 };
 
 /// How a [`DirectoryStore`] is opened for writing.
@@ -106,6 +107,7 @@ impl DirectoryStore {
                 };
                 StoreError::new(address_of(&directory), kind)
             })?;
+        remove_deleted(&directory);
         Ok(Self::new(directory, Some(lock), &options))
     }
 
@@ -142,7 +144,7 @@ impl DirectoryStore {
             Some(lock) => lock.set_note(note).map_err(|error| kind_of(&error)),
             None => Err(StoreErrorKind::ReadOnly),
         };
-        result.map_err(|kind| StoreError::new(self.address(), kind))
+        result.map_err(|kind| StoreError::new(&*self.shared.address, kind))
     }
 
     /// Where it is.
@@ -237,8 +239,8 @@ fn identity(answer: Answer) -> Option<StoreIdentity> {
 
 #[async_trait]
 impl ShardStore for DirectoryStore {
-    fn address(&self) -> &str {
-        &self.shared.address
+    fn address(&self) -> Arc<str> {
+        Arc::clone(&self.shared.address)
     }
 
     async fn promise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<LogState, StoreError> {
@@ -301,6 +303,17 @@ impl ShardStore for DirectoryStore {
         .await
     }
 
+    async fn delete(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError> {
+        let deleted = self.write("delete", vdisk, Request::Delete(epoch), |answer| {
+            matches!(answer, Answer::Done).then_some(())
+        });
+        match deleted.await {
+            // What is not there needs no deleting.
+            Err(StoreError { kind: StoreErrorKind::NoLog, .. }) => Ok(()),
+            done => done,
+        }
+    }
+
     async fn heads(
         &self,
         vdisk: &VdiskId,
@@ -324,6 +337,10 @@ impl ShardStore for DirectoryStore {
             list_vdisks(&directory).map_err(|source| StoreErrorKind::Unavailable { source })
         });
         answered(&self.shared.address, "vdisks", vdisks.await)
+    }
+
+    async fn durability(&self) -> Result<StoreDurability, StoreError> {
+        Ok(StoreDurability::Durable)
     }
 }
 

@@ -1,19 +1,21 @@
 //! `tlog history`: what was written when.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::json;
-use tlog_player::AggregationInfo;
+use tlog_player::{AggregationInfo, StoredFormat};
 use tlog_proto::VdiskId;
 
 use crate::settings::{Settings, SettingsArgs, show_size};
 use crate::{logging, moment, reading};
 
-/// Shows the history of a vdisk, aggregation by aggregation, from old to new. Needs no key.
+/// Shows the history of a vdisk, aggregation by aggregation, from old to new.
 ///
 /// An aggregation is a run of writes that was stored at once. Times are those of the first and the last write in it, by the
-/// clock of whoever wrote.
+/// clock of whoever wrote. What older servers wrote in format 1 comes first, counted from the oldest and marked "old"; it takes
+/// its keys (private-key, nonce), the rest none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog history vda\n  \
@@ -41,19 +43,37 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Some(last) => extent.first.0.max((extent.last.0 + 1).saturating_sub(last)),
         None => extent.first.0,
     };
-    let mut history = reader.history_of(tlog_proto::AggregationNumber(from)..=extent.last);
+    // What is in format 1 is read only where it is asked for: that takes all of it.
+    let in_format2 = (extent.last.0 + 1).saturating_sub(extent.first.0);
+    let whole = reader.has_format1() && arguments.last.is_none_or(|last| last > in_format2);
+    let mut history = match whole {
+        true => reader.history(),
+        false => reader.history_of(tlog_proto::AggregationNumber(from)..=extent.last),
+    };
     let mut out = io::BufWriter::new(io::stdout().lock());
     if !arguments.json {
         writeln!(out, "{HEADING}")?;
     }
+    let mut show = |info: &AggregationInfo| match arguments.json {
+        true => writeln!(out, "{}", as_json(info)),
+        false => writeln!(out, "{}", as_line(info)),
+    };
+    // How many there are in format 1 is known only at the end.
+    let keep = arguments.last.filter(|_| whole).map(|last| usize::try_from(last).unwrap_or(usize::MAX));
+    let mut kept = VecDeque::new();
     while let Some(batch) = history.next_batch().await? {
         for info in batch {
-            match arguments.json {
-                true => writeln!(out, "{}", as_json(&info))?,
-                false => writeln!(out, "{}", as_line(&info))?,
+            let Some(keep) = keep else {
+                show(&info)?;
+                continue;
+            };
+            kept.push_back(info);
+            if kept.len() > keep {
+                kept.pop_front();
             }
         }
     }
+    kept.iter().try_for_each(&mut show)?;
     out.flush()?;
     if let Some(end) = &extent.uncertain {
         eprintln!(
@@ -71,9 +91,12 @@ const HEADING: &str = "  number  from                      to                   
 fn as_line(info: &AggregationInfo) -> String {
     let sequences = format!("{}-{}", info.first_sequence, info.last_sequence);
     let id = info.id.to_string();
+    let number = match info.format {
+        StoredFormat::Two => info.number.to_string(),
+        StoredFormat::One => format!("old {}", info.number),
+    };
     format!(
-        "{:>8}  {:<24}  {:<24}  {:>10}  {:<20}  {:>6}  {:<10}  {}",
-        info.number.0,
+        "{number:>8}  {:<24}  {:<24}  {:>10}  {:<20}  {:>6}  {:<10}  {}",
         moment::show(info.oldest_timestamp),
         moment::show(info.newest_timestamp),
         info.generation.0,
@@ -87,6 +110,7 @@ fn as_line(info: &AggregationInfo) -> String {
 
 fn as_json(info: &AggregationInfo) -> serde_json::Value {
     json!({
+        "format": info.format.number(),
         "number": info.number.0,
         "generation": info.generation.0,
         "session": info.session.0,

@@ -17,7 +17,7 @@ use crate::keys;
     tlog keygen -o /etc/tlog/tlog.key      then set key-file = \"/etc/tlog/tlog.key\"\n  \
     tlog keygen >> new.key                 a key that only you have seen is as secret as your terminal")]
 pub(crate) struct Arguments {
-    /// File to make; its directory must be there
+    /// File to make, and its directory where that is not there
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

@@ -1,6 +1,7 @@
 //! The commands of `tlog`, one in each file: its arguments, and what it does.
 
 pub(crate) mod config;
+pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod history;
 pub(crate) mod keygen;
@@ -8,4 +9,6 @@ mod progress;
 pub(crate) mod record;
 pub(crate) mod restore;
 pub(crate) mod scrub;
+pub(crate) mod store;
+pub(crate) mod vdisks;
 pub(crate) mod verify;

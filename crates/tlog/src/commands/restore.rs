@@ -187,6 +187,7 @@ fn as_json(arguments: &Arguments, restored: &Restored) -> serde_json::Value {
         "output": arguments.output,
         "moment": moment::show(reached.timestamp),
         "moment_ns": reached.timestamp.0,
+        "format": reached.format.number(),
         "aggregation": reached.aggregation.0,
         "generation": reached.position.generation.0,
         "sequence": reached.position.sequence.0,

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use tlog_player::{Depth, LogReader, OpenError, StoreReport, Verdict, VerifyReport};
+use tlog_player::{
+    Depth, Format1Report, Format1StoreReport, LogReader, OpenError, StoreReport, Verdict, VerifyReport,
+};
 use tlog_proto::VdiskId;
 use tlog_quorum::Standing;
 use tlog_store::{NumberRanges, StoreError};
@@ -59,9 +61,10 @@ async fn verify(arguments: &Arguments) -> anyhow::Result<u8> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let reader = match reading::try_open(&settings, &arguments.vdisk).await? {
-        Err(error @ OpenError::TooFewStores(_)) => {
+        Err(OpenError::TooFewStores(error)) => {
             eprintln!("tlog: {error}");
-            return Ok(LOST);
+            // Where not one store answers, nothing is known to be lost.
+            return Ok(if error.counted == 0 { UNKNOWN } else { LOST });
         }
         other => other?,
     };
@@ -129,6 +132,9 @@ fn show(out: &mut impl Write, report: &VerifyReport, reader: &LogReader) -> io::
         let away = view.answer.as_ref().err();
         writeln!(out, "  {}: {}", store.address, store_in_words(store, away, known.are_enough()))?;
     }
+    if let Some(format1) = &report.format1 {
+        show_format1(out, format1)?;
+    }
     for broken in &report.chain_breaks {
         writeln!(out, "chain: {broken}")?;
     }
@@ -149,9 +155,34 @@ fn show(out: &mut impl Write, report: &VerifyReport, reader: &LogReader) -> io::
     }
 }
 
+fn show_format1(out: &mut impl Write, report: &Format1Report) -> io::Result<()> {
+    writeln!(out, "in format 1: {} aggregations, {} blocks", report.aggregations, report.blocks)?;
+    for Format1StoreReport { address, held, missing, damaged, unread, error } in &report.stores {
+        let mut told = vec![format!("{held} shards")];
+        for (count, what) in [(missing, "missing"), (damaged, "damaged"), (unread, "could not be read")] {
+            if *count > 0 {
+                told.push(format!("{count} {what}"));
+            }
+        }
+        told.extend(error.clone());
+        writeln!(out, "  {address}: {}", told.join(", "))?;
+    }
+    for doubt in &report.doubts {
+        writeln!(out, "what is newer may have been acknowledged: {doubt}")?;
+    }
+    if let Some(broken) = &report.broken {
+        writeln!(out, "history of format 1 ends here, everything before is lost on the stores in reach: {broken}")?;
+    }
+    Ok(())
+}
+
 /// What helps a log of which everything can be read, and not everything is there.
 fn what_to_do(report: &VerifyReport, known: &Known) -> String {
     let vdisk = &report.vdisk;
+    let only_format1 = report.format1.is_some() && report.aggregations == 0;
+    if only_format1 {
+        return "bring missing stores back; shards of format 1 are not put back by a scrub".to_owned();
+    }
     if known.are_enough() {
         return format!("run 'tlog scrub {vdisk}' to put back what is missing");
     }
@@ -159,8 +190,9 @@ fn what_to_do(report: &VerifyReport, known: &Known) -> String {
     let accept = if report.extent.uncertain.is_some() { " --accept-uncertain-end" } else { "" };
     format!(
         "the log can be restored and not be written: opening it takes {needed} stores that it knows, {there} are there, and \
-         'tlog scrub' cannot change that; bring missing stores back, or, if they are lost for good, \
-         'tlog restore {vdisk} -o FILE{accept}' and record FILE into a new vdisk"
+         'tlog scrub' cannot change that; bring missing stores back, or, if they are lost for good, put empty ones in their place \
+         ('tlog store replace {vdisk} OLD NEW'); where that is refused, 'tlog restore {vdisk} -o FILE{accept}' and record FILE \
+         into a new vdisk"
     )
 }
 
@@ -176,6 +208,9 @@ pub(crate) fn verdict_in_words(report: &VerifyReport) -> String {
         Verdict::Whole => format!("whole{survived}"),
         Verdict::Degraded => {
             format!("degraded, and everything can be read{survived}")
+        }
+        Verdict::Lost { numbers } if numbers.is_empty() => {
+            "DATA IS LOST on the stores in reach, in the part of format 1; bring lost stores back and verify again".to_owned()
         }
         Verdict::Lost { numbers } => format!(
             "DATA IS LOST on the stores in reach: aggregations {}; bring lost stores back and verify again",
@@ -286,5 +321,28 @@ fn as_json(report: &VerifyReport, known: &Known) -> Value {
             .collect::<Vec<_>>(),
         "uncertain_beyond": report.extent.uncertain.as_ref().map(|end| end.beyond.0),
         "stores": stores,
+        "format1": report.format1.as_ref().map(format1_as_json),
+    })
+}
+
+fn format1_as_json(report: &Format1Report) -> Value {
+    let stores = report.stores.iter().map(|store| {
+        json!({
+            "address": store.address,
+            "held": store.held,
+            "missing": store.missing,
+            "damaged": store.damaged,
+            "unread": store.unread,
+            "error": store.error,
+        })
+    });
+    json!({
+        "aggregations": report.aggregations,
+        "blocks": report.blocks,
+        "degraded": report.degraded,
+        "broken": report.broken.as_ref().map(ToString::to_string),
+        "doubts": report.doubts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "losses_survived": report.losses_survived,
+        "stores": stores.collect::<Vec<_>>(),
     })
 }

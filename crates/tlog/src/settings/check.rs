@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use tlog_config::{Secret, StoreAddress};
+use tlog_crypto::format1::AesDecrypter;
 use tracing_subscriber::EnvFilter;
 
 use super::layers::{BY_DEFAULT, Merged};
 use super::values::{self, ListenAddress, ValueFault};
 use super::{
-    LimitSettings, LogFormat, LogSettings, RedundancySettings, Settings, SettingsError, Storage, StoreAddress,
+    Format, Format1KeySettings, LimitSettings, LogFormat, LogSettings, RedundancySettings, Settings,
+    SettingsError, Storage, StoreTlsSettings,
 };
 
 /// Shards that one aggregation can have at most: the erasure code counts in bytes.
@@ -68,6 +71,43 @@ pub enum Contradiction {
         /// Parity shards.
         m: u64,
     },
+    /// No ports are left for the stores that auto-fill adds.
+    #[error(
+        "storage names {have} stores, and data-shards {k} + parity-shards {m} need {}; auto-fill would go past port 65535, name \
+         them all",
+        k + m
+    )]
+    NoPortsLeft {
+        /// Stores named.
+        have: u64,
+        /// Data shards.
+        k: u64,
+        /// Parity shards.
+        m: u64,
+    },
+    /// Half of a client certificate.
+    #[error("store-certificate-file and store-key-file go together; set both or none")]
+    HalfACertificate,
+    /// Half of the keys of format 1.
+    #[error("private-key and nonce are both needed for format 1; set the other one too, or none")]
+    HalfOfFormat1Keys,
+    /// Format 1 without its keys.
+    #[error("format 1 needs private-key and nonce, those that the other servers and readers have")]
+    Format1WithoutKeys,
+    /// Keys of format 1 that are none.
+    #[error("{0}")]
+    Format1Keys(#[source] tlog_crypto::format1::ConfigError),
+    /// Format 1 where it cannot be.
+    #[error(
+        "format 1 is on Redis servers alone, and storage has {address}; name Redis servers, or use format 2"
+    )]
+    Format1Store {
+        /// Another kind of store.
+        address: String,
+    },
+    /// Format 1 on the embedded store.
+    #[error("format 1 is on Redis servers alone; set storage to some, or use format 2")]
+    Format1Embedded,
     /// One store twice: its loss would take two shards.
     #[error("storage names {address} twice; each shard needs a store of its own")]
     SameStoreTwice {
@@ -75,7 +115,9 @@ pub enum Contradiction {
         address: String,
     },
     /// A store in memory where stores must be durable.
-    #[error("require-durable-stores is set, and a store in memory forgets everything; use file:DIRECTORY")]
+    #[error(
+        "require-durable-stores is set, and a store in memory forgets everything; use file:DIRECTORY or a Redis server with appendfsync always"
+    )]
     MemoryNotDurable,
     /// One port for two.
     #[error(
@@ -110,19 +152,6 @@ pub enum Contradiction {
 /// What a later version has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotYet {
-    /// Stores over the network.
-    #[error(
-        "this version has no stores on the network yet; use file:DIRECTORY, or leave storage out for the embedded store"
-    )]
-    NetworkStore,
-    /// Writing format 1.
-    #[error("this version does not write format 1 yet; leave format at 2")]
-    Format1,
-    /// Keys of format 1.
-    #[error(
-        "private-key and nonce are for format 1, which this version does not have yet; use key-file for format 2"
-    )]
-    Format1Keys,
     /// Documents of vdisks and clusters.
     #[error("this version has no config-source yet; leave it out, and set storage for all vdisks")]
     ConfigSource,
@@ -143,11 +172,21 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
     not_yet(merged)?;
     let redundancy = redundancy(merged)?;
     let require_durable_stores = of(merged, "require-durable-stores", values::switch)?;
-    let storage = storage(merged, &redundancy)?;
+    let data_dir = of(merged, "data-dir", |text| some_text(text).map(PathBuf::from))?;
+    let storage = storage(merged, &redundancy, data_dir.clone())?;
     if require_durable_stores
         && matches!(&storage, Storage::Stores(stores) if stores.contains(&StoreAddress::Memory))
     {
         return Err(Contradiction::MemoryNotDurable.into());
+    }
+    let format = of(merged, "format", |text| match text.trim() {
+        "1" => Ok(Format::One),
+        "2" => Ok(Format::Two),
+        _ => Err(ValueFault::OneOf("1 or 2")),
+    })?;
+    let format1_keys = format1_keys(merged)?;
+    if format == Format::One {
+        format1(&storage, redundancy.stores(), format1_keys.is_some())?;
     }
     let flush_size = of(merged, "flush-size", |text| count(text, 0, MAX_FLUSH_SIZE))?;
     if flush_size == 0 {
@@ -162,14 +201,21 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
         listen,
         admin_listen,
         server_id: of(merged, "server-id", some_text)?,
+        data_dir,
         storage,
         redundancy,
         require_durable_stores,
+        store_tls: store_tls(merged)?,
+        format,
+        format1_keys,
         flush_size,
         flush_time: of(merged, "flush-time", values::duration)?,
         commit_timeout: of(merged, "commit-timeout", values::duration)?,
         store_timeout: of(merged, "store-timeout", values::duration)?,
         repair_rate: of(merged, "repair-rate", values::size)?,
+        scrub_interval: of(merged, "scrub-interval", values::duration_or_off)?,
+        scrub_rate: of(merged, "scrub-rate", values::size)?,
+        check_stores_every: of(merged, "check-stores-every", values::duration)?,
         in_flight: of(merged, "in-flight", |text| count(text, 1, 1024))?,
         key_file: merged.parsed("key-file", |text| some_text(text).map(PathBuf::from))?,
         limits: limits(merged)?,
@@ -178,13 +224,6 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
 }
 
 fn not_yet(merged: &Merged) -> Result<(), SettingsError> {
-    if of(merged, "format", |text| values::number(text, 1, 2).map_err(|_| ValueFault::OneOf("1 or 2")))? == 1
-    {
-        return Err(NotYet::Format1.into());
-    }
-    if merged.given("private-key")?.is_some() || merged.given("nonce")?.is_some() {
-        return Err(NotYet::Format1Keys.into());
-    }
     if merged.given("config-source")?.is_some() {
         return Err(NotYet::ConfigSource.into());
     }
@@ -219,22 +258,29 @@ fn redundancy(merged: &Merged) -> Result<RedundancySettings, SettingsError> {
     }
 }
 
-fn storage(merged: &Merged, redundancy: &RedundancySettings) -> Result<Storage, SettingsError> {
-    let data_dir = of(merged, "data-dir", |text| some_text(text).map(PathBuf::from))?;
+fn storage(
+    merged: &Merged,
+    redundancy: &RedundancySettings,
+    data_dir: PathBuf,
+) -> Result<Storage, SettingsError> {
     let stores = merged.parsed("storage", |text| {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let stores: Result<Vec<_>, _> = parts.map(StoreAddress::parse).collect();
         Ok(stores?)
     })?;
-    let Some(stores) = stores else {
+    let Some(mut stores) = stores else {
         return Ok(Storage::Embedded { data_dir });
     };
-    if stores.iter().any(|store| matches!(store, StoreAddress::Network(_))) {
-        return Err(NotYet::NetworkStore.into());
-    }
     let (k, m) = (u64::from(redundancy.data_shards), u64::from(redundancy.parity_shards));
     let have = stores.len() as u64;
-    if have < k + m {
+    if of(merged, "auto-fill", values::switch)? {
+        while stores.len() < redundancy.stores() {
+            let Some(StoreAddress::Redis(last)) = stores.last() else { break };
+            let next = last.on_next_port().ok_or(Contradiction::NoPortsLeft { have, k, m })?;
+            stores.push(StoreAddress::Redis(next));
+        }
+    }
+    if (stores.len() as u64) < k + m {
         return Err(Contradiction::TooFewStores { have, k, m }.into());
     }
     for (at, store) in stores.iter().enumerate() {
@@ -255,7 +301,48 @@ fn same(one: &StoreAddress, other: &StoreAddress) -> bool {
             };
             real(one).components().eq(real(other).components())
         }
+        // Another user or password does not make it another store.
+        (StoreAddress::Redis(one), StoreAddress::Redis(other)) => {
+            let host = |host: &str| host.to_lowercase().replace("localhost", "127.0.0.1");
+            host(&one.host) == host(&other.host) && (one.port, one.database) == (other.port, other.database)
+        }
         _ => one == other,
+    }
+}
+
+fn store_tls(merged: &Merged) -> Result<StoreTlsSettings, SettingsError> {
+    let file = |key| merged.parsed(key, |text| some_text(text).map(PathBuf::from));
+    let client = match (file("store-certificate-file")?, file("store-key-file")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err(Contradiction::HalfACertificate.into()),
+    };
+    Ok(StoreTlsSettings { ca_file: file("store-ca-file")?, client })
+}
+
+fn format1_keys(merged: &Merged) -> Result<Option<Format1KeySettings>, SettingsError> {
+    // Every byte of the key counts, spaces too.
+    let secret = |key| merged.parsed(key, |text| Ok(Secret::new(text)));
+    match (secret("private-key")?, secret("nonce")?) {
+        (Some(private_key), Some(nonce)) => {
+            let nonce = Secret::new(nonce.reveal().trim());
+            AesDecrypter::new(private_key.reveal().as_bytes(), nonce.reveal())
+                .map_err(Contradiction::Format1Keys)?;
+            Ok(Some(Format1KeySettings { private_key, nonce }))
+        }
+        (None, None) => Ok(None),
+        _ => Err(Contradiction::HalfOfFormat1Keys.into()),
+    }
+}
+
+/// Whether format 1 can be written.
+fn format1(storage: &Storage, stores: usize, keys: bool) -> Result<(), Contradiction> {
+    let Storage::Stores(all) = storage else { return Err(Contradiction::Format1Embedded) };
+    let other = all.iter().take(stores).find(|store| matches!(store, StoreAddress::Directory(_)));
+    match (other, keys) {
+        (Some(other), _) => Err(Contradiction::Format1Store { address: other.to_string() }),
+        (None, false) => Err(Contradiction::Format1WithoutKeys),
+        (None, true) => Ok(()),
     }
 }
 

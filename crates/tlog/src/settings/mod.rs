@@ -14,7 +14,6 @@ mod document;
 mod error;
 mod flags;
 mod layers;
-mod store_address;
 mod table;
 mod values;
 
@@ -26,11 +25,11 @@ pub use check::{Contradiction, NotYet};
 pub use document::{default_file, markdown};
 pub use error::SettingsError;
 pub use flags::SettingsArgs;
-pub use store_address::{NetworkStore, StoreAddress, StoreAddressFault};
 pub use table::{DEFAULT_FILE, Group, Kind, Preset, SETTINGS, Setting};
-pub use values::{ListenAddress, ValueFault, show_size};
+pub use values::{ListenAddress, Size, ValueFault, show_size};
 
 use layers::{Merged, Sources};
+use tlog_config::{Secret, StoreAddress};
 
 /// Settings that make sense together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +40,20 @@ pub struct Settings {
     pub admin_listen: Option<ListenAddress>,
     /// What the server calls itself.
     pub server_id: String,
+    /// The embedded store, and a key that is not named.
+    pub data_dir: PathBuf,
     /// Where the log is kept.
     pub storage: Storage,
     /// k, m and W.
     pub redundancy: RedundancySettings,
     /// Whether a store that forgets is refused.
     pub require_durable_stores: bool,
+    /// How rediss:// stores are trusted.
+    pub store_tls: StoreTlsSettings,
+    /// What is written.
+    pub format: Format,
+    /// Keys of stored format 1; none where such history is not read.
+    pub format1_keys: Option<Format1KeySettings>,
     /// Blocks in an aggregation; at least 1.
     pub flush_size: usize,
     /// How long a block waits for others; more than zero.
@@ -59,6 +66,12 @@ pub struct Settings {
     pub store_timeout: Duration,
     /// Bytes per second and vdisk that repair reads.
     pub repair_rate: u64,
+    /// How often every log is scrubbed; none: only when asked.
+    pub scrub_interval: Option<Duration>,
+    /// Bytes per second that these scrubs read.
+    pub scrub_rate: u64,
+    /// How often an idle log asks its stores whether they are still there.
+    pub check_stores_every: Duration,
     /// File with the master key or keys; none: that of the embedded store.
     pub key_file: Option<PathBuf>,
     /// Bounds on memory and time.
@@ -97,6 +110,33 @@ impl RedundancySettings {
     pub fn stores(&self) -> usize {
         usize::from(self.data_shards) + usize::from(self.parity_shards)
     }
+}
+
+/// How rediss:// stores are trusted, and what they are shown. All of it PEM files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreTlsSettings {
+    /// Certificates that a server's own must come from; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate and its private key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// The format in which aggregations are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// That of older servers.
+    One,
+    /// Ours.
+    Two,
+}
+
+/// Keys of stored format 1, checked: 32 bytes, and 24 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format1KeySettings {
+    /// The private key.
+    pub private_key: Secret,
+    /// The nonce.
+    pub nonce: Secret,
 }
 
 /// Bounds on memory and time.
@@ -198,6 +238,14 @@ impl Settings {
         }
         if self.stores().contains(&StoreAddress::Memory) {
             warnings.push("a store in memory forgets everything when the server stops".to_owned());
+        }
+        if self.format == Format::One {
+            warnings.push(
+                "writing format 1: its encryption has one nonce for everything, so that two aggregations give each other away \
+                 and can be forged; nothing fences a second server, and every store must answer each write. Only for living \
+                 beside older readers"
+                    .to_owned(),
+            );
         }
         if let Storage::Stores(stores) = &self.storage
             && stores.len() > self.redundancy.stores()

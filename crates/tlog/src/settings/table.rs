@@ -153,12 +153,22 @@ pub static SETTINGS: &[Setting] = settings! {
         "Keeps a slave storage cluster up to date with every vdisk that has one. Not in this version yet.";
 
     Storage / "data-dir" "DIR" One = r#""tlog-data""# everyday:
-        "Directory of the embedded store; store i is its subdirectory store-i. The key made at first start is here too.";
+        "Directory of the embedded store; store i is its subdirectory store-i. A key that key-file does not name is here too.";
     Storage / "storage" "ADDR,..." List ("the embedded store in data-dir",
         r#"["file:/disk-a/tlog", "file:/disk-b/tlog", "file:/disk-c/tlog", "file:/disk-d/tlog", "file:/disk-e/tlog", "file:/disk-f/tlog"]"#)
         everyday:
-        "The stores, data-shards + parity-shards of them or more: entry i holds shard i, so the order matters. \
-         file:DIRECTORY or memory: (gone when the server stops). Put each on its own disk.";
+        "The stores, data-shards + parity-shards of them or more: entry i holds shard i, so the order matters. A Redis or \
+         compatible server is host:port[@db], redis://[user:password@]host:port[/db] or rediss://... (TLS); others are \
+         file:DIRECTORY and memory: (gone when the server stops). Put each on its own disk.";
+    Storage / "auto-fill" "BOOL" Switch = "true":
+        "Where storage names fewer stores than are needed and the last one is a Redis server, the missing ones are on its \
+         host at the next ports: 127.0.0.1:6379 alone means ports 6379 to 6384. The server lists them at start.";
+    Storage / "store-ca-file" "FILE" One ("the certificates of the system", r#""/etc/tlog/ca.pem""#):
+        "PEM file with the certificates that a rediss:// server's own must come from.";
+    Storage / "store-certificate-file" "FILE" One ("no client certificate", r#""/etc/tlog/client.pem""#):
+        "PEM file with the certificate that rediss:// servers are shown. Goes with store-key-file.";
+    Storage / "store-key-file" "FILE" One ("no client certificate", r#""/etc/tlog/client.key""#):
+        "PEM file with the private key of store-certificate-file.";
     Storage / "data-shards" ['k'] "K" One = "4":
         "Into how many parts an aggregation is split; any so many stores are enough to read it.";
     Storage / "parity-shards" ['m'] "M" One = "2":
@@ -168,7 +178,8 @@ pub static SETTINGS: &[Setting] = settings! {
          parity: all). At the moment of the acknowledgement W - K stores may be lost for good, and M as soon as the \
          others have caught up.";
     Storage / "require-durable-stores" "BOOL" Switch = "false":
-        "Refuses to start with a store that forgets when it is restarted.";
+        "Refuses to start with a store that may forget when it is restarted, or that does not tell: memory:, or a Redis without \
+         appendonly yes and appendfsync always, or one that evicts. Without it they are warned of.";
 
     Writing / "flush-size" "N" One = "25":
         "Blocks in an aggregation; that many are flushed at once.";
@@ -181,17 +192,25 @@ pub static SETTINGS: &[Setting] = settings! {
         "How long one store may take for one operation before it counts as away.";
     Writing / "repair-rate" "SIZE" One = r#""64MiB""#:
         "Bytes per second and vdisk that are read to fill in what a store missed, and by a scrub.";
+    Writing / "scrub-interval" "DURATION" One = r#""off""#:
+        "How often the server scrubs the log of every vdisk that it has open or finds on its stores; 'off' for only when asked.";
+    Writing / "scrub-rate" "SIZE" One = r#""16MiB""#:
+        "Bytes per second that the server's own scrubs read, of all vdisks together.";
+    Writing / "check-stores-every" "DURATION" One = r#""5s""#:
+        "How often an open log that is not written to asks its stores whether they are still there.";
     Writing / "in-flight" "N" One = "8":
         "Aggregations of one vdisk that are being stored at the same time.";
 
-    Keys / "key-file" "FILE" One ("embedded store: tlog.key in data-dir, made at first start", r#""/etc/tlog/tlog.key""#)
+    Keys / "key-file" "FILE" One ("tlog.key in data-dir; the embedded store makes it at its first start", r#""/etc/tlog/tlog.key""#)
         everyday:
         "File with the master key, 64 hex digits (made by 'tlog keygen'), or with several, one on each line: the first \
          seals what is new, the others open what is old. Without it the log can't be read: keep a copy elsewhere.";
     Keys / "format" "1|2" One = "2":
-        "Format that aggregations are stored in. Format 1 is that of older servers; not in this version yet.";
+        "Format that aggregations are stored in. Format 1 is for living beside older servers, on Redis alone: one nonce for \
+         everything makes its encryption weak, every store must answer each write, and nothing fences a second server. Old \
+         history is read, and gone on from, with 2.";
     Keys / "private-key" "KEY" Secret ("none", r#""32 characters, as they were given ""#):
-        "Private key of format 1. Also: private-key-file (TLOG_PRIVATE_KEY_FILE, --private-key-file), a file that has it.";
+        "Private key of format 1, 32 bytes: to read history in that format, or write it. Also: private-key-file (TLOG_PRIVATE_KEY_FILE, --private-key-file), a file that has it.";
     Keys / "nonce" "HEX" Secret ("none", r#""000000000000000000000000""#):
         "Nonce of format 1, 24 hex digits. Also: nonce-file (TLOG_NONCE_FILE, --nonce-file), a file that has it.";
 

@@ -125,7 +125,7 @@ fn a_bad_value_is_refused_with_its_place_and_what_would_be_right() {
         ("max-block-size = 0", "a size above zero"),
         ("max-block-size = '1GiB'", "at most 256MiB"),
         ("storage = [1, [2]]", "a list of texts"),
-        ("storage = ['/srv/tlog']", "a store is file:DIRECTORY"),
+        ("storage = ['/srv/tlog']", "file:DIRECTORY or memory:"),
         ("format = 3", "1 or 2"),
         ("require-durable-stores = 'maybe'", "true or false"),
         ("log-format = 'xml'", "text or json"),
@@ -177,19 +177,52 @@ fn nonsense_is_refused_with_a_sentence_that_says_what_to_change() {
             "are both localhost:7; give admin-listen a port",
         ),
         ("[server]\nlisten = '127.0.0.1:7'", "as a section, and the file has none"),
-        ("storage = '/srv/a,/srv/b'", "such as file:/srv/tlog/store-0"),
-        ("format = 1", "does not write format 1 yet"),
-        ("private-key = 'x'", "use key-file for format 2"),
-        ("nonce = 'x'", "use key-file for format 2"),
+        ("storage = '/srv/a,/srv/b'", "file:DIRECTORY or memory:"),
+        ("format = 1", "set storage to some, or use format 2"),
+        ("format = 3", "1 or 2"),
+        ("format = 1\nstorage = '127.0.0.1:6379'", "needs private-key and nonce"),
+        (
+            "format = 1\nstorage = ['127.0.0.1:6379', 'file:b']\ndata-shards = 1\nparity-shards = 1",
+            "and storage has file:b",
+        ),
+        ("private-key = 'hush'", "set the other one too"),
+        ("nonce = 'hush'", "set the other one too"),
+        ("private-key = 'hush'\nnonce = '000000000000000000000000'", "has 4 bytes, it must have 32"),
+        (
+            "private-key = '12345678901234567890123456789012'\nnonce = 'hush'",
+            "must be hex digits, character 1 is none",
+        ),
         ("config-source = 'vdisks.yaml'", "no config-source yet"),
         ("slave-sync = true", "no slave-sync yet"),
-        ("storage = '127.0.0.1:16379'", "no stores on the network yet"),
-        ("storage = ['rediss://u:hush@h:1/2']", "no stores on the network yet"),
+        ("storage = '127.0.0.1:16379'\nauto-fill = false", "names 1 stores"),
+        ("storage = '127.0.0.1:65534'", "auto-fill would go past port 65535"),
+        ("storage = ['127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:1']", "names redis://127.0.0.1:1/0 twice"),
+        ("storage = ['localhost:1@2', 'redis://u:hush@127.0.0.1:1/2']", "names redis://localhost:1/2 twice"),
+        ("storage = ['rediss://u:hush@h']", "needs a host and a port"),
+        ("store-certificate-file = 'a'", "set both or none"),
     ] {
         let error = refused(file);
         assert!(error.contains(says), "{file}: {error}");
         assert!(!error.contains("hush"), "{error}");
     }
+}
+
+#[test]
+fn missing_redis_servers_are_on_the_next_ports_of_the_last_ones_host() {
+    let stores = |file: &str| {
+        let settings = load(file, &[], &[]).unwrap();
+        settings.stores().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let filled = stores("storage = 'redis://a:pass@10.0.0.1:6379/2'\nparity-shards = 1\ndata-shards = 2");
+    assert_eq!(filled, [6379, 6380, 6381].map(|port| format!("redis://10.0.0.1:{port}/2")));
+    let two = stores("storage = ['a:1', 'b:7']\nparity-shards = 1\ndata-shards = 3");
+    assert_eq!(two, ["redis://a:1/0", "redis://b:7/0", "redis://b:8/0", "redis://b:9/0"]);
+    assert_eq!(stores("storage = '127.0.0.1:6379'").len(), 6);
+    let format1 = "format = 1\nstorage = '127.0.0.1:6379'\nprivate-key = '12345678901234567890123456789012'\n\
+        nonce = '37b8e8a308c354048d245f6d'";
+    let settings = load(format1, &[], &[]).unwrap();
+    assert!(settings.warnings().join("\n").contains("one nonce for everything"));
+    assert!(!format!("{settings:?}").contains("12345678901234567890123456789012"));
 }
 
 #[test]
@@ -271,7 +304,8 @@ fn every_setting_can_be_set_in_the_file_the_environment_and_by_flag() {
         ];
         let told = outcomes.map(|outcome| match outcome {
             Ok(settings) => format!("{settings:?}"),
-            Err(error @ SettingsError::NotYet(_)) => error.to_string(),
+            // Not in this version, or of no use alone.
+            Err(error @ (SettingsError::NotYet(_) | SettingsError::Contradiction(_))) => error.to_string(),
             Err(error) => panic!("{}: {error}", setting.key),
         });
         assert_eq!(told[0], told[1], "{}", setting.key);

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use tlog_config::is_host_name;
+
 /// Why a text is not the value that a setting needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueFault {
@@ -36,7 +38,7 @@ pub enum ValueFault {
     NoHost(String),
     /// Not a store address.
     #[error("{0}")]
-    Store(#[from] super::StoreAddressFault),
+    Store(#[from] tlog_config::StoreAddressFault),
     /// Not one of a few words.
     #[error("it must be {0}")]
     OneOf(&'static str),
@@ -101,6 +103,18 @@ pub(super) fn size(text: &str) -> Result<u64, ValueFault> {
     number.checked_mul(unit).filter(|&bytes| bytes > 0).ok_or(ValueFault::Size)
 }
 
+/// A number of bytes above zero, as a person writes it: `16MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = ValueFault;
+
+    fn from_str(text: &str) -> Result<Self, ValueFault> {
+        size(text).map(Self)
+    }
+}
+
 /// Bytes as a person reads them.
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -161,18 +175,6 @@ impl FromStr for ListenAddress {
         }
         Ok(Self { host: host.to_owned(), port })
     }
-}
-
-/// A name, or an IPv4 address; not one that only looks like an address, such as `127.0.0.256`.
-pub(super) fn is_host_name(host: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-    };
-    let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    host.len() <= 253 && host.split('.').all(label) && (!numeric || host.parse::<Ipv4Addr>().is_ok())
 }
 
 impl fmt::Display for ListenAddress {

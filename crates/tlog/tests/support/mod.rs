@@ -50,8 +50,13 @@ impl Place {
 
     /// Starts `tlog` and does not wait.
     pub fn tlog_begin(&self, arguments: &[&str]) -> Child {
+        self.tlog_begin_with(arguments, Stdio::null())
+    }
+
+    /// The same, with something to read.
+    pub fn tlog_begin_with(&self, arguments: &[&str], input: Stdio) -> Child {
         let mut command = self.command(env!("CARGO_BIN_EXE_tlog"), arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Starts a server that must not come up, and answers what it said.

@@ -1,0 +1,53 @@
+-- KEYS: log, held, shard, where the value was put already
+-- ARGV: epoch, number, committed, value ('' if it was put already), a prefix that is known to be damaged ('' for none)
+-- -> {'ok', identity} | {'fenced', epoch} | {'newer', prefix of the shard in the way} | {'unstaged'} | {'none'}
+local function act()
+  local identity, promised, known, kept_from, run_first, run_last = load()
+  local epoch, n, committed = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+  if promised > epoch then
+    return { 'fenced', text(promised) }
+  end
+  local fields = { 'HSET', log }
+  local change
+  if n >= kept_from then
+    change = hold(n, run_first, run_last)
+    if change[1] then
+      -- A fill can have brought what a newer epoch wrote. Only the client can tell whether that is what it says to be.
+      local prefix = redis.pcall('GETRANGE', KEYS[3], 0, PREFIX - 1)
+      local written = type(prefix) == 'string' and tonumber(string.match(string.sub(prefix, 1, 20), '^....(%d+)$'))
+      if written and written > epoch and prefix ~= ARGV[5] then
+        return { 'newer', prefix }
+      end
+    end
+    -- The shard before the number is said to be held; and it is the write that a full server refuses.
+    if ARGV[4] ~= '' then
+      redis.call('SET', KEYS[3], ARGV[4])
+    elseif redis.pcall('RENAME', KEYS[4], KEYS[3]).ok then
+      redis.call('PERSIST', KEYS[3])
+    else
+      -- It is not there. If there is another reason, the value itself will meet it.
+      return { 'unstaged' }
+    end
+    put_runs(change[4], change[5])
+    if change[2] ~= run_first then
+      fields[#fields + 1] = 'run_first'
+      fields[#fields + 1] = text(change[2])
+    end
+    if change[3] ~= run_last then
+      fields[#fields + 1] = 'run_last'
+      fields[#fields + 1] = text(change[3])
+    end
+  end
+  if epoch > promised then
+    fields[#fields + 1] = 'epoch'
+    fields[#fields + 1] = ARGV[1]
+  end
+  if committed > known then
+    fields[#fields + 1] = 'committed'
+    fields[#fields + 1] = ARGV[3]
+  end
+  if #fields > 2 then
+    redis.call(unpack(fields))
+  end
+  return { 'ok', identity }
+end

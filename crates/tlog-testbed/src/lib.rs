@@ -1,0 +1,20 @@
+//! Real servers for tests: Redis processes on free loopback ports, in directories that go away.
+//!
+//! - [`RedisProcess`]: one `redis-server`, which can be killed, stopped, continued and restarted with or without its files;
+//! - [`RedisServers`]: several of them;
+//! - [`RedisOptions`]: with or without durability, password, users, TLS, a bound on memory.
+//!
+//! For tests alone: it panics where something does not work. Nothing but tests depends on it. It deliberately has no client: tests
+//! talk to the servers with what they test, and with [`RedisProcess::cli`] to look behind its back.
+
+#![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)] // tests want to fail, loudly
+
+mod certificates;
+mod options;
+mod port;
+mod redis;
+mod spawn;
+
+pub use certificates::TlsFiles;
+pub use options::{RedisOptions, Tls};
+pub use redis::{RedisProcess, RedisServers};

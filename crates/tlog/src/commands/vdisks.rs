@@ -1,0 +1,99 @@
+//! `tlog vdisks`: what is on the stores.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use tlog_proto::VdiskId;
+use tlog_quorum::{StoreSet, Survey};
+
+use crate::inventory::{Known, inventory};
+use crate::settings::{Settings, SettingsArgs};
+use crate::storage::quorums;
+use crate::stores::Stores;
+use crate::{logging, reading};
+
+/// Lists the vdisks that the stores have a log of. Needs no key, and works beside a running server.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    tlog vdisks\n  \
+    tlog vdisks --json                     one JSON object on each line\n\n\
+    Exit status: 0 the list is complete; 1 stores that might know of more did not answer (they are named), or none did.")]
+pub(crate) struct Arguments {
+    /// Prints one JSON object for each vdisk
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&arguments.settings)?;
+    logging::init_for_tool(&settings.logging);
+    reading::some_store_is_there(&settings)?;
+    let stores = Stores::for_reading(&settings).await?.all;
+    let quorums = quorums(settings.redundancy)?;
+    let found = inventory(&stores, settings.store_timeout).await;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if !arguments.json {
+        writeln!(out, "{:<32}  {:>6}  {:>12}  {:>6}", "vdisk", "format", "aggregations", "stores")?;
+    }
+    for (vdisk, known) in &found.vdisks {
+        let set = StoreSet::new(vdisk.clone(), stores.clone(), quorums, settings.store_timeout);
+        let survey = match set {
+            Some(set) if known.logs > 0 => Some(set.survey().await),
+            _ => None,
+        };
+        match arguments.json {
+            true => writeln!(out, "{}", as_json(vdisk, *known, survey.as_ref()))?,
+            false => writeln!(out, "{}", as_line(vdisk, *known, survey.as_ref(), stores.len()))?,
+        }
+    }
+    out.flush()?;
+    for silent in &found.silent {
+        eprintln!("tlog: {silent}");
+    }
+    // Whatever was opened once was promised by that many stores.
+    let complete = stores.len() - found.silent.len() > stores.len() - quorums.opening();
+    if !complete {
+        eprintln!("tlog: too few stores answered: there may be vdisks that none of these knows of");
+    }
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn formats(known: Known) -> &'static str {
+    match (known.chains > 0, known.logs > 0) {
+        (true, true) => "1, 2",
+        (true, false) => "1",
+        _ => "2",
+    }
+}
+
+/// The highest number that is known as committed; a reader may find that the log goes on a little.
+fn committed(survey: &Survey) -> u64 {
+    survey.committed().0
+}
+
+fn as_line(vdisk: &VdiskId, known: Known, survey: Option<&Survey>, stores: usize) -> String {
+    // What is on format 1 is known only by walking it.
+    let aggregations = survey.map_or_else(|| "-".to_owned(), |survey| committed(survey).to_string());
+    let on = known.logs.max(known.chains);
+    format!(
+        "{:<32}  {:>6}  {:>12}  {:>6}",
+        vdisk.as_str(),
+        formats(known),
+        aggregations,
+        format!("{on}/{stores}")
+    )
+}
+
+fn as_json(vdisk: &VdiskId, known: Known, survey: Option<&Survey>) -> Value {
+    json!({
+        "vdisk": vdisk.as_str(),
+        "stores_with_log": known.logs,
+        "stores_with_format1": known.chains,
+        "first": survey.map(|survey| survey.first().0),
+        "committed": survey.map(committed),
+        "epoch": survey.map(|survey| survey.highest_epoch().0),
+    })
+}

@@ -1,0 +1,243 @@
+//! From the addresses of the settings to stores.
+
+mod late_directory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tlog_config::{RedisServer, StoreAddress};
+use tlog_redis::{ClientCertificate, LinkLimits, Links, RedisStore, TlsOptions};
+use tlog_store::{MemoryStore, ShardStore, StoreError, StoreErrorKind};
+
+use self::late_directory::LateDirectory;
+use crate::settings::Settings;
+
+/// Why there are no stores.
+#[derive(Debug, thiserror::Error)]
+pub enum StoresError {
+    /// Somebody else writes in a directory.
+    #[error(transparent)]
+    Locked(StoreError),
+    /// A kind of store that cannot be opened here.
+    #[error(
+        "a store in memory is only in the process of its server; this command works with Redis servers, file: stores and the \
+         embedded store"
+    )]
+    MemoryElsewhere,
+    /// The certificates for rediss:// cannot be used.
+    #[error("the certificates for {address}: {source}")]
+    Tls {
+        /// Which store needs them.
+        address: String,
+        /// What is wrong.
+        #[source]
+        source: tlog_redis::TlsError,
+    },
+    /// Stores that may forget, and `require-durable-stores`.
+    #[error(
+        "require-durable-stores is set, and these may lose what they acknowledged when they are restarted: {}",
+        .0.join("; ")
+    )]
+    NotDurable(Vec<String>),
+}
+
+/// The stores, in order: number i holds shard i.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// As the log's writer and reader take them.
+    pub all: Vec<Arc<dyn ShardStore>>,
+    opener: StoreOpener,
+    directories: Vec<Arc<LateDirectory>>,
+}
+
+/// Makes stores of addresses. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StoreOpener {
+    /// One connection for each server, however many vdisks are on it.
+    links: Arc<Links>,
+    /// What other processes are told of this one, on one line; none: for reading.
+    note: Option<String>,
+}
+
+impl Stores {
+    /// Opens them for writing. A directory that another process writes in is an error that names that process; a store that is
+    /// away for another reason is warned of, and is tried again whenever it is asked for something.
+    ///
+    /// `note` is what other processes are told of this one: one line.
+    pub async fn for_writing(settings: &Settings, note: &str) -> Result<Self, StoresError> {
+        Self::open(settings, Some(note.to_owned())).await
+    }
+
+    /// Opens them for reading, also while a server writes there. A directory that is not there counts as away.
+    pub async fn for_reading(settings: &Settings) -> Result<Self, StoresError> {
+        Self::open(settings, None).await
+    }
+
+    async fn open(settings: &Settings, note: Option<String>) -> Result<Self, StoresError> {
+        let limits = LinkLimits { response: settings.store_timeout, ..LinkLimits::default() };
+        let client = settings.store_tls.client.clone();
+        let client = client.map(|(certificate, key)| ClientCertificate { certificate, key });
+        let tls = TlsOptions { ca_file: settings.store_tls.ca_file.clone(), client };
+        let opener = StoreOpener { links: Arc::new(Links::new(limits, tls)), note };
+        let mut stores = Self { all: Vec::new(), opener, directories: Vec::new() };
+        for address in settings.stores() {
+            let (store, directory) = stores.opener.open(&address, stores.all.len()).await?;
+            stores.all.push(store);
+            stores.directories.extend(directory);
+        }
+        Ok(stores)
+    }
+
+    /// What makes more of the same kind.
+    pub fn opener(&self) -> &StoreOpener {
+        &self.opener
+    }
+
+    /// Changes what other processes are told of this one.
+    pub fn set_note(&self, note: &str) {
+        for directory in &self.directories {
+            directory.set_note(note);
+        }
+    }
+
+    /// Asks every store whether it keeps what it acknowledges; one that answers anything but yes is an error. One that is away is
+    /// warned of: when it is back it is asked again, and the answer logged.
+    pub async fn require_durability(&self, limit: Duration) -> Result<(), StoresError> {
+        let asked = self.all.iter().map(|store| async move {
+            (store.address(), tokio::time::timeout(limit, store.durability()).await)
+        });
+        let mut refused = Vec::new();
+        for (address, answer) in join_all(asked).await {
+            match answer {
+                Ok(Ok(durability)) => {
+                    refused.extend(durability.reason().map(|why| format!("{address}: {why}")));
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(store = %address, %error, "the store is away, so it cannot be asked whether it is durable");
+                }
+                Err(_) => {
+                    tracing::warn!(store = %address, "the store does not answer, so it cannot be asked whether it is durable");
+                }
+            }
+        }
+        if refused.is_empty() { Ok(()) } else { Err(StoresError::NotDurable(refused)) }
+    }
+}
+
+impl StoreOpener {
+    /// The store at an address, as store `number` of a log.
+    pub async fn store(
+        &self,
+        address: &StoreAddress,
+        number: usize,
+    ) -> Result<Arc<dyn ShardStore>, StoresError> {
+        Ok(self.open(address, number).await?.0)
+    }
+
+    async fn open(
+        &self,
+        address: &StoreAddress,
+        number: usize,
+    ) -> Result<(Arc<dyn ShardStore>, Option<Arc<LateDirectory>>), StoresError> {
+        match address {
+            StoreAddress::Memory if self.note.is_none() => Err(StoresError::MemoryElsewhere),
+            StoreAddress::Memory => Ok((Arc::new(MemoryStore::new(format!("memory:{number}"))), None)),
+            StoreAddress::Directory(directory) => {
+                let store = Arc::new(LateDirectory::new(directory.clone(), self.note.clone()));
+                if self.note.is_some() {
+                    match store.get().await {
+                        Ok(_) => {}
+                        Err(error) if matches!(error.kind, StoreErrorKind::Locked { .. }) => {
+                            return Err(StoresError::Locked(error));
+                        }
+                        Err(error) => tracing::warn!(store = %store.address(), %error, "a store is away"),
+                    }
+                }
+                Ok((Arc::clone(&store) as _, Some(store)))
+            }
+            StoreAddress::Redis(server) => Ok((self.redis(server)?, None)),
+        }
+    }
+
+    fn redis(&self, server: &RedisServer) -> Result<Arc<dyn ShardStore>, StoresError> {
+        let address = || server.to_string();
+        let link =
+            self.links.link(server).map_err(|source| StoresError::Tls { address: address(), source })?;
+        Ok(Arc::new(RedisStore::new(link)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tlog_proto::{Epoch, VdiskId};
+
+    use super::*;
+    use crate::settings::SettingsArgs;
+
+    fn settings(storage: &str) -> Settings {
+        let args = SettingsArgs::default().with("data-shards", "1").with("parity-shards", "1");
+        Settings::from_flags(&args.with("storage", storage)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_opened_is_away_and_is_found_when_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let (good, blocked) = (directory.path().join("good"), directory.path().join("blocked"));
+        std::fs::write(&blocked, "a file where the directory should be").unwrap();
+        let addresses = format!("file:{},file:{}", good.display(), blocked.display());
+        let stores = Stores::for_writing(&settings(&addresses), "test").await.unwrap();
+        let vdisk = VdiskId::new("vda").unwrap();
+        assert!(stores.all[0].promise(&vdisk, Epoch(1)).await.is_ok());
+        let error = stores.all[1].promise(&vdisk, Epoch(1)).await.unwrap_err();
+        assert!(error.is_retryable() && error.address.ends_with("blocked"), "{error}");
+        std::fs::remove_file(&blocked).unwrap();
+        assert!(stores.all[1].promise(&vdisk, Epoch(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_removed_while_it_was_in_use_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = format!("file:{0}/a,file:{0}/b", directory.path().display());
+        let stores = Stores::for_writing(&settings(&addresses), "test").await.unwrap();
+        let vdisk = VdiskId::new("vda").unwrap();
+        let before = stores.all[0].promise(&vdisk, Epoch(1)).await.unwrap();
+        std::fs::remove_dir_all(directory.path().join("a")).unwrap();
+        // The first write may find out, the next ones find a new store.
+        let mut answers = Vec::new();
+        for epoch in 2..5 {
+            answers.push(stores.all[0].promise(&vdisk, Epoch(epoch)).await);
+        }
+        let after = answers.pop().unwrap().unwrap();
+        assert!(after.identity.is_some() && after.identity != before.identity, "{answers:?}");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_another_writes_in_is_refused_and_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = format!("file:{0}/a,file:{0}/b", directory.path().display());
+        let first = Stores::for_writing(&settings(&addresses), "first").await.unwrap();
+        first.set_note("admin 127.0.0.1:1234");
+        let error = Stores::for_writing(&settings(&addresses), "second").await.unwrap_err();
+        let pid = std::process::id().to_string();
+        assert!(error.to_string().contains(&pid) && error.to_string().contains("127.0.0.1:1234"), "{error}");
+        let readers = Stores::for_reading(&settings(&addresses)).await.unwrap();
+        let vdisk = VdiskId::new("vda").unwrap();
+        first.all[0].promise(&vdisk, Epoch(7)).await.unwrap();
+        assert_eq!(readers.all[0].status(&vdisk).await.unwrap().epoch, Epoch(7));
+        assert!(readers.all[0].promise(&vdisk, Epoch(8)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn reading_makes_no_directory_and_a_missing_one_is_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = format!("file:{0}/a,file:{0}/b", directory.path().display());
+        let readers = Stores::for_reading(&settings(&addresses)).await.unwrap();
+        assert!(readers.all[0].status(&VdiskId::new("vda").unwrap()).await.is_err());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(matches!(
+            Stores::for_reading(&settings("memory:,memory:")).await,
+            Err(StoresError::MemoryElsewhere)
+        ));
+    }
+}
