@@ -7,6 +7,7 @@ use tlog_proto::{AggregationNumber, Epoch, Sequence};
 use tlog_quorum::ShardCondition;
 use tlog_store::{Operation, ShardStore, StartRecord};
 
+use crate::exploration::{Rule, break_rule};
 use crate::testing::{
     Cluster, append, block, content, durable, keys, marked_block, position, settings, vdisk,
 };
@@ -399,4 +400,78 @@ async fn an_old_disk_that_cannot_be_told_of_an_opening_does_not_count_while_that
     for number in 1..=5 {
         assert_eq!(holders(&cluster, number).await, 5, "aggregation {number}");
     }
+}
+
+/// A writer enters a store, and is gone when two of three stores know; the third one has the list with the disk of before. Answers
+/// that disk.
+async fn half_entered(cluster: &Cluster) -> std::sync::Arc<tlog_store::MemoryStore> {
+    let (log, controls) = cluster.open().await;
+    append(&log, 1, 1..=10).await;
+    durable(&log, position(1, 10)).await.unwrap();
+    controls.iter().for_each(|control| control.set_delay(Duration::from_millis(5)));
+    let old = cluster.bays[1].pull(); // noticed and filled before long
+    while cluster.bays[1].status(&vdisk()).await.unwrap().held.count() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    controls[0].hang();
+    let version = async |at: usize| cluster.bays[at].status(&vdisk()).await.unwrap().members.version();
+    while version(2).await <= version(0).await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(log);
+    old
+}
+
+/// Whether what is acknowledged after a half-made entry is lost when the disk of before comes back.
+async fn lost_after_a_half_made_entry() -> bool {
+    let cluster = Cluster::new(1, 2, None);
+    let old = half_entered(&cluster).await;
+    let (set, controls) = cluster.connect(2);
+    controls[0].set_down(true);
+    let log = match Log::open(set.clone(), keys(), settings()).await {
+        Ok(log) => log,
+        Err(OpenError::TooFewStores(missing)) => {
+            // The third store may have another list, under which it and the old disk are enough. It has to be asked.
+            assert_eq!((missing.counted, missing.needed), (2, 3));
+            controls[0].set_down(false);
+            let log = Log::open(set, keys(), settings()).await.unwrap();
+            controls[0].set_down(true);
+            log
+        }
+        Err(error) => panic!("{error}"),
+    };
+    append(&log, 2, 1..=5).await;
+    durable(&log, position(2, 5)).await.unwrap();
+    drop(log);
+    cluster.bays[1].insert(old);
+    let (set, controls) = cluster.connect(3);
+    controls[2].set_down(true);
+    Log::open(set, keys(), settings()).await.is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_was_half_made_is_settled_before_anything_is_served() {
+    assert!(!lost_after_a_half_made_entry().await);
+    break_rule(Some(Rule::Settling));
+    let lost = lost_after_a_half_made_entry().await;
+    break_rule(None);
+    assert!(lost, "the story does not tell what it is about");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_was_made_is_settled_for_the_next_opening() {
+    let cluster = Cluster::new(4, 2, None);
+    let (log, controls) = cluster.open().await;
+    append(&log, 1, 1..=5).await;
+    durable(&log, position(1, 5)).await.unwrap();
+    controls[1].wipe();
+    append(&log, 1, 6..=10).await;
+    durable(&log, position(1, 10)).await.unwrap();
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(log);
+    // Five are enough, as always.
+    let (set, controls) = cluster.connect(2);
+    controls[5].set_down(true);
+    assert_eq!(Log::open(set, keys(), settings()).await.unwrap().end().last, Some(Sequence(10)));
 }

@@ -204,13 +204,14 @@ pub(crate) async fn recover(
             last_id = foundation.prev()?;
         }
         let start = StartRecord { epoch, number };
-        let members = members_of(set, &survey, epoch);
+        let mut members = members_of(set, &survey, epoch);
         if let Some(started) = begin(set, &survey, start, &members, quorum).await? {
+            members.change = members.change.next_multiple_of(2); // enough of them know it now
             return Ok(Recovered {
                 set: set.clone(),
                 survey,
                 members,
-                quorum,
+                quorum: quorum.min(opening_quorum(set)),
                 ready_with: if reduced { opening_quorum(set).max(set.quorums().write()) } else { 0 },
                 start,
                 started,
@@ -243,7 +244,10 @@ async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, O
     let set = &as_written(set, &before);
     let (needed, reduced) = match opening {
         Opening::Usual if before.is_new() => (set.quorums().founding(), false),
-        Opening::Usual => (opening_quorum(set), false),
+        Opening::Usual => (settling(&before, opening_quorum(set)), false),
+        Opening::Replacing if !before.is_new() && before.counted_len() >= opening_quorum(set) => {
+            (settling(&before, opening_quorum(set)), false)
+        }
         Opening::Replacing => {
             before.require(0)?; // no store behind two places
             let left = members_left(set, &before)?;
@@ -278,7 +282,7 @@ async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, O
         }
     }
     let set = as_written(set, &survey);
-    let needed = if reduced { needed } else { needed.max(opening_quorum(&set)) };
+    let needed = if reduced { needed } else { needed.max(settling(&survey, opening_quorum(&set))) };
     // Where a log is begun, it may be one store behind two places, which has promised once: the next look tells.
     if overtaken && (reduced || founding) {
         return Ok(None);
@@ -289,6 +293,28 @@ async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, O
         Err(_) if overtaken => Ok(None),
         Err(too_few) => Err(too_few.into()),
     }
+}
+
+/// How many members an opening needs where the newest list of members that is seen may not have been told to all who must know
+/// it: then one place may have two stores, the one of this list and the one of the list before, and quorums of the two
+/// lists need not share a store. One member more makes it a quorum of both; or all members there are, where every other place
+/// answers and is blank.
+fn settling(survey: &Survey, needed: usize) -> usize {
+    #[cfg(test)]
+    if crate::exploration::is_broken(crate::exploration::Rule::Settling) {
+        return needed;
+    }
+    match (is_settled(&survey.members), survey.unreachable_len()) {
+        (true, _) => needed,
+        (false, 0) => survey.counted_len().clamp(needed, needed + 1),
+        (false, _) => needed + 1,
+    }
+}
+
+/// A list that enters a store has an odd count. It is followed by an even one: with the same stores once enough members know
+/// of it, with the stores of before where that failed.
+pub(crate) fn is_settled(members: &Members) -> bool {
+    members.change.is_multiple_of(2)
 }
 
 /// How many members are left, where the operator says that the others are lost for good. Refused where it would be a guess:
@@ -471,7 +497,9 @@ fn members_of(set: &StoreSet, survey: &Survey, epoch: Epoch) -> Members {
     let small = |number: usize| u8::try_from(number).unwrap_or(u8::MAX); // at most 255 shards
     let (data_shards, write_quorum) = (small(set.quorums().data()), small(set.quorums().acknowledged()));
     let identities = if survey.is_new() { survey.identities() } else { survey.members.identities.clone() };
-    Members { epoch, change: 0, identities, data_shards, write_quorum }
+    // What was not settled is not before enough members have this list.
+    let change = u64::from(!is_settled(&survey.members));
+    Members { epoch, change, identities, data_shards, write_quorum }
 }
 
 /// Writes the start record. None where another opening was faster.

@@ -18,14 +18,15 @@ pub struct StoreStatus {
     pub out_for: Option<Duration>,
     /// Why it does not take part, or what it said last when it failed.
     pub error: Option<String>,
-    /// Committed aggregations whose shard it lacks, as far as that is known. While it is away that grows with what is written;
-    /// what it lost in the meantime shows when it is back.
+    /// Committed aggregations whose shard it lacks and will be given, as far as that is known. While it is away that grows with
+    /// what is written; what it lost in the meantime shows when it is back.
     pub missing: u64,
     /// The lowest of these.
     pub first_missing: Option<AggregationNumber>,
     /// About how many bytes these shards have: by the average of what this writer has stored. None before it has stored any.
     pub missing_bytes: Option<u64>,
-    /// Of what it lacks, what cannot be made from the other stores either: too few whole shards are left.
+    /// What it lacks beside these, and what cannot be made from the other stores either: too few whole shards are left. Tried
+    /// again when a store more is there.
     pub unrepairable: NumberRanges,
     /// Bytes of memory that are kept because it has not answered yet.
     pub unanswered_bytes: u64,

@@ -211,6 +211,9 @@ impl Writer {
         for aggregation in recovered.adopted {
             writer.send(aggregation, 0, Vec::new(), now);
         }
+        if writer.members.change > 0 {
+            writer.confirm_members();
+        }
         if writer.in_flight.is_empty() {
             writer.durability.send_modify(|state| state.durable = durable);
         }
@@ -530,7 +533,7 @@ impl Writer {
         }
     }
 
-    /// Committed numbers that a store is not known to hold.
+    /// Committed numbers that a store is known to lack, and that can be filled in.
     fn missing(&self, lane: &Lane) -> NumberRanges {
         let committed = self.tracker.committed();
         let mut missing = lane.missed.clone();
@@ -540,7 +543,6 @@ impl Writer {
                 missing.remove_range(self.first..=AggregationNumber(rest.start().0.saturating_sub(1)));
             }
         }
-        lane.unrepairable.iter().for_each(|range| missing.insert_range(range));
         missing.remove_range(committed.next()..=AggregationNumber(u64::MAX));
         missing
     }

@@ -13,7 +13,7 @@ use tlog_codec::format1::Keys;
 use tlog_proto::{
     AggregationId, AggregationNumber, Generation, LogPosition, Sequence, SessionId, Timestamp, VdiskId,
 };
-use tlog_quorum::{ChainEnd, ChainWalk, Link, LinkError, LinkRead, StoreSet};
+use tlog_quorum::{ChainEnd, ChainWalk, Link, LinkCondition, LinkError, LinkFault, LinkRead, StoreSet};
 
 use crate::history::AggregationInfo;
 use crate::metric;
@@ -184,7 +184,9 @@ impl Format1Walk {
     /// The next older one; none after the first of the chain. An aggregation that cannot be read is tried once more.
     pub(crate) async fn next(&mut self) -> Result<Option<Link>, Format1Error> {
         let mut read = self.walk.next().await;
-        if let Err(error) = &read {
+        if let Err(error) = &read
+            && may_be_back(&error.fault)
+        {
             tracing::warn!(%error, "asking the stores again");
             metric::read_repeated();
             read = self.walk.next().await;
@@ -209,6 +211,11 @@ impl Format1Walk {
     }
 }
 
+/// Whether asking the stores again can help.
+pub(crate) fn may_be_back(fault: &LinkFault) -> bool {
+    matches!(fault, LinkFault::TooFew { .. } | LinkFault::Damaged)
+}
+
 /// Counts an aggregation that was read.
 pub(crate) fn count_read(link: &Link) {
     let shard = link.shards.first().map_or(0, |shard| shard.len() as u64);
@@ -218,9 +225,8 @@ pub(crate) fn count_read(link: &Link) {
     }
 }
 
-fn is_fault(condition: &tlog_quorum::LinkCondition) -> bool {
-    use tlog_quorum::LinkCondition::{Held, NotAsked};
-    !matches!(condition, Held | NotAsked)
+fn is_fault(condition: &LinkCondition) -> bool {
+    !matches!(condition, LinkCondition::Held | LinkCondition::NotAsked)
 }
 
 /// What is kept of each aggregation of a chain while its history is put in order: no blocks.

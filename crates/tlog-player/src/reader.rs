@@ -12,7 +12,9 @@ use tlog_quorum::{
 use tlog_store::NumberRanges;
 
 use crate::extent::{Extent, determine};
-use crate::format1::{Before, Format1Error, Format1Progress, Format1Walk, OnProgress, count_read};
+use crate::format1::{
+    Before, Format1Error, Format1Progress, Format1Walk, OnProgress, count_read, may_be_back,
+};
 use crate::history::HistoryError;
 use crate::metric;
 use crate::walk::Forward;
@@ -231,7 +233,9 @@ impl LogReader {
             return Err(Format1Error::KeysMissing { vdisk: vdisk.clone(), newest: id });
         };
         let mut read = self.stores.link(id, keys, LinkRead::Enough).await;
-        if let Err(error) = &read {
+        if let Err(error) = &read
+            && may_be_back(&error.fault)
+        {
             tracing::warn!(%error, "asking the stores again");
             metric::read_repeated();
             read = self.stores.link(id, keys, LinkRead::Enough).await;

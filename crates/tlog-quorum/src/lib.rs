@@ -5,7 +5,8 @@
 //! several disagree, and how an aggregation is put together from any k of them ([`StoreSet::aggregation`]). Writers and
 //! readers share these rules; `docs/commit-and-recovery.md` explains them.
 //!
-//! For logs of stored format 1 it finds where their chain ends, and walks it ([`ChainWalk`]).
+//! For logs of stored format 1 it finds where their chain ends and walks it ([`ChainWalk`]), with the keys that it is given: there
+//! nothing can be told without.
 //!
 //! It does not write, does not decide what to commit, holds no keys and keeps no state between calls.
 

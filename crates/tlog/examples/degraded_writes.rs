@@ -2,11 +2,12 @@
 //! process.
 //!
 //! ```text
-//! cargo run --release -p tlog --example degraded_writes [SECONDS OF EACH PHASE]
+//! cargo run --release -p tlog --example degraded_writes [SECONDS OF EACH PHASE] [BLOCKS PER SECOND]
 //! ```
 //!
-//! 4-KiB blocks of random data, 50 of them outstanding, aggregations of 25. A latency is the time from handing a block
-//! over to its being durable. Ratios within one run are worth something; single times depend on the machine.
+//! 4-KiB blocks of random data, at most 50 of them outstanding, aggregations of 25. A latency is the time from handing a block
+//! over to its being durable, the wait for a full aggregation included. The servers keep everything in memory, 1.5 times what is
+//! written: mind rate and time. Ratios within one run are worth something; single times depend on the machine.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::VecDeque;
@@ -34,6 +35,7 @@ type Latencies = Vec<(Instant, Duration)>;
 async fn main() {
     let seconds = std::env::args().nth(1).map_or(30, |seconds| seconds.parse().unwrap());
     let phase = Duration::from_secs(seconds);
+    let rate = std::env::args().nth(2).map_or(5000.0, |rate| rate.parse().unwrap());
     let redis =
         tokio::task::spawn_blocking(|| RedisServers::start(6, &RedisOptions::default())).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -49,7 +51,7 @@ async fn main() {
     let server = tokio::spawn(service.run(shutdown.clone()));
 
     let done = Arc::new(AtomicBool::new(false));
-    let writing = tokio::spawn(write(address.to_string(), Arc::clone(&done)));
+    let writing = tokio::spawn(write(address.to_string(), rate, Arc::clone(&done)));
     let mut marks = vec![("healthy", Instant::now())];
     tokio::time::sleep(phase).await;
 
@@ -106,14 +108,20 @@ async fn back(redis: &RedisProcess) {
     tokio::task::block_in_place(|| redis.restart_empty());
 }
 
-async fn write(address: String, done: Arc<AtomicBool>) -> Latencies {
+async fn write(address: String, rate: f64, done: Arc<AtomicBool>) -> Latencies {
     let vdisk = VdiskId::new("measured").unwrap();
     let client = Client::connect_continuing(address, vdisk, ClientOptions::default()).await.unwrap();
     let mut random = SmallRng::seed_from_u64(1);
     let mut outstanding = VecDeque::new();
     let mut latencies = Latencies::new();
+    let (began, mut sent) = (Instant::now(), 0.0);
     while !done.load(Ordering::Relaxed) || !outstanding.is_empty() {
         if !done.load(Ordering::Relaxed) && outstanding.len() < OUTSTANDING {
+            let ahead = sent / rate - began.elapsed().as_secs_f64();
+            if ahead > 0.001 {
+                tokio::time::sleep(Duration::from_secs_f64(ahead)).await;
+            }
+            sent += 1.0;
             let mut data = vec![0; BLOCK];
             random.fill(&mut data[..]);
             let index = BlockIndex::new(random.random_range(0..1 << 18)).unwrap();

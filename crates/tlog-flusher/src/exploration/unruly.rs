@@ -31,6 +31,8 @@ pub(crate) enum Rule {
     Traces,
     /// Where stores were lost for good, all that are left are asked, and told.
     AllLeft,
+    /// Where it is not known whether enough members know the newest list of them, one more is asked.
+    Settling,
     /// A log is opened with the quorums of the lowest W that it was written with.
     EarlierWrite,
 }

@@ -22,7 +22,8 @@ pub struct DeleteReport {
     /// Aggregations whose shards were removed.
     pub aggregations: u64,
     /// Where the chain could not be followed any further back. Shards of what is before, if there are any, stay where they are:
-    /// nothing names them any more. Also the sign that an earlier deletion had got that far.
+    /// nothing names them any more. Also the sign that an earlier deletion had got that far. What belongs to another vdisk, or
+    /// does not open while others do, was left alone.
     pub broken: Vec<LinkError>,
 }
 
@@ -60,6 +61,7 @@ pub async fn delete(
     chain.require(set.stores().len())?;
     let mut report = DeleteReport::default();
     let mut done = DeleteProgress::default();
+    let (mut opened, mut sealed) = (false, None);
     let mut found = HashSet::new();
     let mut order = Vec::new();
     for listed in chain.lists.iter().flatten().flatten() {
@@ -72,16 +74,16 @@ pub async fn delete(
             done.found += 1;
             progress(done);
             match walk.next().await {
-                Ok(_) => {}
-                Err(error) if error.fault == LinkFault::Key => return Err(DeleteError::Key(error)),
+                Ok(_) => opened = true,
                 Err(error) if is_unreachable(&error) => return Err(DeleteError::Unreachable(error)),
-                // Another vdisk's: somebody has written it into this one's list.
-                Err(error) if matches!(error.fault, LinkFault::OtherVdisk(_)) => {
-                    order.pop();
-                    report.broken.push(error);
-                    break;
-                }
                 Err(error) => {
+                    // Another vdisk's, or not known to be this one's: somebody has written it into the list.
+                    if matches!(error.fault, LinkFault::OtherVdisk(_) | LinkFault::Key) {
+                        order.pop();
+                    }
+                    if error.fault == LinkFault::Key {
+                        sealed.get_or_insert_with(|| error.clone());
+                    }
                     report.broken.push(error);
                     break;
                 }
@@ -91,6 +93,9 @@ pub async fn delete(
         if let Some(walked) = order.get_mut(from..) {
             walked.reverse();
         }
+    }
+    if let Some(error) = sealed.filter(|_| !opened) {
+        return Err(DeleteError::Key(error));
     }
     for id in order {
         remove(set, id).await?;

@@ -65,7 +65,7 @@ pub struct Format1Status {
 pub struct Format1StoreStatus {
     /// What a person calls it.
     pub address: String,
-    /// What it said when it did not take the aggregation that closed the log.
+    /// What it said when it did not take what is being stored; it is tried again. Until it does nothing is acknowledged.
     pub error: Option<String>,
 }
 

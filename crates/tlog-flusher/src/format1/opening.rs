@@ -13,7 +13,7 @@ use tlog_codec::format1::Keys;
 use tlog_proto::{AggregationId, VdiskId};
 use tlog_quorum::{ChainEndError, LinkCondition, LinkError, LinkRead, StoreSet, TooFewStores};
 
-use super::storing::store_link;
+use super::storing::{Trouble, store_link};
 use super::tail::ChainTail;
 use crate::settings::InvalidSettings;
 
@@ -103,7 +103,9 @@ pub(super) async fn settled_end(
         let stores = set.stores().iter().enumerate().filter(|(i, _)| !is_settled(*i));
         let stores: Vec<_> = stores.map(|(_, store)| store.address()).collect();
         tracing::warn!(%vdisk, id = %newest, ?stores, "the last aggregation of format 1 is stored again there");
-        let settled = store_link(set, newest, &link.shards, |store| !is_settled(store), pause).await;
+        let settled =
+            store_link(set, newest, &link.shards, |store| !is_settled(store), pause, &Trouble::default())
+                .await;
         settled.map_err(|why| OpenError::NotSettled { vdisk: vdisk.clone(), why: why.to_string() })?;
     }
     warn_of_empty_lists(set, newest, &chain.lists);

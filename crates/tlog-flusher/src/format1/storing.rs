@@ -1,6 +1,7 @@
 //! Storing one aggregation on every store.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +14,26 @@ use crate::metric;
 /// How often a store is tried, as existing servers do.
 pub(super) const TRIES: u32 = 4;
 
+/// What each store said when it did not take what is being stored; none where it took it. Shared with who shows it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trouble(Arc<Mutex<Vec<Option<String>>>>);
+
+impl Trouble {
+    fn set(&self, errors: Vec<Option<String>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = errors;
+    }
+
+    /// What this store said.
+    pub(super) fn of(&self, store: usize) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(store).cloned().flatten()
+    }
+}
+
 /// Some stores did not take an aggregation. What each of them said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NotStored {
-    pub(super) id: AggregationId,
-    pub(super) errors: Vec<(usize, String)>,
+    id: AggregationId,
+    errors: Vec<String>,
 }
 
 impl fmt::Display for NotStored {
@@ -28,7 +44,7 @@ impl fmt::Display for NotStored {
             "aggregation {id} of format 1 must be on every store, and {} did not take it",
             errors.len()
         )?;
-        for (at, (_, error)) in errors.iter().enumerate() {
+        for (at, error) in errors.iter().enumerate() {
             write!(f, "{}{error}", if at == 0 { ": " } else { "; " })?;
         }
         Ok(())
@@ -43,6 +59,7 @@ pub(super) async fn store_link(
     shards: &[Bytes],
     on: impl Fn(usize) -> bool,
     mut pause: Duration,
+    trouble: &Trouble,
 ) -> Result<(), NotStored> {
     let mut left: Vec<bool> = (0..set.stores().len()).map(on).collect();
     let mut tries = 1;
@@ -54,21 +71,16 @@ pub(super) async fn store_link(
                 async move { chains.append_link(set.vdisk(), id, shard, LAST_HASHES).await }
             })
             .await;
-        let mut errors = Vec::new();
-        for (store, answer) in answers.into_iter().enumerate() {
-            let failed = match answer {
-                Some(Err(error)) => {
-                    metric::store_failure(set.vdisk(), &error.address);
-                    tracing::debug!(vdisk = %set.vdisk(), store = %error.address, %error, "not stored");
-                    errors.push((store, error.to_string()));
-                    true
-                }
-                _ => false,
-            };
-            if let Some(left) = left.get_mut(store) {
-                *left &= failed;
-            }
-        }
+        let failures = answers.into_iter().map(|answer| {
+            let error = answer?.err()?;
+            metric::store_failure(set.vdisk(), &error.address);
+            tracing::debug!(vdisk = %set.vdisk(), store = %error.address, %error, "not stored");
+            Some(error.to_string())
+        });
+        let failures: Vec<Option<String>> = failures.collect();
+        left = failures.iter().map(Option::is_some).collect();
+        let errors: Vec<String> = failures.iter().flatten().cloned().collect();
+        trouble.set(failures);
         if errors.is_empty() {
             return Ok(());
         }

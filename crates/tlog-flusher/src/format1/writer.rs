@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
 use super::log::{Command, Format1Status, Format1StoreStatus};
-use super::storing::store_link;
+use super::storing::{Trouble, store_link};
 use super::tail::Recent;
 use crate::aggregator::{Aggregator, Batch};
 use crate::log::{CloseReason, Durability};
@@ -32,6 +32,7 @@ pub(super) struct Writer {
     durability: watch::Sender<Durability>,
     aggregator: Aggregator<OwnedSemaphorePermit>,
     storing: Option<BoxFuture<'static, Result<Stored, String>>>,
+    trouble: Trouble,
     stored: u64,
     closing: bool,
 }
@@ -66,6 +67,7 @@ impl Writer {
             recent,
             durability,
             storing: None,
+            trouble: Trouble::default(),
             stored: 0,
             closing: false,
         }
@@ -124,7 +126,8 @@ impl Writer {
         }
         if let Some(batch) = self.aggregator.poll_batch(now) {
             let (set, keys) = (self.set.clone(), self.keys.clone());
-            let store = store(set, keys, self.newest, batch, self.settings.retry_after);
+            let (pause, trouble) = (self.settings.retry_after, self.trouble.clone());
+            let store = store(set, keys, self.newest, batch, pause, trouble);
             self.storing = Some(Box::pin(store));
         }
     }
@@ -146,9 +149,9 @@ impl Writer {
     }
 
     fn status(&self) -> Format1Status {
-        let store = |store: &Arc<dyn tlog_store::ShardStore>| Format1StoreStatus {
+        let store = |(i, store): (usize, &Arc<dyn tlog_store::ShardStore>)| Format1StoreStatus {
             address: store.address().to_string(),
-            error: None,
+            error: self.trouble.of(i),
         };
         Format1Status {
             vdisk: self.set.vdisk().clone(),
@@ -156,7 +159,7 @@ impl Writer {
             stored: self.stored,
             in_flight: self.storing.is_some(),
             waiting_blocks: self.aggregator.len(),
-            stores: self.set.stores().iter().map(store).collect(),
+            stores: self.set.stores().iter().enumerate().map(store).collect(),
             losses_survived: self.set.quorums().redundancy().parity(),
         }
     }
@@ -169,6 +172,7 @@ async fn store(
     prev: AggregationId,
     batch: Batch<OwnedSemaphorePermit>,
     pause: std::time::Duration,
+    trouble: Trouble,
 ) -> Result<Stored, String> {
     let since = Instant::now();
     let Batch { generation, session: _, blocks, permits } = batch;
@@ -189,7 +193,7 @@ async fn store(
         tokio::task::spawn_blocking(encode).await.map_err(|error| error.to_string())?
     };
     let format1::Encoded { id, shards } = encoded.map_err(|error| error.to_string())?;
-    store_link(&set, id, &shards, |_| true, pause).await.map_err(|error| error.to_string())?;
+    store_link(&set, id, &shards, |_| true, pause, &trouble).await.map_err(|error| error.to_string())?;
     let stored_bytes = shards.iter().map(|shard| shard.len() as u64).sum();
     Ok(Stored { id, generation, entries, bytes, stored_bytes, since, _permits: permits })
 }

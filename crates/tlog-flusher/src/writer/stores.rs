@@ -438,6 +438,7 @@ impl Writer {
             return self.fail_blank(now, store, why);
         }
         self.members = members;
+        self.members.change += 1; // settled
         // After an opening that replaces lost stores: one member more is there to ask.
         self.quorum = (self.quorum + 1).min(opening_quorum(&self.set)).max(self.quorum);
         let committed = self.tracker.committed();
@@ -455,7 +456,23 @@ impl Writer {
             "a blank store is filled and counts again");
         self.retry_unrepairable(now);
         self.send_in_flight_to(store);
+        self.confirm_members();
         self.show_stores();
+    }
+
+    /// Tells the members that the list they have is settled. Who does not hear of it only makes the next opening more careful.
+    pub(super) fn confirm_members(&mut self) {
+        for (store, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(port) = self.set.stores().get(store).cloned().filter(|_| lane.is_active()) else {
+                continue;
+            };
+            lane.outstanding += 1;
+            let (set, start, members) = (self.set.clone(), self.start, self.members.clone());
+            self.calls.push(Box::pin(async move {
+                let result = set.within_limit(&port, port.start(set.vdisk(), start, &members)).await;
+                Answer::Published { store, result }
+            }));
+        }
     }
 
     fn fail_blank(&mut self, now: Instant, store: usize, error: String) {

@@ -1,5 +1,6 @@
 //! Deleting logs of format 1.
 
+use tlog_codec::format1;
 use tlog_flusher::format1::{DeleteError, Keys, delete};
 use tlog_proto::AggregationId;
 
@@ -70,6 +71,12 @@ async fn under_a_wrong_key_nothing_is_deleted() {
     let error = delete(&cluster.set, &wrong, |_| {}).await.unwrap_err();
     assert!(matches!(error, DeleteError::Key(_)), "{error}");
     assert_eq!(cluster.content().await.len(), 6);
+    // One that somebody sealed under another key and wrote into the list keeps nobody from deleting the rest.
+    let stray = format1::split(&wrong.encrypter().encrypt(b"something"), cluster.redundancy);
+    cluster.store(&stray, &[0, 1, 2]).await;
+    let report = delete(&cluster.set, &keys(), |_| {}).await.unwrap();
+    assert_eq!((report.aggregations, report.broken[0].id), (2, stray.id));
+    assert_gone(&cluster, 1);
 }
 
 #[tokio::test]

@@ -115,6 +115,24 @@ async fn nothing_is_acknowledged_before_every_store_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_store_that_holds_up_writing_is_shown() {
+    let cluster = Cluster::new(2, 1);
+    let log = cluster.open().await;
+    cluster.chains(1).fail_appends(2, LinkStep::Nothing);
+    append(&log, 1..=3).await;
+    let errors = async || {
+        let status = log.status().await.unwrap();
+        (status.in_flight, status.stores.into_iter().map(|store| store.error.is_some()).collect::<Vec<_>>())
+    };
+    while errors().await.1 != [false, true, false] {
+        tokio::task::yield_now().await;
+    }
+    assert!(errors().await.0);
+    durable(&log, position(1, 3)).await.unwrap();
+    assert_eq!(errors().await, (false, vec![false; 3]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn blocks_are_flushed_when_they_are_old_or_on_request_and_one_aggregation_after_the_other() {
     let cluster = Cluster::new(2, 1);
     let settings = LogSettings { max_age: Duration::from_secs(25), ..settings() };

@@ -196,13 +196,19 @@ struct LinkShards {
     conditions: Vec<LinkCondition>,
 }
 
+/// Puts it together where it is, if that takes no time; the search for damaged shards can take seconds.
 async fn open(shards: LinkShards, keys: &Keys) -> Result<Link, LinkError> {
     let bytes: usize = shards.shards.iter().flatten().map(Bytes::len).sum();
     if bytes < LARGE {
-        return shards.open(keys);
+        match shards.clone().open(keys, 0) {
+            Err(error) if error.fault == LinkFault::Damaged => {}
+            result => return result,
+        }
     }
+    let longest = shards.shards.iter().flatten().map(Bytes::len).max().unwrap_or(0).max(1);
+    let tries = (SEARCH_BYTES / longest / shards.redundancy.data()).clamp(64, 4096);
     let (vdisk, id, keys) = (shards.vdisk.clone(), shards.id, keys.clone());
-    match tokio::task::spawn_blocking(move || shards.open(&keys)).await {
+    match tokio::task::spawn_blocking(move || shards.open(&keys, tries)).await {
         Ok(result) => result,
         // It panicked, or the runtime is shutting down.
         Err(error) => {
@@ -228,9 +234,8 @@ impl LinkShards {
         self.shards.iter().flatten().count()
     }
 
-    fn open(mut self, keys: &Keys) -> Result<Link, LinkError> {
-        let longest = self.shards.iter().flatten().map(Bytes::len).max().unwrap_or(0).max(1);
-        let tries = (SEARCH_BYTES / longest / self.redundancy.data()).clamp(64, 4096);
+    /// `tries` is how many choices of shards are tried where some are damaged.
+    fn open(mut self, keys: &Keys, tries: usize) -> Result<Link, LinkError> {
         let joined = match format1::join_any(self.id, &self.shards, self.redundancy, tries) {
             Ok(joined) => joined,
             Err(Format1Error::Erasure(ErasureError::TooFew { present, needed })) => {

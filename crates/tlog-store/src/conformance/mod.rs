@@ -330,7 +330,7 @@ async fn a_delete_removes_the_log_is_fenced_and_can_be_repeated(store: Arc<dyn S
         no_log(store.heads(&disk, n(1)..=n(9), 99).await);
         store.delete(&disk, Epoch(1)).await.unwrap();
     }
-    assert_eq!(store.vdisks().await.unwrap(), [other.clone()]);
+    assert_eq!(store.vdisks().await.unwrap(), std::slice::from_ref(&other));
     assert_eq!(held(&*store, &other).await, [1, 2, 3, 4, 5]);
     // A log of that name is another one, and nothing of the old one is in it.
     let state = store.promise(&disk, Epoch(1)).await.unwrap();

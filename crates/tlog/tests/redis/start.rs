@@ -55,7 +55,7 @@ async fn one_address_is_enough_for_six_servers_in_a_row_and_the_example_starts_t
     let said = place.server_fails(&["--storage", &address]);
     assert!(said.contains("tlog keygen -o tlog-data/tlog.key"), "{said}");
     place.tlog_ok(&["keygen", "-o", "tlog-data/tlog.key"]);
-    let server = place.server(&["--storage", &address, "--require-durable-stores"]);
+    let server = place.server(&["--storage", &address, "--require-durable-stores", "--flush-size", "5"]);
     let mut disk = Disk::connect(&server, "vda").await;
     disk.write(10).await;
     server.stop();
