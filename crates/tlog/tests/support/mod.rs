@@ -124,6 +124,20 @@ impl Server {
         assert!(status.success());
     }
 
+    /// SIGSTOP, and waits until none of its threads runs any more: the signal alone only asks for that.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            // The state is behind the name, which is in brackets and may have anything in it.
+            stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        };
+        while !std::fs::read_dir(&tasks).unwrap().all(stands) {
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits for its end; answers its exit status and what else it printed.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let mut rest = String::new();
