@@ -125,7 +125,6 @@ mod tests {
             aggregations: 9,
             stores,
             unreadable: numbers(unreadable),
-            ..ScrubReport::default()
         };
         assert_eq!(Findings::of(&report(vec![store(&[1, 2], &[1, 2])], &[])), Findings::default());
         let bad = Findings::of(&report(vec![store(&[1, 2], &[2])], &[4, 5, 7]));

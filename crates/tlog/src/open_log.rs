@@ -16,7 +16,7 @@ pub enum AnyLog {
     /// Ours. Others may hold it too: a scrub, a replacement of stores.
     Two(Arc<Log>),
     /// That of existing servers.
-    One(Format1Log),
+    One(Box<Format1Log>),
 }
 
 /// What a writer of either format shows of itself.

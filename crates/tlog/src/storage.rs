@@ -346,7 +346,7 @@ impl LogStorage for FlusherStorage {
         let log = match (self.format, &self.format1_keys) {
             (Format::One, Some(keys)) => {
                 let opened = Format1Log::open(set, keys.clone(), self.log.clone()).await;
-                AnyLog::One(opened.map_err(|error| OpenError::Failed(error.into()))?)
+                AnyLog::One(Box::new(opened.map_err(|error| OpenError::Failed(error.into()))?))
             }
             _ => {
                 let failed = |error: OpenLogError| OpenError::Failed(error.into());

@@ -195,3 +195,47 @@ fn a_server_without_admin_endpoint_is_named_by_a_scrub() {
     assert!(said.contains("--admin-listen"), "{said}");
     server.stop();
 }
+
+#[tokio::test]
+async fn vdisks_of_the_embedded_store_are_listed_beside_a_server_and_deleted_when_it_has_stopped() {
+    let place = Place::new();
+    let server = place.server(&[]);
+    let client = connect(&server).await;
+    send(&client, 10).await;
+    client.flush().await.unwrap();
+    let listed = place.tlog_ok(&["vdisks"]);
+    assert!(listed.lines().any(|line| line.starts_with("vda ") && line.ends_with("6/6")), "{listed}");
+    let said = place.tlog_fails(&["delete", "vda", "--yes"]);
+    assert!(said.contains(&format!("tlog-server on {}", server.address)), "{said}");
+    server.stop();
+    let said = place.tlog_fails(&["delete", "vdb", "--yes"]);
+    assert!(said.contains("no store that answers has a log of vdisk vdb"), "{said}");
+    let said = place.tlog_ok(&["delete", "vda", "--yes", "--json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["vdisk"], &said["stores"]), (&"vda".into(), &6.into()));
+    assert_eq!(place.tlog_ok(&["vdisks", "--json"]), "");
+    for store in 0..6 {
+        assert!(!place.store(store).join("vda").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_directory_store_is_replaced_while_the_server_runs() {
+    let place = Place::new();
+    let server = place.server(&["--check-stores-every", "50ms"]);
+    let client = connect(&server).await;
+    send(&client, 60).await;
+    client.flush().await.unwrap();
+    let old = format!("file:{}", place.store(3).display());
+    let unknown = place.tlog_fails(&["store", "replace", "--all", "file:/nowhere", "file:new"]);
+    assert!(unknown.contains("is not one of the stores, which are file:"), "{unknown}");
+    let relative = "file:tlog-data/store-3";
+    let said = place.tlog_ok(&["store", "replace", "--all", relative, "file:new-disk"]);
+    assert!(said.contains("vdisk vda: filled"), "{said} ({old})");
+    send(&client, 10).await;
+    client.flush().await.unwrap();
+    server.stop();
+    std::fs::remove_dir_all(place.store(3)).unwrap();
+    std::fs::rename(place.path().join("new-disk"), place.store(3)).unwrap();
+    place.tlog_ok(&["verify", "vda", "--deep"]);
+}

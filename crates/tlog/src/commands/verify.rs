@@ -171,7 +171,10 @@ fn show_format1(out: &mut impl Write, report: &Format1Report) -> io::Result<()> 
         writeln!(out, "what is newer may have been acknowledged: {doubt}")?;
     }
     if let Some(broken) = &report.broken {
-        writeln!(out, "history of format 1 ends here, everything before is lost on the stores in reach: {broken}")?;
+        writeln!(
+            out,
+            "history of format 1 ends here, everything before is lost on the stores in reach: {broken}"
+        )?;
     }
     Ok(())
 }
