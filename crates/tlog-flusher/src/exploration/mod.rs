@@ -606,5 +606,5 @@ fn replacing_lost_stores_where_what_is_gone_may_have_been_acknowledged_is_notice
 
 #[test]
 fn replacing_lost_stores_without_asking_all_that_are_left_is_noticed() {
-    must_be_caught(Rule::AllLeft);
+    must_be_caught_from(2500, Rule::AllLeft);
 }
