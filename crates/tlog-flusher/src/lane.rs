@@ -73,6 +73,8 @@ pub(crate) struct Lane {
     pub(crate) catching_up: Option<CatchingUp>,
     /// How far filling a blank store is.
     pub(crate) refill: Option<Arc<RefillProgress>>,
+    /// How often it could not be filled, one time after the other.
+    pub(crate) fills_failed: u32,
     pause: Duration,
 }
 
@@ -94,6 +96,7 @@ impl Lane {
             backfill_at: now,
             catching_up: None,
             refill: None,
+            fills_failed: 0,
             pause: Duration::ZERO,
         }
     }
@@ -113,6 +116,7 @@ impl Lane {
         self.known = true;
         self.refill = None;
         self.error = None;
+        self.fills_failed = 0;
         self.pause = Duration::ZERO;
         self.out_since.take()
     }
@@ -127,6 +131,7 @@ impl Lane {
         first: Duration,
         most: Duration,
     ) {
+        self.fills_failed = if blank { self.fills_failed.saturating_add(1) } else { 0 };
         self.pause = (self.pause * 2).clamp(first, most.max(first));
         let retry_at = now + self.pause;
         self.standing =
@@ -140,6 +145,7 @@ impl Lane {
         self.standing = LaneStanding::Blank { retry_at: now };
         self.out_since.get_or_insert(OutSince { instant: now, wall });
         self.error = Some(error);
+        self.fills_failed = 0;
         self.known = false;
         self.catching_up = None;
         self.missed = NumberRanges::new();

@@ -28,6 +28,8 @@ pub struct StoreStatus {
     /// What it lacks beside these, and what cannot be made from the other stores either: too few whole shards are left. Tried
     /// again when a store more is there.
     pub unrepairable: NumberRanges,
+    /// How often it could not be filled, one time after the other, for the reason in `error`. The writer goes on trying.
+    pub fills_failed: u32,
     /// Bytes of memory that are kept because it has not answered yet.
     pub unanswered_bytes: u64,
 }

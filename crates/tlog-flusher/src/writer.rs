@@ -579,6 +579,7 @@ impl Writer {
                 first_missing: missing.first(),
                 missing_bytes: average.map(|average| average.saturating_mul(missing.count())),
                 unrepairable: lane.unrepairable.clone(),
+                fills_failed: lane.fills_failed,
                 unanswered_bytes: lane.unanswered_bytes(),
             }
         });

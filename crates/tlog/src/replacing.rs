@@ -94,6 +94,18 @@ pub enum ReplaceError {
     /// A new store that is in use.
     #[error("{0} is one of the stores already; each shard needs a store of its own")]
     InUse(String),
+    /// A new store that is in use, by another name.
+    #[error(
+        "{new} is the same store as {other}, which has another place in the log of vdisk {vdisk}: nothing was replaced"
+    )]
+    SameStore {
+        /// As asked for.
+        new: String,
+        /// The name by which it is in use.
+        other: String,
+        /// In whose log.
+        vdisk: VdiskId,
+    },
     /// The new store cannot be opened.
     #[error(transparent)]
     Open(#[from] StoresError),
@@ -155,6 +167,9 @@ pub async fn replace(
             vdisks.extend(known.map(|(vdisk, known)| (vdisk, known.chains > 0)));
         }
     }
+    for (vdisk, _) in &vdisks {
+        refuse_twins(storage, vdisk, &replaced).await?;
+    }
     for (position, store) in &replaced {
         tracing::info!(vdisk = vdisk.as_ref().map(VdiskId::as_str), position, store = %store.address(), "a store is replaced");
         places.replace(vdisk.as_ref(), *position, store);
@@ -167,6 +182,28 @@ pub async fn replace(
         report.vdisks.push(ReplacedVdisk { vdisk: vdisk.to_string(), error, format1 });
     }
     Ok(report)
+}
+
+/// Two names can mean one server; only the identity that it gave the log tells.
+async fn refuse_twins(
+    storage: &FlusherStorage,
+    vdisk: &VdiskId,
+    replaced: &[(usize, Arc<dyn ShardStore>)],
+) -> Result<(), ReplaceError> {
+    let Some(set) = storage.store_set(vdisk) else { return Ok(()) };
+    let survey = set.survey().await;
+    for (position, new) in replaced {
+        let identity = new.status(vdisk).await.map_err(ReplaceError::Away)?.identity;
+        let others = survey.views.iter().enumerate().filter(|(other, _)| other != position);
+        let twin = others.map(|(_, view)| view).find(|view| {
+            identity.is_some() && view.answer.as_ref().is_ok_and(|state| state.identity == identity)
+        });
+        if let Some(twin) = twin {
+            let (new, other) = (new.address().to_string(), twin.address.clone());
+            return Err(ReplaceError::SameStore { new, other, vdisk: vdisk.clone() });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

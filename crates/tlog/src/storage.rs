@@ -9,7 +9,7 @@ use tlog_codec::format1::{self, Keys as Format1Keys};
 use tlog_codec::{Redundancy, VdiskKeys};
 use tlog_crypto::Keyring;
 use tlog_flusher::format1::Format1Log;
-use tlog_flusher::{LaneState, Log, LogSettings, ScrubProgress, ScrubReport};
+use tlog_flusher::{LaneState, Log, LogSettings, ScrubProgress, ScrubReport, StoreStatus};
 use tlog_proto::VdiskId;
 use tlog_quorum::{Quorums, Standing, StoreSet, TooFewStores};
 use tlog_server::{LogStorage, OpenError, VdiskLog};
@@ -22,6 +22,9 @@ use crate::settings::{Format, RedundancySettings, Settings};
 
 /// How long a scrub waits for the writer to notice that a store is back: more than the longest pause between its tries.
 const BACK_AGAIN: Duration = Duration::from_secs(15);
+
+/// So many failures in a row to fill a store, a few seconds, are not waited out.
+const FILLS_FAILED: u32 = 6;
 
 /// How often a log that is being filled is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -135,6 +138,14 @@ pub enum FillError {
     /// The log does not open.
     #[error(transparent)]
     Open(#[from] OpenLogError),
+    /// One of them cannot be filled.
+    #[error("store {store} cannot be filled: {why}; the log's writer goes on trying while it is open")]
+    Refused {
+        /// Its address.
+        store: String,
+        /// Why.
+        why: String,
+    },
     /// It closed before they were filled.
     #[error("the log was closed before the stores were filled: {0}; do the same again")]
     Closed(String),
@@ -268,6 +279,7 @@ impl FlusherStorage {
     ) -> Result<(), FillError> {
         let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
         let (log, ours) = self.hold(vdisk, true).await?;
+        let (began, mut failed_before) = (Instant::now(), BTreeMap::new());
         let filled = async {
             loop {
                 let status = log.status().await.ok_or_else(|| {
@@ -286,6 +298,18 @@ impl FlusherStorage {
                 });
                 if counts && missing == 0 {
                     return Ok(());
+                }
+                let mut stores = positions.iter().filter_map(|&position| status.stores.get(position));
+                // What was counted before this began was about the store that was there then.
+                let refused = |store: &&StoreStatus| {
+                    let before = failed_before.entry(store.address.clone()).or_insert(store.fills_failed);
+                    *before = (*before).min(store.fills_failed);
+                    let failed = store.fills_failed - *before;
+                    failed >= FILLS_FAILED || (failed >= 2 && began.elapsed() > BACK_AGAIN)
+                };
+                if let Some(refused) = stores.find(refused) {
+                    let (store, why) = (refused.address.clone(), refused.error.clone());
+                    return Err(FillError::Refused { store, why: why.unwrap_or_default() });
                 }
                 progress(missing);
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -362,7 +386,8 @@ impl LogStorage for FlusherStorage {
     }
 }
 
-/// Waits until no store is being filled, and answers which were. A store that is away and does not answer is not waited for.
+/// Waits until no store is being filled, and answers which were. A store that is away and does not answer, or that cannot be
+/// filled, is not waited for.
 async fn wait_while_filling(log: &Log, set: &StoreSet) -> Vec<String> {
     let began = Instant::now();
     let mut filled = Vec::new();
@@ -371,7 +396,7 @@ async fn wait_while_filling(log: &Log, set: &StoreSet) -> Vec<String> {
         for (store, port) in status.stores.into_iter().zip(set.stores()) {
             match store.state {
                 LaneState::Filling => {
-                    busy = true;
+                    busy |= store.fills_failed < FILLS_FAILED;
                     if !filled.contains(&store.address) {
                         filled.push(store.address);
                     }

@@ -158,3 +158,27 @@ async fn stores_that_do_not_answer_are_named_by_a_listing() {
     let output = site.place.tlog(&["vdisks"]);
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_cannot_be_given_a_store_that_has_another_place_by_whatever_name() {
+    let site = Site::new();
+    let server = site.serve();
+    let admin = server.admin();
+    let mut disk = Disk::connect(&server, "vda").await;
+    disk.write(25).await;
+    let [old, other] = [site.redis[2].address(), site.redis[4].address()];
+    let replace = |new: &str| {
+        site.place.tlog_fails(&["store", "replace", "--all", &old, new, "--admin-listen", &admin])
+    };
+    let said = replace(&other);
+    assert!(said.contains("is one of the stores already"), "{said}");
+    // The same server under another name: only its identity tells.
+    let twin = other.replace("127.0.0.1", "localhost");
+    let said = replace(&twin);
+    assert!(said.contains(&format!("localhost:{}/0 is the same store as", site.redis[4].port())), "{said}");
+    disk.write(25).await;
+    wait_for_store(&server, "vda", 2, |store| store["state"] == "active").await;
+    server.stop();
+    site.wait_until_whole("vda", FILLED);
+    assert!(site.restored("vda") == disk.expected());
+}
