@@ -6,7 +6,7 @@ use tlog_proto::{AggregationId, AggregationNumber, VdiskId};
 use tlog_store::{ChainStore, StoreError, StoreErrorKind};
 
 use crate::scripts;
-use crate::store::RedisStore;
+use crate::store::{ATTEMPTS, RedisStore, contended};
 
 const LIST: &str = "last_hash_";
 /// Existing servers keep five ids; nobody keeps more than this.
@@ -23,7 +23,30 @@ impl RedisStore {
         let list = list(vdisk);
         let ids: Vec<Vec<u8>> =
             self.run(redis::cmd("LRANGE").arg(&list).arg(0).arg(MOST_LINKS - 1), &list).await?;
+        self.known.suggest_front(vdisk, ids.first());
         Ok(ids.into_iter().filter_map(|id| id.try_into().ok().map(AggregationId)).collect())
+    }
+
+    async fn link_appended(
+        &self,
+        vdisk: &VdiskId,
+        id: AggregationId,
+        shard: &[u8],
+        keep: usize,
+    ) -> Result<(), StoreErrorKind> {
+        let list = list(vdisk);
+        for _ in 0..ATTEMPTS {
+            let call = scripts::LINK.call(&[&id.0[..], list.as_bytes()]).arg(shard).arg(keep);
+            let call = call.arg(self.known.front(vdisk));
+            let mut reply = self.call(call).await?.granted(AggregationNumber(0))?;
+            if reply.word() != "moved" {
+                self.known.set_front(vdisk, id.0.to_vec());
+                return Ok(());
+            }
+            // Somebody else wrote, which nothing forbids in format 1. Only who is still there tries again.
+            self.known.set_front(vdisk, reply.bytes()?);
+        }
+        Err(contended())
     }
 
     async fn list_linked_vdisks(&self) -> Result<Vec<VdiskId>, StoreErrorKind> {
@@ -56,9 +79,7 @@ impl ChainStore for RedisStore {
         shard: Bytes,
         keep: usize,
     ) -> Result<(), StoreError> {
-        let call = scripts::LINK.call(&[&id.0[..], list(vdisk).as_bytes()]).arg(&shard[..]).arg(keep);
-        let result = self.call(call).await.and_then(|reply| reply.granted(AggregationNumber(0)));
-        self.answered("append_link", result.map(|_| ()))
+        self.answered("append_link", self.link_appended(vdisk, id, &shard, keep).await)
     }
 
     async fn last_links(&self, vdisk: &VdiskId) -> Result<Vec<AggregationId>, StoreError> {

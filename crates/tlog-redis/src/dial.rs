@@ -10,10 +10,10 @@ use redis::{
     RedisResult, TlsCertificates,
 };
 use tlog_config::{RedisServer, Secret};
-use tlog_store::StoreDurability;
 
+use crate::LinkLimits;
+use crate::durability::{Told, ask};
 use crate::failure::{DialFailure, deadline_passed};
-use crate::{LinkLimits, durability};
 
 /// Commands are gathered up to this many bytes before they are written to the socket: some shards of usual size.
 const WRITE_BUFFER: usize = 128 << 10;
@@ -53,8 +53,8 @@ impl Dialler {
         Ok(Self { pool, server: server.clone(), limit: limits.connect })
     }
 
-    /// Dials. The server has let us in, and answered how durable it is.
-    pub(crate) async fn dial(&self) -> Result<(Connection, StoreDurability), DialFailure> {
+    /// Dials. The server has let us in, and told of itself.
+    pub(crate) async fn dial(&self) -> Result<(Connection, Told), DialFailure> {
         let dialled = async {
             let mut connection = self.pool.get().await.map_err(|error| match error {
                 deadpool_redis::PoolError::Backend(error) => error,
@@ -62,7 +62,7 @@ impl Dialler {
                 other => std::io::Error::other(other.to_string()).into(),
             })?;
             match introduce(&mut connection).await {
-                Ok(durability) => Ok((connection, durability)),
+                Ok(told) => Ok((connection, told)),
                 Err(error) => {
                     // It must not go back into the pool, to be handed out again.
                     drop(Connection::take(connection));
@@ -78,8 +78,8 @@ impl Dialler {
     }
 }
 
-/// Says who we are, and asks how durable the server is.
-async fn introduce(connection: &mut MultiplexedConnection) -> RedisResult<StoreDurability> {
+/// Says who we are, and asks what the server is.
+async fn introduce(connection: &mut MultiplexedConnection) -> RedisResult<Told> {
     // For whoever looks at the server's list of clients. Nothing depends on it, but that we were let in.
     let named = redis::cmd("CLIENT").arg("SETNAME").arg("tlog").query_async::<()>(connection).await;
     if let Err(error) = named
@@ -87,7 +87,7 @@ async fn introduce(connection: &mut MultiplexedConnection) -> RedisResult<StoreD
     {
         return Err(error);
     }
-    let answers = durability::ask(|command| {
+    let answers = ask(|command| {
         let mut connection = connection.clone();
         async move { command.query_async(&mut connection).await }
     });

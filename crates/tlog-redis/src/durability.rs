@@ -12,15 +12,15 @@ use crate::Link;
 /// Where the server cannot be reached. One that answers and does not tell (`CONFIG` is renamed or forbidden) is
 /// [`StoreDurability::Unknown`].
 pub async fn durability(link: &Link) -> Result<StoreDurability, RedisError> {
-    ask(|command| {
+    let told = ask(|command| {
         let link = link.clone();
         async move { link.run(&command).await }
-    })
-    .await
+    });
+    Ok(told.await?.durability())
 }
 
 /// The same by any way to have one command answered. The questions go out together.
-pub(crate) async fn ask<F>(run: impl Fn(Cmd) -> F) -> RedisResult<StoreDurability>
+pub(crate) async fn ask<F>(run: impl Fn(Cmd) -> F) -> RedisResult<Told>
 where
     F: Future<Output = RedisResult<Value>>,
 {
@@ -32,31 +32,36 @@ where
         run(command)
     };
     // Redis 6 takes one parameter in each call.
-    let (info, append_only, fsync, memory, policy, sync) = tokio::join!(
+    let (info, role, append_only, fsync, not_while, memory, policy, sync) = tokio::join!(
         command(&["INFO", "server"]),
+        command(&["INFO", "replication"]),
         command(&["CONFIG", "GET", "appendonly"]),
         command(&["CONFIG", "GET", "appendfsync"]),
+        command(&["CONFIG", "GET", "no-appendfsync-on-rewrite"]),
         command(&["CONFIG", "GET", "maxmemory"]),
         command(&["CONFIG", "GET", "maxmemory-policy"]),
         command(&["CONFIG", "GET", "rocksdb.write_options.sync"]),
     );
-    let told = Told {
+    Ok(Told {
         // Some services forbid it; what the others say is enough.
         info: answered(info)?.and_then(|info| text(&info)).unwrap_or_default(),
+        role: answered(role)?.and_then(|role| text(&role)).unwrap_or_default(),
         append_only: setting(append_only)?,
+        no_fsync_on_rewrite: setting(not_while)?,
         fsync: setting(fsync)?,
         max_memory: setting(memory)?,
         policy: setting(policy)?,
         rocksdb_sync: setting(sync)?,
-    };
-    Ok(told.durability())
+    })
 }
 
 /// What a server told of itself. A setting that it does not know, or does not show, is not there.
 #[derive(Clone, Debug, Default)]
-struct Told {
+pub(crate) struct Told {
     info: String,
+    role: String,
     append_only: Option<String>,
+    no_fsync_on_rewrite: Option<String>,
     fsync: Option<String>,
     max_memory: Option<String>,
     policy: Option<String>,
@@ -64,9 +69,21 @@ struct Told {
 }
 
 impl Told {
-    fn durability(&self) -> StoreDurability {
+    /// What differs after each start of the server; none where it does not tell.
+    pub(crate) fn run_id(&self) -> Option<&str> {
+        self.info.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
+    }
+
+    pub(crate) fn durability(&self) -> StoreDurability {
         use StoreDurability::{Durable, Unknown, Volatile};
 
+        // KeyDB has more kinds of replicas than one.
+        let role = self.role.lines().find_map(|line| line.strip_prefix("role:"));
+        if role.is_some_and(|role| role.trim() != "master") {
+            return Volatile(
+                "it is a replica: what it holds gives way to what its primary has; use the primary".into(),
+            );
+        }
         if self.info.contains("kvrocks_version:") {
             return match self.rocksdb_sync.as_deref() {
                 Some("yes") => Durable,
@@ -104,6 +121,12 @@ impl Told {
                 ));
             }
             None => return Unknown("it does not show `appendfsync`, which must be `always`".into()),
+        }
+        // Not every server has this setting.
+        if self.no_fsync_on_rewrite.as_deref() == Some("yes") {
+            return Volatile(
+                "while it saves or rewrites its files it syncs nothing to disk: set `no-appendfsync-on-rewrite no`".into(),
+            );
         }
         // `volatile-*` takes only keys that expire, and a log has none.
         match (self.max_memory.as_deref(), self.policy.as_deref()) {
@@ -148,7 +171,9 @@ mod tests {
         let find = |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Told {
             info: find("info").unwrap_or_default(),
+            role: find("role").unwrap_or_default(),
             append_only: find("appendonly"),
+            no_fsync_on_rewrite: find("no-appendfsync-on-rewrite"),
             fsync: find("appendfsync"),
             max_memory: find("maxmemory"),
             policy: find("maxmemory-policy"),
@@ -179,6 +204,19 @@ mod tests {
         check("yes", "everysec", "0", "noeviction", "volatile", "appendfsync always");
         check("yes", "no", "0", "noeviction", "volatile", "appendfsync always");
         check("no", "always", "0", "noeviction", "volatile", "appendonly yes");
+    }
+
+    #[test]
+    fn a_server_that_stops_syncing_now_and_then_or_is_a_replica_is_not_durable() {
+        let good = [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory", "0")];
+        let check = |more: (&'static str, &'static str), name: &str| {
+            let found = told(&[good.as_slice(), &[more]].concat()).durability();
+            assert_eq!(found.name(), name, "{found:?}");
+        };
+        check(("no-appendfsync-on-rewrite", "no"), "durable");
+        check(("no-appendfsync-on-rewrite", "yes"), "volatile");
+        check(("role", "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n"), "durable");
+        check(("role", "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\n"), "volatile");
     }
 
     #[test]

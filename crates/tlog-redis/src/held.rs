@@ -31,6 +31,8 @@ pub(crate) struct Held {
     born: Instant,
     /// How many dials and connections had failed in a row before this one.
     pub(crate) failures_before: u32,
+    /// Which start of the server it is to, counted from 1.
+    pub(crate) run: u64,
 }
 
 /// What is on the way.
@@ -47,7 +49,7 @@ struct Traffic {
 }
 
 impl Held {
-    pub(crate) fn new(pooled: Connection, failures_before: u32) -> Self {
+    pub(crate) fn new(pooled: Connection, failures_before: u32, run: u64) -> Self {
         let now = Instant::now();
         Self {
             connection: pooled.clone(),
@@ -64,6 +66,7 @@ impl Held {
             reason: OnceLock::new(),
             born: now,
             failures_before,
+            run,
         }
     }
 

@@ -33,6 +33,9 @@ use tlog_store::{Head, Members, Shard, StartRecord, StoreIdentity};
 /// The highest number and epoch that a script, whose numbers are doubles, can tell from its neighbours.
 pub(crate) const HIGHEST: u64 = (1 << 53) - 1;
 
+/// The `layout` of a log that is as this page says; the scripts know it too.
+pub(crate) const LAYOUT: &str = "1";
+
 /// The names of all vdisks that were ever promised here and not deleted since.
 pub(crate) const VDISKS: &str = "tlog:vdisks";
 

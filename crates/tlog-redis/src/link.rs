@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,15 @@ struct Inner {
     /// One command at a time asks whether a connection that was idle is still there.
     asking: tokio::sync::Mutex<()>,
     durability: Mutex<Option<StoreDurability>>,
+    runs: Mutex<Runs>,
+}
+
+/// How often the server was started, as far as this link knows.
+#[derive(Debug, Default)]
+struct Runs {
+    count: u64,
+    /// What the server called its last start.
+    id: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -104,8 +114,20 @@ impl Link {
         let address: Arc<str> = server.to_string().into();
         let room = Room::new(&limits, &address);
         let state = watch::Sender::new(State::Closed);
-        let (asking, durability) = (tokio::sync::Mutex::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { server, address, limits, dialler, room, state, asking, durability }) }
+        let (asking, durability, runs) = (tokio::sync::Mutex::default(), Mutex::default(), Mutex::default());
+        Self {
+            inner: Arc::new(Inner {
+                server,
+                address,
+                limits,
+                dialler,
+                room,
+                state,
+                asking,
+                durability,
+                runs,
+            }),
+        }
     }
 
     /// The server's address as it is shown; no user or password in it.
@@ -129,8 +151,14 @@ impl Link {
     /// Those of the connection ([`RedisError::is_io_error`]), those that the server answered, and an answer that is no `T`.
     /// [`kind_of`](crate::kind_of) says what each means to a store.
     pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let value = self.inner.answer(command).await?.extract_error()?;
+        let value = self.inner.answer(command, None).await?.extract_error()?;
         Ok(T::from_redis_value(value)?)
+    }
+
+    /// The same for a caller that trusts what it was told before: fails once, and sends nothing, where the server was started anew since.
+    /// `run` is such a caller's memory: 0 at first, and where it need not be told.
+    pub(crate) async fn run_on_same(&self, command: &Cmd, run: &AtomicU64) -> RedisResult<Value> {
+        self.inner.answer(command, Some(run)).await?.extract_error()
     }
 
     /// Waits until there is a connection, dialling as often as the limits allow.
@@ -195,9 +223,15 @@ impl WeakLink {
 }
 
 impl Inner {
-    async fn answer(self: &Arc<Self>, command: &Cmd) -> RedisResult<Value> {
+    async fn answer(self: &Arc<Self>, command: &Cmd, run: Option<&AtomicU64>) -> RedisResult<Value> {
         let place = self.room.take(command).await;
         let held = self.usable_connection().await?;
+        if let Some(run) = run {
+            let before = run.swap(held.run, Ordering::Relaxed);
+            if before != 0 && before != held.run {
+                return Err(restarted());
+            }
+        }
         held.answer(command, place).await.inspect_err(|error| self.give_up(&held, error, "closed"))
     }
 
@@ -271,11 +305,11 @@ impl Inner {
         let dialled = self.dialler.dial().await;
         std::mem::forget(unfinished);
         match dialled {
-            Ok((connection, durability)) => {
+            Ok((connection, told)) => {
                 metrics::counter!("tlog_redis_connections_total", "store" => self.address()).increment(1);
                 debug!(store = %self.address, "connected");
-                self.note_durability(durability);
-                let held = Arc::new(Held::new(connection, failures));
+                self.note_durability(told.durability());
+                let held = Arc::new(Held::new(connection, failures, self.note_run(told.run_id())));
                 self.state.send_replace(State::Up(Arc::clone(&held)));
                 let (link, limit) = (Arc::downgrade(&self), self.limits.response);
                 // Whoever dials must not keep the link alive beyond this.
@@ -334,6 +368,23 @@ impl Inner {
         });
     }
 
+    /// Which start of the server this is. One that does not tell counts as the same.
+    fn note_run(&self, id: Option<&str>) -> u64 {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = runs.id.as_deref();
+        if runs.count == 0 || (id.is_some() && known.is_some() && id != known) {
+            runs.count += 1;
+            if runs.count > 1 {
+                metrics::counter!("tlog_redis_restarts_total", "store" => self.address()).increment(1);
+                info!(store = %self.address, "the server was started anew");
+            }
+        }
+        if id.is_some() {
+            runs.id = id.map(str::to_owned);
+        }
+        runs.count
+    }
+
     fn note_durability(&self, durability: StoreDurability) {
         for state in ["durable", "volatile", "unknown"] {
             let is = if durability.name() == state { 1 } else { 0 };
@@ -377,6 +428,11 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         self.link.go_down(self.failures + 1, "the dial was broken off".into());
     }
+}
+
+fn restarted() -> RedisError {
+    let why = "the server was started anew, and may have lost what it had answered last";
+    io::Error::new(io::ErrorKind::ConnectionReset, why).into()
 }
 
 /// Between a half and the whole of a pause, so that not everybody comes back at the same moment.

@@ -1,5 +1,6 @@
 //! [`RedisStore`]: the operations of the port, each a script on the server.
 
+mod known;
 mod reply;
 mod staging;
 
@@ -18,6 +19,7 @@ use tlog_store::{
     StoreDurability, StoreError, StoreErrorKind, StoreIdentity,
 };
 
+pub(crate) use self::known::Known;
 pub(crate) use self::reply::{Reply, damaged, garbled};
 use self::staging::Staging;
 use crate::layout::{HIGHEST, Keys, VDISKS, Value, epoch_of, head_in, members_text, shard_in};
@@ -31,7 +33,7 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 /// How many names are looked up by one script.
 const NAMES_AT_ONCE: usize = 256;
 /// How often an operation looks again because another client changed what it had seen.
-const ATTEMPTS: usize = 16;
+pub(crate) const ATTEMPTS: usize = 16;
 
 /// A [`ShardStore`] on one Redis or compatible server. Cheap to clone; clones share the link.
 ///
@@ -43,12 +45,13 @@ const ATTEMPTS: usize = 16;
 pub struct RedisStore {
     link: Link,
     staging: Arc<Staging>,
+    pub(crate) known: Arc<Known>,
 }
 
 impl RedisStore {
     /// The store on the server at the other end of `link`. Does not talk to it yet.
     pub fn new(link: Link) -> Self {
-        Self { link, staging: Arc::new(Staging::new()) }
+        Self { link, staging: Arc::new(Staging::new()), known: Arc::default() }
     }
 
     /// The way to its server.
@@ -81,8 +84,12 @@ impl RedisStore {
         let keys = Keys::of(vdisk);
         let mut identity = String::new();
         for _ in 0..ATTEMPTS {
-            let call = scripts::PROMISE.call(&[&keys.log, &keys.held, &keys.deleted]);
-            let reply = self.call(call.arg(epoch.0).arg(&identity)).await?;
+            let names = [&keys.log, &keys.held, &keys.deleted, &VDISKS.to_owned()];
+            let call = self.meaning(vdisk, &scripts::PROMISE, &names).arg(epoch.0).arg(&identity);
+            let reply = match self.change(vdisk, &keys, call.arg(vdisk.as_str())).await {
+                Err(StoreErrorKind::NoLog) => continue,
+                answered => answered?,
+            };
             match reply.word() {
                 "none" => {
                     // Before there is a log, so that there is none that is not listed.
@@ -92,6 +99,7 @@ impl RedisStore {
                 "sweep" => self.sweep_deleted(&keys).await?,
                 _ => {
                     let state = reply.granted(AggregationNumber(0))?.state(&keys)?;
+                    self.known.set(vdisk, state.identity);
                     // Again: a delete can have taken the name out meanwhile, or an eviction. It is in the way of nobody, not even on
                     // a full server, if that cannot be done.
                     if let Err(error) = self.register(vdisk).await {
@@ -120,12 +128,25 @@ impl RedisStore {
             members_text(members).ok_or_else(|| too_high("version of a list of members", HIGHEST + 1))?;
         let keys = Keys::of(vdisk);
         let mut from = record.number.0;
+        // All steps are for one log.
+        let (mut meant, mut others) = (self.known.text(vdisk), 0);
         loop {
-            let call = scripts::START.call(&[&keys.log, &keys.held]).arg(record.epoch.0).arg(record.number.0);
-            let reply = self.call(call.arg(&members).arg(from).arg(NUMBERS_AT_ONCE)).await?;
+            let call = scripts::START.call(&[&keys.log, &keys.held]).arg(&meant).arg(record.epoch.0);
+            let call = call.arg(record.number.0).arg(&members).arg(from).arg(NUMBERS_AT_ONCE);
+            let reply = match self.change(vdisk, &keys, call).await {
+                // Of that one nothing was looked at yet.
+                Err(StoreErrorKind::NoLog) if others < ATTEMPTS => {
+                    others += 1;
+                    (meant, from) = (self.known.text(vdisk), record.number.0);
+                    continue;
+                }
+                answered => answered?,
+            };
             let mut reply = reply.granted(record.number)?;
             if reply.word() == "ok" {
-                return reply.identity(&keys);
+                let identity = reply.identity(&keys)?;
+                self.known.set(vdisk, Some(identity));
+                return Ok(identity);
             }
             // There was much to drop.
             from = Some(reply.number()?).filter(|&next| next > from).ok_or_else(garbled)?;
@@ -147,10 +168,11 @@ impl RedisStore {
         if let Some(staged) = self.staging.name(&value) {
             let staged = keys.staged(staged);
             let put = staging::put(&staged, &value);
-            let call = scripts::APPEND.call(&[&keys.log, &keys.held, &key, &staged]).arg(shard.epoch.0);
-            let call = call.arg(number.0).arg(committed.0).arg("").arg("");
+            let call = self.meaning(vdisk, &scripts::APPEND, &[&keys.log, &keys.held, &key, &staged]);
+            let call = call.arg(shard.epoch.0).arg(number.0).arg(committed.0).arg("").arg("");
             // In this order on the connection. Where it came out otherwise, or the value was refused, it is missing.
-            let (_, reply) = tokio::join!(biased; self.link.run::<Answer>(&put), self.call(call));
+            let (_, reply) =
+                tokio::join!(biased; self.link.run::<Answer>(&put), self.write(vdisk, &keys, call));
             let reply = reply?;
             if !matches!(reply.word(), "unstaged" | "newer") {
                 return reply.granted(number)?.identity(&keys);
@@ -160,8 +182,9 @@ impl RedisStore {
         }
         let mut known_damaged = Vec::new();
         for _ in 0..ATTEMPTS {
-            let call = scripts::APPEND.call(&[&keys.log, &keys.held, &key]).arg(shard.epoch.0).arg(number.0);
-            let reply = self.call(call.arg(committed.0).arg(&value).arg(&known_damaged)).await?;
+            let call = self.meaning(vdisk, &scripts::APPEND, &[&keys.log, &keys.held, &key]);
+            let call = call.arg(shard.epoch.0).arg(number.0).arg(committed.0).arg(&value).arg(&known_damaged);
+            let reply = self.write(vdisk, &keys, call).await?;
             let mut reply = reply.granted(number)?;
             if reply.word() == "ok" {
                 return reply.identity(&keys);
@@ -188,9 +211,9 @@ impl RedisStore {
         // Most of what is filled is empty.
         let mut replaces = Vec::new();
         for _ in 0..ATTEMPTS {
-            let call = scripts::FILL.call(&[&keys.log, &keys.held, &key]).arg(number.0);
+            let call = self.meaning(vdisk, &scripts::FILL, &[&keys.log, &keys.held, &key]).arg(number.0);
             let call = call.arg(&value).arg(&replaces).arg(shard.epoch.0);
-            let mut reply = self.call(call).await?.granted(number)?;
+            let mut reply = self.change(vdisk, &keys, call).await?.granted(number)?;
             match reply.word() {
                 "stored" => return Ok(FillOutcome::Stored),
                 "pruned" => return Ok(FillOutcome::AlreadyHeld),
@@ -214,9 +237,8 @@ impl RedisStore {
         sendable("epoch", epoch.0)?;
         sendable("number", first.0)?;
         let keys = Keys::of(vdisk);
-        self.call(scripts::PRUNE.call(&[&keys.log, &keys.held]).arg(epoch.0).arg(first.0))
-            .await?
-            .granted(first)?;
+        let call = self.meaning(vdisk, &scripts::PRUNE, &[&keys.log, &keys.held]).arg(epoch.0).arg(first.0);
+        self.change(vdisk, &keys, call).await?.granted(first)?;
         loop {
             let sweep = scripts::SWEEP.call(&[&keys.log, &keys.held]).arg(NUMBERS_AT_ONCE);
             if self.call(sweep).await?.granted(first)?.word() == "ok" {
@@ -231,8 +253,12 @@ impl RedisStore {
         let keys = Keys::of(vdisk);
         let mut gone = false;
         for _ in 0..ATTEMPTS {
-            let call = scripts::DELETE.call(&[&keys.log, &keys.held, &keys.deleted]).arg(epoch);
-            let reply = self.call(call).await?;
+            let call =
+                self.meaning(vdisk, &scripts::DELETE, &[&keys.log, &keys.held, &keys.deleted]).arg(epoch);
+            let reply = match self.change(vdisk, &keys, call).await {
+                Err(StoreErrorKind::NoLog) => continue,
+                answered => answered?,
+            };
             gone = match reply.word() {
                 "none" => true,
                 "sweep" => false,
@@ -246,10 +272,9 @@ impl RedisStore {
         if !gone {
             return Err(contended());
         }
-        let _: () = self.run(redis::cmd("SREM").arg(VDISKS).arg(vdisk.as_str()), VDISKS).await?;
-        // Somebody can have made a new one since.
-        let made: bool = self.run(redis::cmd("EXISTS").arg(&keys.log), &keys.log).await?;
-        if made { self.register(vdisk).await } else { Ok(()) }
+        self.known.set(vdisk, None);
+        let call = scripts::UNLIST.call(&[&keys.log, VDISKS]).arg(vdisk.as_str());
+        self.call(call).await?.granted(AggregationNumber(0)).map(|_| ())
     }
 
     async fn sweep_deleted(&self, keys: &Keys) -> Result<(), StoreErrorKind> {
@@ -331,7 +356,11 @@ impl RedisStore {
         let reply = self.call(scripts::STATUS.call(&[&keys.log, &keys.held])).await?;
         match reply.word() {
             "none" => Ok(LogState { first: AggregationNumber(1), ..LogState::default() }),
-            _ => reply.granted(AggregationNumber(0))?.state(&keys),
+            _ => {
+                let state = reply.granted(AggregationNumber(0))?.state(&keys)?;
+                self.known.suggest(vdisk, state.identity);
+                Ok(state)
+            }
         }
     }
 
@@ -375,7 +404,7 @@ fn not_sendable(why: String) -> StoreErrorKind {
     StoreErrorKind::Unavailable { source: io::Error::new(io::ErrorKind::InvalidInput, why) }
 }
 
-fn contended() -> StoreErrorKind {
+pub(crate) fn contended() -> StoreErrorKind {
     let why = "other clients change what is there as fast as it is looked at";
     StoreErrorKind::Unavailable { source: io::Error::new(io::ErrorKind::ResourceBusy, why) }
 }
@@ -430,8 +459,9 @@ impl ShardStore for RedisStore {
         let published = async {
             sendable("epoch", epoch.0)?;
             sendable("number", committed.0)?;
-            let call = scripts::PUBLISH.call(&[&keys.log, &keys.held]).arg(epoch.0).arg(committed.0);
-            self.call(call).await?.granted(committed)?.identity(&keys)
+            let call = self.meaning(vdisk, &scripts::PUBLISH, &[&keys.log, &keys.held]);
+            let call = call.arg(epoch.0).arg(committed.0);
+            self.write(vdisk, &keys, call).await?.granted(committed)?.identity(&keys)
         };
         self.answered("publish", published.await)
     }

@@ -40,6 +40,8 @@ async fn each_way_to_lose_data_is_found_by_asking() {
     check(RedisOptions::durable(), "durable", "").await;
     check(with(&["--appendfsync", "everysec"]), "volatile", "last second").await;
     check(with(&["--appendfsync", "no"]), "volatile", "appendfsync no").await;
+    check(with(&["--no-appendfsync-on-rewrite", "yes"]), "volatile", "no-appendfsync-on-rewrite no").await;
+    check(with(&["--replicaof", "127.0.0.1", "1"]), "volatile", "replica").await;
     check(evicting, "volatile", "allkeys-lru").await;
     check(with(&["--rename-command", "CONFIG", "secret"]), "unknown", "CONFIG GET").await;
 }

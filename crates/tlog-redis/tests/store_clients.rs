@@ -3,8 +3,10 @@
 
 mod store_support;
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tlog_proto::Epoch;
-use tlog_store::{Members, ShardSlot, ShardStore};
+use tlog_store::{Members, ShardSlot, ShardStore, StoreErrorKind};
 use tlog_testbed::{RedisOptions, RedisProcess};
 use tokio::task::JoinSet;
 
@@ -136,5 +138,75 @@ async fn deletes_and_promises_at_once_leave_a_log_that_is_listed_or_none() {
         assert_eq!(owner.vdisks().await.unwrap(), std::slice::from_ref(&disk), "round {round}");
         owner.delete(&disk, Epoch(2)).await.unwrap();
         assert_eq!(keys(&owner).await, 0, "round {round}");
+    }
+}
+
+/// Everything at once, also operations that take several scripts: in the end what is told is what is there, and nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_clients_do_at_once_the_numbers_held_are_the_shards_that_are_there() {
+    let server = RedisProcess::start(RedisOptions::default());
+    let seed: u64 = getrandom::u64().unwrap();
+    for round in 0..12 {
+        let context = format!("seed {seed}, round {round}");
+        let disk = vdisk(&format!("disk-{round}"));
+        let owner = store(&server);
+        open(&owner, &disk).await;
+        append_all(&owner, &disk, (1..=1400).chain(1500..1700), 1200).await;
+        let mut tasks = JoinSet::new();
+        for client in 0..4 {
+            let (client_store, disk) = (store(&server), disk.clone());
+            let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(round * 4 + client));
+            tasks.spawn(async move {
+                for step in 0..60 {
+                    let epoch = rng.random_range(1..4) + step / 20;
+                    let number = n(rng.random_range(1..1800));
+                    let salt = rng.random::<u64>() >> 16;
+                    let result = match rng.random_range(0..100) {
+                        0..3 => client_store.promise(&disk, Epoch(epoch)).await.map(drop),
+                        3..10 => {
+                            let record = start_at(epoch, number.0);
+                            client_store.start(&disk, record, &Members::default()).await.map(drop)
+                        }
+                        10..40 => {
+                            client_store.append(&disk, number, shard(epoch, salt), n(0)).await.map(drop)
+                        }
+                        40..50 => {
+                            client_store.append(&disk, number, usual_shard(epoch, salt), n(0)).await.map(drop)
+                        }
+                        50..90 => client_store.fill(&disk, number, shard(epoch, salt)).await.map(drop),
+                        90..97 => client_store
+                            .prune(&disk, Epoch(epoch), n(rng.random_range(1..900)))
+                            .await
+                            .map(drop),
+                        97 => client_store.delete(&disk, Epoch(epoch)).await.map(drop),
+                        _ => client_store.publish(&disk, Epoch(epoch), n(1200)).await.map(drop),
+                    };
+                    if let Err(error) = result {
+                        let expected = matches!(
+                            error.kind,
+                            StoreErrorKind::Fenced { .. }
+                                | StoreErrorKind::NoLog
+                                | StoreErrorKind::NotCommitted { .. }
+                        );
+                        assert!(expected, "{error}");
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        let state = owner.status(&disk).await.unwrap();
+        let told: Vec<u64> = state.held.iter().flat_map(|run| run.start().0..=run.end().0).collect();
+        for &number in &told {
+            let slot = owner.shard(&disk, n(number)).await.unwrap();
+            assert!(matches!(slot, ShardSlot::Held(_)), "{context}: {number} is {slot:?}");
+        }
+        let there: Vec<String> = raw(&owner, &["KEYS", &format!("tlog:{{{disk}}}:s:*")]).await;
+        assert_eq!(there.len(), told.len(), "{context}");
+        let others: Vec<String> = raw(&owner, &["KEYS", &format!("tlog:{{{disk}}}:[id]*")]).await;
+        assert!(others.is_empty(), "{context}: {others:?}");
+        assert_eq!(owner.vdisks().await.unwrap().contains(&disk), state.identity.is_some(), "{context}");
+        owner.promise(&disk, Epoch(99)).await.unwrap();
+        owner.delete(&disk, Epoch(99)).await.unwrap();
+        assert_eq!(keys(&owner).await, 0, "{context}");
     }
 }

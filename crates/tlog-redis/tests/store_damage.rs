@@ -3,6 +3,9 @@
 
 mod store_support;
 
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 use tlog_proto::{Epoch, VdiskId};
 use tlog_redis::RedisStore;
 use tlog_store::{FillOutcome, HeadSlot, Members, ShardSlot, ShardStore, StoreErrorKind};
@@ -200,6 +203,10 @@ async fn a_damaged_log_names_its_key_and_field() {
         assert_eq!(said, format!("{LOG} {field}"));
         raw::<()>(&store, &["HSET", LOG, field, &good]).await;
     }
+    // What another version of this program made is left alone.
+    raw::<()>(&store, &["HSET", LOG, "layout", "2"]).await;
+    check_refused(&store, &disk, "another layout", &format!("{LOG} layout"), false).await;
+    raw::<()>(&store, &["HSET", LOG, "layout", "1"]).await;
     // A last run that ends before it begins.
     raw::<()>(&store, &["HSET", LOG, "run_first", "12"]).await;
     check_refused(&store, &disk, "an empty run", &format!("{LOG} run_first"), false).await;
@@ -289,4 +296,110 @@ async fn more_names_than_one_script_looks_up_are_all_listed() {
     }
     disks.sort();
     assert_eq!(store.vdisks().await.unwrap(), disks);
+}
+
+/// Another tenant of the same database writes whatever it likes.
+#[tokio::test]
+async fn whatever_is_written_to_the_keys_no_wrong_bytes_are_answered_and_every_operation_ends() {
+    let server = RedisProcess::start(RedisOptions::default());
+    let store = store(&server);
+    let seed = getrandom::u64().unwrap();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let texts = [
+        "",
+        "0",
+        "1",
+        "5",
+        "-1",
+        "nan",
+        "inf",
+        "1e300",
+        "9007199254740992",
+        "3-9",
+        "2-2",
+        "x",
+        "1:1",
+        "0 0 0 0",
+    ];
+    let fields = [
+        "identity",
+        "epoch",
+        "committed",
+        "first",
+        "run_first",
+        "run_last",
+        "starts",
+        "members",
+        "clean_epoch",
+        "clean_from",
+        "late",
+        "layout",
+    ];
+    let scores = ["inf", "-inf", "1e300", "-1", "0", "2.5", "9007199254740993", "7"];
+    let runs = ["3-9", "2-2", "1-30", "8-7", "00002-3", "1-", "5", "", "9-9007199254740992"];
+    for round in 0..150 {
+        raw::<()>(&store, &["FLUSHALL"]).await;
+        let disk = vdisk("disk");
+        open(&store, &disk).await;
+        append_all(&store, &disk, [1, 2, 3, 7, 8, 11], 9).await;
+        let mut done = Vec::new();
+        for _ in 0..rng.random_range(1..4) {
+            let shard_key = format!("tlog:{{disk}}:s:{}", rng.random_range(1..12));
+            let key = *["tlog:{disk}:log", HELD, "tlog:{disk}:deleted", "tlog:vdisks", &shard_key]
+                .choose(&mut rng)
+                .unwrap();
+            let text = *texts.choose(&mut rng).unwrap();
+            let words: Vec<&str> = match rng.random_range(0..10) {
+                0 => vec!["SET", key, text],
+                1 => vec!["DEL", key],
+                2 => vec!["RENAME", "tlog:{disk}:s:2", &shard_key],
+                3..6 => vec!["HSET", LOG, fields.choose(&mut rng).unwrap(), text],
+                6 => vec!["LPUSH", key, text],
+                7 => vec!["APPEND", &shard_key, text],
+                _ => vec![
+                    "ZADD",
+                    *[HELD, "tlog:{disk}:deleted"].choose(&mut rng).unwrap(),
+                    scores.choose(&mut rng).unwrap(),
+                    runs.choose(&mut rng).unwrap(),
+                ],
+            };
+            let mut command = redis::cmd(words[0]);
+            command.arg(&words[1..]);
+            // Some are refused: there is something of another type.
+            let _ = store.link().run::<redis::Value>(&command).await;
+            done.push(words.join(" "));
+        }
+        let context = format!("seed {seed}, round {round}: {done:?}");
+        let all = async {
+            let (a, b) = (rng.random_range(1..12), rng.random_range(1..12));
+            let mut heads = store.heads(&disk, n(1)..=n(40), usize::MAX).await.unwrap_or_default();
+            match rng.random_range(0..8) {
+                0 => drop(store.append(&disk, n(a), shard(1, a), n(b)).await),
+                1 => drop(store.fill(&disk, n(a), shard(1, a)).await),
+                2 => drop(store.start(&disk, start_at(2, a), &Members::default()).await),
+                3 => drop(store.prune(&disk, Epoch(5), n(a)).await),
+                4 => drop(store.delete(&disk, Epoch(5)).await),
+                5 => drop(store.publish(&disk, Epoch(1), n(a)).await),
+                _ => drop(store.promise(&disk, Epoch(3)).await),
+            }
+            let _ = (store.status(&disk).await, store.vdisks().await);
+            heads.extend(store.heads(&disk, n(1)..=n(40), usize::MAX).await.unwrap_or_default());
+            for (number, slot) in heads {
+                if let HeadSlot::Held(head) = slot {
+                    assert_eq!(
+                        (head.id, &head.head),
+                        (shard(1, number.0).id, &shard(1, number.0).head),
+                        "{context}"
+                    );
+                }
+            }
+            for number in 1..40 {
+                if let Ok(ShardSlot::Held(found)) = store.shard(&disk, n(number)).await {
+                    assert_eq!(found, shard(1, number), "{context}");
+                }
+            }
+        };
+        let limit = std::time::Duration::from_secs(20);
+        assert!(tokio::time::timeout(limit, all).await.is_ok(), "{context}: it does not end");
+    }
 }

@@ -66,7 +66,8 @@ async fn two_hundred_thousand_aggregations_make_nothing_dearer() {
 
 #[tokio::test]
 async fn a_large_value_does_not_go_through_the_script() {
-    let server = RedisProcess::start(RedisOptions::default());
+    let users = vec!["client on >secret ~* +@all -eval -evalsha".to_owned()];
+    let server = RedisProcess::start(RedisOptions { users, ..RedisOptions::default() });
     let (store, disk) = (store(&server), vdisk("disk"));
     open(&store, &disk).await;
     store.append(&disk, n(1), usual_shard(1, 1), n(0)).await.unwrap();
@@ -83,9 +84,16 @@ async fn a_large_value_does_not_go_through_the_script() {
         assert_eq!(expires, -1, "number {number} must stay");
     }
     assert_eq!(keys(&store).await, 2 + 11);
-    // What a script did not take is not looked at, and expires.
+    // What a script does not take goes at once.
+    store.prune(&disk, Epoch(1), n(4)).await.unwrap();
+    store.append(&disk, n(3), usual_shard(1, 3), n(11)).await.unwrap();
     store.promise(&disk, Epoch(2)).await.unwrap();
     assert_eq!(kind(store.append(&disk, n(12), usual_shard(1, 12), n(11)).await), "fenced");
+    assert_eq!(kind(store.append(&vdisk("other"), n(12), usual_shard(1, 12), n(11)).await), "no_log");
+    assert_eq!(keys(&store).await, 2 + 8);
+    // Where no script comes, it expires.
+    let client = store_as(&server, "client", "secret");
+    assert_eq!(kind(client.append(&disk, n(12), usual_shard(2, 12), n(11)).await), "read_only");
     let left: Vec<String> = raw(&store, &["KEYS", "tlog:{disk}:in:*"]).await;
     assert_eq!(left.len(), 1);
     let expires: i64 = raw(&store, &["PTTL", &left[0]]).await;

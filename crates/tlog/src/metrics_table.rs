@@ -224,6 +224,18 @@ pub static METRICS: &[Metric] = &[
         "Scripts sent whole because the server did not know them",
     ),
     metric(
+        "tlog_redis_values_sent_again_total",
+        Counter,
+        "store",
+        "Large values that were not there when their append came, and were sent again",
+    ),
+    metric(
+        "tlog_redis_restarts_total",
+        Counter,
+        "store",
+        "Times that the server was another run of itself after a reconnect",
+    ),
+    metric(
         "tlog_redis_pool_changes_total",
         Counter,
         "outcome",

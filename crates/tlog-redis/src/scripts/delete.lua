@@ -1,13 +1,15 @@
--- KEYS: log, held, deleted. ARGV: epoch
--- -> {'ok', identity} | {'fenced', epoch} | {'none'} | {'sweep'}: what is left of a log deleted earlier must go first
+-- KEYS: log, held, deleted. ARGV: identity, epoch
+-- -> {'ok', identity} | {'fenced', epoch} | {'none'} | {'other', identity} | {'sweep'}: what is left of a log deleted earlier must go first
 --
 -- From here on the log is not known. What it held is a list of what `sweep_deleted` takes away, and no new log of the vdisk is made
 -- before it is gone.
 local function act()
   local identity, promised, _, _, run_first, run_last = load()
-  if promised > tonumber(ARGV[1]) then
+  if promised > tonumber(ARGV[2]) then
     return { 'fenced', text(promised) }
-  elseif redis.call('EXISTS', KEYS[3]) == 1 then
+  end
+  refuse_other(identity, ARGV[1])
+  if redis.call('EXISTS', KEYS[3]) == 1 then
     return { 'sweep' }
   end
   local runs = redis.call('ZCARD', held)

@@ -1,8 +1,9 @@
--- KEYS: log, held, shard. ARGV: number, value, digest of what it may replace ('' for nothing), the shard's epoch
--- -> {'stored'} | {'pruned'} | {'there', what is, its digest} | {'uncommitted', committed} | {'none'}
+-- KEYS: log, held, shard. ARGV: identity, number, value, digest of what it may replace ('' for nothing), the shard's epoch
+-- -> {'stored'} | {'pruned'} | {'there', what is, its digest} | {'uncommitted', committed} | {'none'} | {'other', identity}
 local function act()
-  local _, promised, committed, kept_from, run_first, run_last = load()
-  local n = tonumber(ARGV[1])
+  local identity, promised, committed, kept_from, run_first, run_last = load()
+  refuse_other(identity, ARGV[1])
+  local n = tonumber(ARGV[2])
   if n > committed then
     return { 'uncommitted', text(committed) }
   elseif n < kept_from then
@@ -15,20 +16,20 @@ local function act()
       -- What is not even a string can be replaced by anything.
       local whole = type(there) == 'string'
       local digest = whole and redis.sha1hex(there) or 'none'
-      if digest ~= ARGV[3] then
+      if digest ~= ARGV[4] then
         return { 'there', whole and there or '', digest }
       end
     end
   end
   local late
-  if tonumber(ARGV[4]) < promised then
+  if tonumber(ARGV[5]) < promised then
     local f = redis.call('HMGET', log, 'clean_from', 'late')
     -- See start.lua.
     late = n >= number(f[1], 'clean_from') and n > number(f[2], 'late')
   end
-  redis.call('SET', KEYS[3], ARGV[2])
+  redis.call('SET', KEYS[3], ARGV[3])
   if late then
-    redis.call('HSET', log, 'late', ARGV[1])
+    redis.call('HSET', log, 'late', ARGV[2])
   end
   put_runs(change[4], change[5])
   if change[2] ~= run_first or change[3] ~= run_last then

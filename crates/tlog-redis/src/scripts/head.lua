@@ -5,6 +5,8 @@
 local log, held = KEYS[1], KEYS[2]
 -- The highest whole number below which a Lua number (a double) leaves none out.
 local LAST = 9007199254740991
+-- What the log's `layout` must be: what another version keeps otherwise is not touched.
+local LAYOUT = '1'
 -- Bytes before the head part of a stored shard: src/layout.rs.
 local PREFIX = 72
 
@@ -36,18 +38,28 @@ end
 
 -- identity, epoch, committed, first, first and last number of the last run (zeros where nothing is held)
 local function load()
-  local f = redis.call('HMGET', log, 'identity', 'epoch', 'committed', 'first', 'run_first', 'run_last')
+  local f = redis.call('HMGET', log, 'identity', 'epoch', 'committed', 'first', 'run_first', 'run_last', 'layout')
   if not f[1] then
     if redis.call('EXISTS', log) == 0 then
       error({ reply = { 'none' } })
     end
     damaged(log, 'identity')
+  elseif f[7] ~= LAYOUT then
+    damaged(log, 'layout')
   end
   local run_first, run_last = number(f[5], 'run_first'), number(f[6], 'run_last')
   if run_first > run_last or (run_first == 0 and run_last > 0) then
     damaged(log, 'run_first')
   end
   return f[1], number(f[2], 'epoch'), number(f[3], 'committed'), number(f[4], 'first'), run_first, run_last
+end
+
+-- Refuses what is meant for the log of another identity; '' means any. What a caller has sent can come long after it has given up: by
+-- then the log may be deleted, and the one of that name another, whose epochs began anew. A fenced caller is told that first.
+local function refuse_other(identity, meant)
+  if meant ~= '' and meant ~= identity then
+    error({ reply = { 'other', identity } })
+  end
 end
 
 -- A member of the sorted set: "first-last".
@@ -81,7 +93,7 @@ end
 
 -- What a log is for `status`, unchecked: the client looks at every field.
 local function state()
-  local f = redis.call('HMGET', log, 'identity', 'epoch', 'committed', 'first', 'run_first', 'run_last', 'starts', 'members')
+  local f = redis.call('HMGET', log, 'identity', 'epoch', 'committed', 'first', 'run_first', 'run_last', 'starts', 'members', 'layout')
   return { 'state', f, redis.call('ZRANGE', held, 0, -1) }
 end
 

@@ -5,6 +5,7 @@
 //! sent the whole text once.
 
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicU64;
 
 use redis::{Cmd, RedisError, ToRedisArgs, Value};
 
@@ -37,6 +38,7 @@ scripts! {
     SWEEP = "head.lua" "hold.lua" "sweep.lua" "foot.lua";
     DELETE = "head.lua" "delete.lua" "foot.lua";
     SWEEP_DELETED = "head.lua" "sweep_deleted.lua" "foot.lua";
+    UNLIST = "unlist.lua" "foot.lua";
     HEADS = "head.lua" "heads.lua" "foot.lua";
     SHARD = "head.lua" "shard.lua" "foot.lua";
     EXISTING = "existing.lua";
@@ -71,7 +73,18 @@ impl Call<'_> {
 
     /// Runs it on the server. It ran once, or not at all, or - where the error is one of the connection - perhaps.
     pub(crate) async fn run(self, link: &Link) -> Result<Value, RedisError> {
-        match link.run(&self.command).await {
+        let answer = link.run(&self.command).await;
+        self.again(link, answer).await
+    }
+
+    /// The same with [`Link::run_on_same`].
+    pub(crate) async fn run_on_same(self, link: &Link, run: &AtomicU64) -> Result<Value, RedisError> {
+        let answer = link.run_on_same(&self.command, run).await;
+        self.again(link, answer).await
+    }
+
+    async fn again(self, link: &Link, answer: Result<Value, RedisError>) -> Result<Value, RedisError> {
+        match answer {
             Err(error) if error.code() == Some("NOSCRIPT") => {}
             answered => return answered,
         }

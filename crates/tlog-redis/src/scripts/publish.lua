@@ -1,13 +1,14 @@
--- KEYS: log, held. ARGV: epoch, committed -> {'ok', identity} | {'fenced', epoch} | {'none'}
+-- KEYS: log, held. ARGV: identity, epoch, committed -> {'ok', identity} | {'fenced', epoch} | {'none'} | {'other', identity}
 local function act()
   local identity, promised, known = load()
-  local epoch, committed = tonumber(ARGV[1]), tonumber(ARGV[2])
+  local epoch, committed = tonumber(ARGV[2]), tonumber(ARGV[3])
   if promised > epoch then
     return { 'fenced', text(promised) }
   end
+  refuse_other(identity, ARGV[1])
   if epoch > promised or committed > known then
     write_even_if_full()
-    redis.call('HSET', log, 'epoch', ARGV[1], 'committed', text(math.max(committed, known)))
+    redis.call('HSET', log, 'epoch', ARGV[2], 'committed', text(math.max(committed, known)))
   end
   return { 'ok', identity }
 end

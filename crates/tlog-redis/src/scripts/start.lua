@@ -1,5 +1,5 @@
--- KEYS: log, held. ARGV: epoch, number, members, the number to look from (number at first), how many numbers to look at
--- -> {'ok', identity} | {'more', number to look from} | {'fenced', epoch} | {'none'}
+-- KEYS: log, held. ARGV: identity, epoch, number, members, the number to look from (number at first), how many numbers to look at
+-- -> {'ok', identity} | {'more', number to look from} | {'fenced', epoch} | {'none'} | {'other', identity}
 --
 -- Drops what older epochs wrote at and above the number; the call that reaches the end also records the start. Until then it is a
 -- promise that has dropped something that its opening had found to be not committed.
@@ -9,11 +9,12 @@
 -- bring something older there, and says so in `late`.
 local function act()
   local identity, promised, _, _, run_first, run_last = load()
-  local epoch, from, from_number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
+  local epoch, from, from_number = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
   if promised > epoch then
     return { 'fenced', text(promised) }
   end
-  local budget = tonumber(ARGV[5])
+  refuse_other(identity, ARGV[1])
+  local budget = tonumber(ARGV[6])
 
   local f = redis.call('HMGET', log, 'starts', 'members', 'clean_epoch', 'clean_from', 'late')
   local starts, kept_members = f[1], f[2]
@@ -34,13 +35,13 @@ local function act()
   if not starts or seen ~= #starts then
     damaged(log, 'starts')
   end
-  kept[#kept + 1] = ARGV[1] .. ':' .. ARGV[2]
+  kept[#kept + 1] = ARGV[2] .. ':' .. ARGV[3]
 
   local function version(given)
     local e, change = string.match(given or '', '^(%d+) (%d+) ')
     return number(e, 'members'), number(change, 'members')
   end
-  local new_epoch, new_change = version(ARGV[3])
+  local new_epoch, new_change = version(ARGV[4])
   local old_epoch, old_change = version(kept_members)
   local newer = new_epoch > old_epoch or (new_epoch == old_epoch and new_change >= old_change)
 
@@ -124,11 +125,11 @@ local function act()
   if go_on then
     -- From now on it is told what a fill brings to where this start has looked already.
     if clean_epoch < epoch and from_number == from then
-      redis.call('HSET', log, 'clean_epoch', '0', 'clean_from', ARGV[2], 'late', '0')
+      redis.call('HSET', log, 'clean_epoch', '0', 'clean_from', ARGV[3], 'late', '0')
     elseif from < clean_from then
-      redis.call('HSET', log, 'clean_from', ARGV[2], 'late', text(to))
+      redis.call('HSET', log, 'clean_from', ARGV[3], 'late', text(to))
     end
-    redis.call('HSET', log, 'epoch', ARGV[1])
+    redis.call('HSET', log, 'epoch', ARGV[2])
     return { 'more', text(go_on) }
   end
   if clean_epoch < epoch or from < clean_from or late >= clean_from then
@@ -137,10 +138,10 @@ local function act()
   if from_number == from then
     late = 0
   end
-  redis.call('HSET', log, 'epoch', ARGV[1], 'starts', table.concat(kept, ' '), 'clean_epoch', ARGV[1],
+  redis.call('HSET', log, 'epoch', ARGV[2], 'starts', table.concat(kept, ' '), 'clean_epoch', ARGV[2],
     'clean_from', text(clean_from), 'late', text(late))
   if newer then
-    redis.call('HSET', log, 'members', ARGV[3])
+    redis.call('HSET', log, 'members', ARGV[4])
   end
   return { 'ok', identity }
 end

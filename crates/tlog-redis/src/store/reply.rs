@@ -6,7 +6,7 @@ use redis::Value;
 use tlog_proto::{AggregationNumber, Epoch};
 use tlog_store::{LogState, NumberRanges, StoreErrorKind, StoreIdentity};
 
-use crate::layout::{Keys, parse_identity, parse_members, parse_number, parse_run, parse_starts};
+use crate::layout::{Keys, LAYOUT, parse_identity, parse_members, parse_number, parse_run, parse_starts};
 
 /// A word that says what happened, and what belongs to it.
 pub(crate) struct Reply {
@@ -90,6 +90,7 @@ impl Reply {
         let run_last = parsed(keys, field("run_last"), parse_number)?;
         let starts = parsed(keys, field("starts"), parse_starts)?;
         let members = parsed(keys, field("members"), parse_members)?;
+        parsed(keys, field("layout"), |text| (text == LAYOUT).then_some(()))?;
         if run_first > run_last || (run_first == 0 && run_last > 0) {
             return Err(damaged(format!("{} run_first", keys.log)));
         }
@@ -164,7 +165,7 @@ mod tests {
     fn state_of(change: impl Fn(&mut Vec<Value>), runs: &[&str]) -> Result<LogState, StoreErrorKind> {
         let identity = "0f".repeat(16);
         let mut fields: Vec<Value> =
-            [&identity, "3", "9", "4", "8", "12", "1:1 3:8", "3 0 4 5 -"].map(bulk).into();
+            [&identity, "3", "9", "4", "8", "12", "1:1 3:8", "3 0 4 5 -", "1"].map(bulk).into();
         change(&mut fields);
         let runs = runs.iter().map(|run| bulk(run)).collect();
         let reply = Value::Array(vec![bulk("state"), Value::Array(fields), Value::Array(runs)]);
@@ -182,7 +183,17 @@ mod tests {
 
     #[test]
     fn a_field_that_is_gone_or_no_value_is_named() {
-        let names = ["identity", "epoch", "committed", "first", "run_first", "run_last", "starts", "members"];
+        let names = [
+            "identity",
+            "epoch",
+            "committed",
+            "first",
+            "run_first",
+            "run_last",
+            "starts",
+            "members",
+            "layout",
+        ];
         for (at, name) in names.into_iter().enumerate() {
             for value in
                 [Value::Nil, bulk("garbage"), bulk(""), Value::Int(3), Value::BulkString(vec![0xff; 9])]
