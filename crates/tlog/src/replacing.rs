@@ -120,7 +120,8 @@ pub enum ReplaceError {
     TooFewStores(Vec<String>),
 }
 
-/// Puts the new stores in the place of the old ones, for one vdisk or all, and has each log filled into them. Answers once
+/// Puts the new stores in the place of the old ones, for one vdisk or all, and has each log filled into them. The same address twice
+/// is an empty store in the place of a lost one. Answers once
 /// all are. `progress` is told how many shards a vdisk's log lacks on them, from time to time.
 pub async fn replace(
     storage: &FlusherStorage,
@@ -139,6 +140,11 @@ pub async fn replace(
             let have = places.all().iter().map(|store| store.address().to_string()).collect();
             return Err(ReplaceError::Unknown { address: old.to_string(), have });
         };
+        if old == new {
+            // An empty store under the old address: it is in its place already, and the word is what was missing.
+            replaced.extend(places.all().into_iter().nth(position).map(|store| (position, store)));
+            continue;
+        }
         let shown = new.to_string();
         let taken = replaced.iter().any(|(_, store)| *store.address() == *shown);
         if taken || places.position(vdisk.as_ref(), &shown).is_some() {

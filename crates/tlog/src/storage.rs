@@ -117,7 +117,7 @@ pub enum OpenLogError {
     /// Too few of the stores that the log knows are there. Only the operator's word goes past that.
     #[error(
         "{0}. With fewer, the log cannot be opened for writing, and not be scrubbed. If those are lost for good, put empty stores \
-         in their place: 'tlog store replace {vdisk} OLD NEW', all of them in one command",
+         in their place, at other addresses or the same: 'tlog store replace {vdisk} OLD NEW', all of them in one command",
         vdisk = .0.vdisk
     )]
     TooFewStores(TooFewStores),

@@ -271,7 +271,7 @@ fn with_too_many_stores_lost_to_write_on_a_disk_can_still_be_restored_and_record
     assert!(said.contains("could not open the log of vdisk vda"), "{said}");
     let said = story.place.tlog_fails(&["scrub", "vda"]);
     assert!(said.contains("4 of 6 stores can be counted on, 5 are needed"), "{said}");
-    assert!(said.contains("tlog restore vda -o FILE") && said.contains("into a new vdisk"), "{said}");
+    assert!(said.contains("'tlog store replace vda OLD NEW'"), "{said}");
     let verified = story.place.tlog(&["verify", "vda"]);
     let said = String::from_utf8(verified.stdout).unwrap();
     assert_eq!(verified.status.code(), Some(1), "{said}");
@@ -285,6 +285,16 @@ fn with_too_many_stores_lost_to_write_on_a_disk_can_still_be_restored_and_record
     story.place.tlog_ok(&["record", "vda-2", "restored", "--server", &server.addr()]);
     story.place.tlog_ok(&["restore", "vda-2", "-o", "again"]);
     assert!(std::fs::read(story.place.path().join("again")).unwrap() == story.image);
+
+    // Or the operator's word: what is in these two places now is empty, and what was there is gone for good.
+    let places = ["file:tlog-data/store-1", "file:tlog-data/store-4"];
+    let replace = ["store", "replace", "vda", places[0], places[0], places[1], places[1]];
+    let said = story.place.tlog_ok(&replace);
+    assert!(said.contains("vdisk vda: filled"), "{said}");
+    story.server = Some(server);
+    story.write(7);
+    story.record();
+    story.every_moment_restores_equal();
 }
 
 #[test]

@@ -38,7 +38,8 @@ enum Command {
 /// needed and not touched. Where a running server has the stores, it does it while it serves; then change its storage setting
 /// too, before it is started the next time. Where more stores were lost than a log can be opened without, this command is the
 /// word of the operator that they are gone for good: name them all in one command. It goes on as long as nothing that was
-/// acknowledged can be missing, and says so where that cannot be told.
+/// acknowledged can be missing, and says so where that cannot be told. An empty store under the old address is named as OLD and as
+/// NEW.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog store replace --all 10.0.0.3:6379 10.0.0.9:6379     for every vdisk\n  \
