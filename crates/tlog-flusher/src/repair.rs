@@ -78,13 +78,13 @@ enum Filling {
 
 impl Filler {
     /// What the stores have, if enough of them are those that the log knows.
-    async fn survey(&self) -> Result<Survey, String> {
+    async fn survey(&self) -> Result<Survey, RefillError> {
         let survey = self.set.survey_of(|i| !self.out.contains(&i)).await;
         if survey.is_new() {
             // To an opening all of them would be as good as members. To us it was there a moment ago.
-            return Err("no store knows the log any more: it was deleted".to_owned());
+            return Err(RefillError::Deleted);
         }
-        survey.require_members(self.quorum).map_err(|too_few| too_few.to_string())?;
+        survey.require_members(self.quorum).map_err(|too_few| RefillError::Source(too_few.to_string()))?;
         Ok(survey)
     }
 
@@ -225,6 +225,8 @@ pub(crate) enum RefillError {
     Source(String),
     /// Of a committed number too few whole shards are left.
     Lost(AggregationNumber),
+    /// No store knows the log any more.
+    Deleted,
 }
 
 /// How far a refill is.
@@ -280,7 +282,7 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
     let RefillOrder { filler, start, members, committed, adopted, claims, progress } = order;
     let (set, store, quorum) = (&filler.set, filler.store, filler.quorum);
     let source = |why: &str| RefillError::Source(why.to_owned());
-    let survey = filler.survey().await.map_err(RefillError::Source)?;
+    let survey = filler.survey().await?;
     let port = set.stores().get(store).cloned().ok_or_else(|| source("no such store"))?;
     let mut records: Vec<StartRecord> =
         survey.starts().into_iter().filter(|record| record.epoch < start.epoch).collect();
@@ -476,7 +478,23 @@ pub(crate) struct ProbeOrder {
 
 /// Asks a store that was away, and brings its start record up to date. What it holds is asked after that: the start record
 /// drops some.
+///
+/// A store that answers the first question and not the next is asked once more at once: one that was restarted says so to the
+/// first write, and would else be left out for another pause.
 pub(crate) async fn probe(order: ProbeOrder) -> Result<Probe, StoreError> {
+    let port = order.set.stores().get(order.store).cloned();
+    let answers = match port {
+        Some(port) => order.set.within_limit(&port, port.status(order.set.vdisk())).await,
+        None => return Ok(Probe::Blank),
+    };
+    answers?;
+    match ask_back(order.clone()).await {
+        Err(error) if error.is_retryable() => ask_back(order).await,
+        answer => answer,
+    }
+}
+
+async fn ask_back(order: ProbeOrder) -> Result<Probe, StoreError> {
     let ProbeOrder { set, store, start, starts, members, committed, first } = order;
     let Some(port) = set.stores().get(store).cloned() else {
         return Ok(Probe::Blank);

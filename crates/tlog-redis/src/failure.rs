@@ -13,8 +13,8 @@ use tlog_store::StoreErrorKind;
 
 /// What an answer that is an error means to the port.
 ///
-/// `OOM` and a full disk are [`StoreErrorKind::Full`]; a replica, and a user who may not run a command, take no writes
-/// ([`StoreErrorKind::ReadOnly`]); everything else is [`StoreErrorKind::Unavailable`] with what the server said.
+/// `OOM` and a full disk are [`StoreErrorKind::Full`]; a replica takes no writes ([`StoreErrorKind::ReadOnly`]); everything
+/// else, a user who may not run a command among it, is [`StoreErrorKind::Unavailable`] with what the server said.
 pub fn kind_of(error: RedisError) -> StoreErrorKind {
     let text = error.to_string();
     // A script's error comes as the server's text around that of the command in it, in ways that differ between versions.
@@ -27,10 +27,8 @@ pub fn kind_of(error: RedisError) -> StoreErrorKind {
         return StoreErrorKind::Full { source: io::Error::new(io::ErrorKind::StorageFull, text) };
     }
     match error.code() {
-        Some("READONLY" | "NOPERM") => StoreErrorKind::ReadOnly,
-        _ if says(&["READONLY You can't write", "NOPERM", "can't run this command or subcommand"]) => {
-            StoreErrorKind::ReadOnly
-        }
+        Some("READONLY") => StoreErrorKind::ReadOnly,
+        _ if says(&["READONLY You can't write"]) => StoreErrorKind::ReadOnly,
         _ => StoreErrorKind::Unavailable { source: io::Error::other(text) },
     }
 }
@@ -152,10 +150,10 @@ mod tests {
             "ERR Error running script: -READONLY You can't write against a read only replica.",
             "read_only",
         );
-        check("NOPERM User anna has no permissions to run the 'evalsha' command", "read_only");
+        check("NOPERM User anna has no permissions to run the 'evalsha' command", "unavailable");
         check(
             "ERR The user executing the script can't run this command or subcommand script: 5c",
-            "read_only",
+            "unavailable",
         );
         check("LOADING Redis is loading the dataset in memory", "unavailable");
         check("BUSY Redis is busy running a script.", "unavailable");

@@ -443,12 +443,8 @@ fn jittered(pause: Duration) -> Duration {
 
 impl Outage {
     fn error(&self) -> RedisError {
-        let (down, reason) = (self.since.elapsed(), &self.reason);
-        let text = if down < Duration::from_secs(1) {
-            reason.to_string()
-        } else {
-            format!("down for {:.0} s: {reason}", down.as_secs_f64())
-        };
+        // The same text as long as nothing changes: whoever logs it once can tell.
+        let text = self.reason.to_string();
         io::Error::new(io::ErrorKind::NotConnected, text).into()
     }
 }

@@ -93,7 +93,7 @@ async fn a_large_value_does_not_go_through_the_script() {
     assert_eq!(keys(&store).await, 2 + 8);
     // Where no script comes, it expires.
     let client = store_as(&server, "client", "secret");
-    assert_eq!(kind(client.append(&disk, n(12), usual_shard(2, 12), n(11)).await), "read_only");
+    assert_eq!(kind(client.append(&disk, n(12), usual_shard(2, 12), n(11)).await), "unavailable");
     let left: Vec<String> = raw(&store, &["KEYS", "tlog:{disk}:in:*"]).await;
     assert_eq!(left.len(), 1);
     let expires: i64 = raw(&store, &["PTTL", &left[0]]).await;

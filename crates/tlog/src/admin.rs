@@ -116,7 +116,7 @@ async fn replace_stores(
     body: Bytes,
 ) -> Response {
     if !peer.ip().to_canonical().is_loopback() || !headers.contains_key(TOOL_HEADER) {
-        let why = "stores are replaced from the server's own machine alone, by 'tlog store replace'";
+        let why = "stores are replaced by 'tlog store replace' alone: from the server's own machine, with the header x-tlog-tool";
         return refused(StatusCode::FORBIDDEN, why);
     }
     let request: ReplaceRequest = match serde_json::from_slice(&body) {

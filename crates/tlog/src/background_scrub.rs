@@ -64,6 +64,12 @@ pub async fn run(storage: Arc<FlusherStorage>, every: Duration, rate: u64) {
                 Ok(report) => Findings::of(report),
                 Err(error) => Findings { refused: Some(error.to_string()), ..Findings::default() },
             };
+            for store in
+                report.iter().flat_map(|report| &report.stores).filter(|store| !store.refilled.is_empty())
+            {
+                tracing::warn!(%vdisk, store = store.address, put_back = store.refilled.count(), damaged = store.damaged.count(),
+                    "a scrub put back shards that were missing or damaged; damage means that its disk returns other bytes than were written");
+            }
             tell(vdisk, &findings, told.get(vdisk));
             let bad = u32::from(!findings.unreadable.is_empty());
             metrics::gauge!("tlog_scrub_data_lost", "vdisk" => vdisk.to_string()).set(bad);

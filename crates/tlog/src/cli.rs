@@ -39,7 +39,7 @@ enum Command {
 }
 
 /// Exit status of a command line that makes no sense; the usual 2 would be taken for a verdict of `tlog verify`.
-const USAGE: u8 = 64;
+pub(crate) const USAGE: u8 = 64;
 
 impl Cli {
     /// Takes the arguments of this process; where they make no sense, or ask for help, says so and answers the exit status.

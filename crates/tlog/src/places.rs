@@ -70,6 +70,15 @@ impl Places {
         }
     }
 
+    /// What the stores of a vdisk, or of all, are called, in order.
+    pub fn addresses(&self, vdisk: Option<&VdiskId>) -> Vec<String> {
+        let inner = self.lock();
+        match vdisk.and_then(|vdisk| inner.of.get(vdisk)) {
+            Some(places) => places.stores.iter().map(|store| store.address().to_string()).collect(),
+            None => inner.all.iter().map(|store| store.address().to_string()).collect(),
+        }
+    }
+
     /// Puts a store into a place: of one vdisk, or of all. Writers that are open find another identity there, and fill it.
     pub fn replace(&self, vdisk: Option<&VdiskId>, position: usize, store: &Arc<dyn ShardStore>) {
         if let Some(vdisk) = vdisk {

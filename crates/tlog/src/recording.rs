@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use tlog_client::{Client, ClientOptions, ConnectError};
-use tlog_player::{DiskState, DiskStateError, Moment, MomentError, ReadOptions};
+use tlog_player::{DiskState, DiskStateError, Moment, MomentError, OpenError, ReadOptions};
 use tlog_proto::{BlockIndex, Limits, Sequence, VdiskId};
 
 use crate::reading;
@@ -132,7 +132,13 @@ impl Recording {
         let theirs = client.last_flushed_at_connect();
         let began = Instant::now();
         loop {
-            let reader = reading::open(settings, &self.vdisk).await?;
+            let reader = match reading::try_open(settings, &self.vdisk).await? {
+                // A server that writes format 1 makes nothing on the stores before the first block.
+                Err(OpenError::UnknownVdisk { .. }) if theirs.is_none() => {
+                    return Ok(DiskState::empty(self.vdisk.clone(), 0));
+                }
+                reader => reader?,
+            };
             let state = reader.disk_state(&keys, Moment::Newest, &options).await;
             let ours = match &state {
                 Ok(state) => state.reached().map(|reached| reached.position.sequence),

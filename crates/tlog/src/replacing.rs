@@ -134,18 +134,21 @@ pub async fn replace(
     let vdisk = named.transpose()?;
     let places = storage.places();
     let mut replaced: Vec<(usize, Arc<dyn ShardStore>)> = Vec::new();
+    // Places that are only filled.
+    let mut filled: Vec<usize> = Vec::new();
     for (old, new) in &request.replace {
         let (old, new) = (StoreAddress::parse(old)?, StoreAddress::parse(new)?);
-        let Some(position) = places.position(vdisk.as_ref(), &old.to_string()) else {
-            let have = places.all().iter().map(|store| store.address().to_string()).collect();
-            return Err(ReplaceError::Unknown { address: old.to_string(), have });
-        };
-        if old == new {
-            // An empty store under the old address: it is in its place already, and the word is what was missing.
-            replaced.extend(places.all().into_iter().nth(position).map(|store| (position, store)));
+        let (was, shown) = (old.to_string(), new.to_string());
+        let position = places.position(vdisk.as_ref(), &was).filter(|_| was != shown);
+        let Some(position) = position else {
+            // It is in its place already: an empty store under the old address, or this was asked for before.
+            let Some(position) = places.position(vdisk.as_ref(), &shown) else {
+                let have = places.addresses(vdisk.as_ref());
+                return Err(ReplaceError::Unknown { address: was, have });
+            };
+            filled.push(position);
             continue;
-        }
-        let shown = new.to_string();
+        };
         let taken = replaced.iter().any(|(_, store)| *store.address() == *shown);
         if taken || places.position(vdisk.as_ref(), &shown).is_some() {
             return Err(ReplaceError::InUse(shown));
@@ -180,7 +183,7 @@ pub async fn replace(
         tracing::info!(vdisk = vdisk.as_ref().map(VdiskId::as_str), position, store = %store.address(), "a store is replaced");
         places.replace(vdisk.as_ref(), *position, store);
     }
-    let positions: Vec<usize> = replaced.iter().map(|(position, _)| *position).collect();
+    let positions: Vec<usize> = replaced.iter().map(|(position, _)| *position).chain(filled).collect();
     let mut report = ReplaceReport::default();
     for (vdisk, format1) in vdisks {
         let filled = storage.fill_replaced(&vdisk, &positions, |missing| progress(&vdisk, missing)).await;

@@ -21,8 +21,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The flag of a command that changes logs.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct OfflineFlag {
-    /// Says that no server is running on these stores. Needed where that cannot be told: stores on the network, and no
-    /// admin-listen
+    /// Says that no server is running on these stores. Needed where that cannot be told: stores on the network, and none that
+    /// answers at admin-listen
     #[arg(long)]
     pub offline: bool,
 }
@@ -30,7 +30,7 @@ pub struct OfflineFlag {
 /// The admin endpoint of the server that has the stores open; none where no server runs.
 ///
 /// The lock of a directory store tells. Stores on the network have none; there the server is looked for at `admin-listen`, and
-/// where that is not set the person has to say that no server runs (`--offline`): a tool that opens a log takes it away from
+/// where none answers, the person has to say that no server runs (`--offline`): a tool that opens a log takes it away from
 /// the server.
 pub async fn server(settings: &Settings, flag: OfflineFlag) -> anyhow::Result<Option<String>> {
     let mut network = false;
@@ -61,10 +61,13 @@ pub async fn server(settings: &Settings, flag: OfflineFlag) -> anyhow::Result<Op
             ),
         };
     }
-    if !network || flag.offline {
+    if !network {
         return Ok(None);
     }
     let Some(admin) = &settings.admin_listen else {
+        if flag.offline {
+            return Ok(None);
+        }
         bail!(
             "whether a server has these stores open cannot be told; set admin-listen as that server has it (--admin-listen \
              127.0.0.1:11212), or say --offline where no server is running"
@@ -73,11 +76,8 @@ pub async fn server(settings: &Settings, flag: OfflineFlag) -> anyhow::Result<Op
     let address = admin.to_connect().to_string();
     match tokio::time::timeout(LOOK, ask(&address, Method::GET, "/healthz")).await {
         Ok(Ok(_)) => Ok(Some(address)),
-        Ok(Err(AdminError::Connect { source, .. }))
-            if source.kind() == std::io::ErrorKind::ConnectionRefused =>
-        {
-            Ok(None)
-        }
+        // Whoever says that no server runs is believed where none answers, and only there.
+        _ if flag.offline => Ok(None),
         Ok(Err(error)) => {
             Err(error).context("whether a server is running cannot be told; where none is, say --offline")
         }

@@ -73,7 +73,12 @@ impl Service {
             opener: stores.opener().clone(),
         });
         if settings.require_durable_stores {
-            stores.require_durability(settings.store_timeout).await?;
+            let needed = settings.redundancy.write_quorum.into();
+            stores.require_durability(settings.store_timeout, needed).await?;
+        } else {
+            // Nobody waits for it; what is said is in the log.
+            let (stores, limit) = (stores.clone(), settings.store_timeout);
+            tokio::spawn(async move { stores.ask_durability(limit).await });
         }
         tracing::info!(
             %address,

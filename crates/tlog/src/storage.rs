@@ -95,6 +95,12 @@ pub enum ScrubLogError {
     /// No store has it.
     #[error("no store has a log of vdisk {0}")]
     NoLog(VdiskId),
+    /// All there is is of a format that is not scrubbed.
+    #[error(
+        "the history of vdisk {0} is one of format 1, which is not scrubbed; 'tlog verify {0}' says what is missing, and once the \
+         vdisk has gone on in format 2 what is written from then on is scrubbed"
+    )]
+    OnlyFormat1(VdiskId),
     /// The settings changed under us.
     #[error("the number of stores is not that of the shards")]
     NumberOfStores,
@@ -260,6 +266,9 @@ impl FlusherStorage {
             .iter()
             .all(|view| matches!(&view.answer, Ok(state) if state.identity.is_none()))
         {
+            if set.may_have_chain() && set.chain_survey().await.exists() {
+                return Err(ScrubLogError::OnlyFormat1(vdisk.clone()));
+            }
             return Err(ScrubLogError::NoLog(vdisk.clone()));
         }
         let (log, ours) = self.hold(vdisk, false).await?;

@@ -24,7 +24,8 @@ fn keygen_prints_a_key_or_makes_a_file_and_never_overwrites() {
     let said = place.tlog_fails(&["keygen", "-o", "my.key"]);
     assert!(said.contains("my.key is there already"), "{said}");
     assert_eq!(std::fs::read_to_string(place.path().join("my.key")).unwrap(), made);
-    place.tlog_fails(&["keygen", "-o", "no/such/directory/key"]);
+    place.tlog_ok(&["keygen", "-o", "new/directory/key"]);
+    place.tlog_fails(&["keygen", "-o", "my.key/below-a-file"]);
 }
 
 #[test]

@@ -340,6 +340,11 @@ impl Writer {
                 return;
             }
             Err(RefillError::Store(error)) => error.to_string(),
+            Err(RefillError::Deleted) => {
+                let why = "no store knows the log any more: it was deleted";
+                self.closed = Some(CloseReason::Failed(why.to_owned()));
+                return;
+            }
             Err(RefillError::Source(why)) => why,
             Err(RefillError::Lost(number)) => {
                 let why =

@@ -10,6 +10,7 @@ use hyper::Method;
 use tlog_proto::VdiskId;
 
 use super::progress;
+use crate::cli::USAGE;
 use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::running::{self, OfflineFlag};
 use crate::settings::{Settings, SettingsArgs};
@@ -72,7 +73,13 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn replace(arguments: ReplaceArguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    let request = request(arguments.all, arguments.what)?;
+    let request = match request(arguments.all, arguments.what) {
+        Ok(request) => request,
+        Err(error) => {
+            eprintln!("tlog: {error}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
     let report = match running::server(&settings, arguments.offline).await? {
         Some(address) => {
             eprintln!("the server at {address} fills the new stores ...");

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use tlog_player::LogReader;
 use tlog_proto::VdiskId;
-use tlog_quorum::{StoreSet, Survey};
+use tlog_quorum::StoreSet;
 
 use crate::inventory::{Known, inventory};
 use crate::settings::{Settings, SettingsArgs};
@@ -40,13 +41,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     for (vdisk, known) in &found.vdisks {
         let set = StoreSet::new(vdisk.clone(), stores.clone(), quorums, settings.store_timeout);
-        let survey = match set {
-            Some(set) if known.logs > 0 => Some(set.survey().await),
+        // Where the log cannot be opened, the listing still has its name.
+        let log = match set {
+            Some(set) if known.logs > 0 => LogReader::open(set).await.ok(),
             _ => None,
         };
         match arguments.json {
-            true => writeln!(out, "{}", as_json(vdisk, *known, survey.as_ref()))?,
-            false => writeln!(out, "{}", as_line(vdisk, *known, survey.as_ref(), stores.len()))?,
+            true => writeln!(out, "{}", as_json(vdisk, *known, log.as_ref()))?,
+            false => writeln!(out, "{}", as_line(vdisk, *known, log.as_ref(), stores.len()))?,
         }
     }
     out.flush()?;
@@ -69,14 +71,9 @@ fn formats(known: Known) -> &'static str {
     }
 }
 
-/// The highest number that is known as committed; a reader may find that the log goes on a little.
-fn committed(survey: &Survey) -> u64 {
-    survey.committed().0
-}
-
-fn as_line(vdisk: &VdiskId, known: Known, survey: Option<&Survey>, stores: usize) -> String {
+fn as_line(vdisk: &VdiskId, known: Known, log: Option<&LogReader>, stores: usize) -> String {
     // What is on format 1 is known only by walking it.
-    let aggregations = survey.map_or_else(|| "-".to_owned(), |survey| committed(survey).to_string());
+    let aggregations = log.map_or_else(|| "-".to_owned(), |log| log.extent().last.to_string());
     let on = known.logs.max(known.chains);
     format!(
         "{:<32}  {:>6}  {:>12}  {:>6}",
@@ -87,13 +84,13 @@ fn as_line(vdisk: &VdiskId, known: Known, survey: Option<&Survey>, stores: usize
     )
 }
 
-fn as_json(vdisk: &VdiskId, known: Known, survey: Option<&Survey>) -> Value {
+fn as_json(vdisk: &VdiskId, known: Known, log: Option<&LogReader>) -> Value {
     json!({
         "vdisk": vdisk.as_str(),
         "stores_with_log": known.logs,
         "stores_with_format1": known.chains,
-        "first": survey.map(|survey| survey.first().0),
-        "committed": survey.map(committed),
-        "epoch": survey.map(|survey| survey.highest_epoch().0),
+        "first": log.map(|log| log.extent().first.0),
+        "last": log.map(|log| log.extent().last.0),
+        "committed": log.map(|log| log.extent().committed.0),
     })
 }

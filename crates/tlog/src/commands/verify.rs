@@ -182,9 +182,24 @@ fn show_format1(out: &mut impl Write, report: &Format1Report) -> io::Result<()> 
 /// What helps a log of which everything can be read, and not everything is there.
 fn what_to_do(report: &VerifyReport, known: &Known) -> String {
     let vdisk = &report.vdisk;
-    let only_format1 = report.format1.is_some() && report.aggregations == 0;
-    if only_format1 {
+    let is_whole = |store: &StoreReport| {
+        store.standing == Standing::Member
+            && [&store.missing, &store.damaged, &store.ruled_out, &store.unread]
+                .iter()
+                .all(|numbers| numbers.is_empty())
+    };
+    if report.format1.is_some() && (report.aggregations == 0 || report.stores.iter().all(is_whole)) {
         return "bring missing stores back; shards of format 1 are not put back by a scrub".to_owned();
+    }
+    // A directory that is gone is made again by a scrub; nobody starts a server.
+    let down =
+        |store: &&StoreReport| store.standing == Standing::Unreachable && store.address.starts_with("redis");
+    let down: Vec<&str> = report.stores.iter().filter(down).map(|store| store.address.as_str()).collect();
+    if known.are_enough() && !down.is_empty() {
+        let down = down.join(", ");
+        return format!(
+            "bring back {down}, or put another store in its place ('tlog store replace {vdisk} OLD NEW')"
+        );
     }
     if known.are_enough() {
         return format!("run 'tlog scrub {vdisk}' to put back what is missing");

@@ -40,6 +40,19 @@ pub enum StoresError {
         .0.join("; ")
     )]
     NotDurable(Vec<String>),
+    /// Too few stores could be asked.
+    #[error(
+        "require-durable-stores is set, {needed} stores are needed to write and only {there} could be asked: {}",
+        .silent.join("; ")
+    )]
+    TooFewAsked {
+        /// Stores that are durable.
+        there: usize,
+        /// W.
+        needed: usize,
+        /// The others, and why.
+        silent: Vec<String>,
+    },
 }
 
 /// The stores, in order: number i holds shard i.
@@ -101,28 +114,54 @@ impl Stores {
         }
     }
 
-    /// Asks every store whether it keeps what it acknowledges; one that answers anything but yes is an error. One that is away is
-    /// warned of: when it is back it is asked again, and the answer logged.
-    pub async fn require_durability(&self, limit: Duration) -> Result<(), StoresError> {
+    /// Asks every store whether it keeps what it acknowledges. What a Redis server answers is logged by its link, which asks again
+    /// on every new connection; one that is away is warned of here.
+    pub async fn ask_durability(&self, limit: Duration) -> Vec<AskedDurability> {
         let asked = self.all.iter().map(|store| async move {
-            (store.address(), tokio::time::timeout(limit, store.durability()).await)
-        });
-        let mut refused = Vec::new();
-        for (address, answer) in join_all(asked).await {
-            match answer {
+            let answer = tokio::time::timeout(limit, store.durability()).await;
+            let (durable, why) = match answer {
                 Ok(Ok(durability)) => {
-                    refused.extend(durability.reason().map(|why| format!("{address}: {why}")));
+                    (Some(durability.reason().is_none()), durability.reason().map(str::to_owned))
                 }
-                Ok(Err(error)) => {
-                    tracing::warn!(store = %address, %error, "the store is away, so it cannot be asked whether it is durable");
-                }
-                Err(_) => {
-                    tracing::warn!(store = %address, "the store does not answer, so it cannot be asked whether it is durable");
-                }
-            }
+                Ok(Err(error)) => (None, Some(error.kind.to_string())),
+                Err(_) => (None, Some(format!("no answer within {limit:?}"))),
+            };
+            AskedDurability { address: store.address().to_string(), durable, why: why.unwrap_or_default() }
+        });
+        let asked = join_all(asked).await;
+        for AskedDurability { address, why, .. } in asked.iter().filter(|asked| asked.durable.is_none()) {
+            tracing::warn!(
+                store = address,
+                error = why,
+                "the store is away, so it cannot be asked whether it is durable"
+            );
         }
-        if refused.is_empty() { Ok(()) } else { Err(StoresError::NotDurable(refused)) }
+        asked
     }
+
+    /// The same, and an error where a store answers anything but yes, or where fewer than `needed` answer.
+    pub async fn require_durability(&self, limit: Duration, needed: usize) -> Result<(), StoresError> {
+        let asked = self.ask_durability(limit).await;
+        let told = |asked: &AskedDurability| format!("{}: {}", asked.address, asked.why);
+        let refused: Vec<String> =
+            asked.iter().filter(|asked| asked.durable == Some(false)).map(told).collect();
+        if !refused.is_empty() {
+            return Err(StoresError::NotDurable(refused));
+        }
+        let silent: Vec<String> = asked.iter().filter(|asked| asked.durable.is_none()).map(told).collect();
+        let there = asked.len() - silent.len();
+        if there >= needed { Ok(()) } else { Err(StoresError::TooFewAsked { there, needed, silent }) }
+    }
+}
+
+/// What came of asking a store whether it is durable.
+#[derive(Debug)]
+pub struct AskedDurability {
+    address: String,
+    /// None where it did not answer.
+    durable: Option<bool>,
+    /// Why it is not known to be.
+    why: String,
 }
 
 impl StoreOpener {

@@ -27,6 +27,15 @@ async fn history_in_format_1_is_written_read_and_gone_on_from_in_format_2() {
     let line: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     assert_eq!(line["format"], 1, "{line}");
 
+    // An image can be the first that is written, too.
+    std::fs::write(site.place.path().join("image"), &old).unwrap();
+    let server = site.serve();
+    let record = ["record", "vdb", "image", "--server", &server.addr(), "--block-size", "512"];
+    site.place.tlog_ok(&record);
+    server.stop();
+    assert!(site.restored("vdb") == old);
+    site.place.tlog_ok(&["delete", "vdb", "--yes"]);
+
     // The same stores, format 2: clients go on, and the first aggregation refers to the last id of format 1.
     site.write_settings(&site.redis.addresses(), KEYS);
     assert!(site.restored("vda") == old, "nobody has to say which format it is");

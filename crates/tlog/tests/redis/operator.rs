@@ -41,6 +41,8 @@ async fn a_store_is_replaced_for_every_vdisk_while_the_server_runs() {
         site.place.tlog_ok(&["store", "replace", "--all", &old, &to, "--json", "--admin-listen", &admin]);
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(said["vdisks"].as_array().unwrap().len(), 2);
+    let again = site.place.tlog_ok(&["store", "replace", "vda", &old, &to, "--admin-listen", &admin]);
+    assert!(again.contains("vdisk vda: filled"), "{again}");
     for disk in &mut disks {
         disk.write(25).await;
     }
@@ -73,6 +75,7 @@ async fn two_stores_lost_for_good_are_replaced_by_the_operators_word_and_the_log
     let arguments = ["store", "replace", "--all", &lost[0], &to[0], &lost[1], &to[1], "--offline"];
     let said = site.place.tlog_ok(&arguments);
     assert!(said.contains("vdisk vda: filled"), "{said}");
+    assert!(site.place.tlog_ok(&arguments).contains("vdisk vda: filled"), "the same again does no harm");
     let mut addresses = site.redis.addresses();
     (addresses[0], addresses[5]) = (to[0].clone(), to[1].clone());
     site.write_settings(&addresses, "");
@@ -144,6 +147,23 @@ async fn a_vdisk_is_deleted_from_every_store_by_its_typed_id_and_the_others_stay
     // A new log of that name begins at its beginning.
     let disks = written(&site, &["vda"]).await;
     assert!(site.restored("vda") == disks[0].expected());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vdisk_deleted_under_a_running_server_is_closed_at_once_and_can_begin_anew() {
+    let site = Site::new();
+    let server = site.serve();
+    let mut disk = Disk::connect(&server, "vda").await;
+    disk.write(20).await;
+    site.place.tlog_ok(&["delete", "vda", "--yes"]);
+    let began = std::time::Instant::now();
+    assert!(!disk.try_write(5).await);
+    // Far below the time that an aggregation may take to be committed.
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    let mut disk = Disk::connect_again_empty(&server, "vda").await;
+    disk.write(20).await;
+    server.stop();
+    assert!(site.restored("vda") == disk.expected());
 }
 
 #[tokio::test(flavor = "multi_thread")]

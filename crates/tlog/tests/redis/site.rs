@@ -116,21 +116,36 @@ impl Disk {
         }
     }
 
+    /// A disk that begins anew, as soon as the server takes it.
+    pub async fn connect_again_empty(server: &Server, vdisk: &str) -> Self {
+        let fresh = Self::when_taken(server, vdisk).await;
+        Self {
+            client: fresh,
+            content: BTreeMap::new(),
+            random: SmallRng::seed_from_u64(12),
+            slowest: Duration::ZERO,
+        }
+    }
+
     /// Goes on with a disk on another connection.
     pub async fn connect_again(server: &Server, vdisk: &str, before: Self) -> Self {
         let Self { content, random, .. } = before;
+        let client = Self::when_taken(server, vdisk).await;
+        Self { client, content, random, slowest: Duration::ZERO }
+    }
+
+    async fn when_taken(server: &Server, vdisk: &str) -> Client {
         // The log may be closing, or a store be on its way back.
         let options = ClientOptions::default();
         let began = Instant::now();
-        let client = loop {
+        loop {
             let vdisk = VdiskId::new(vdisk).unwrap();
             match Client::connect_continuing(server.addr(), vdisk, options.clone()).await {
-                Ok(client) => break client,
+                Ok(client) => return client,
                 Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        Self { client, content, random, slowest: Duration::ZERO }
+        }
     }
 
     /// Writes blocks that may not become durable; answers whether they did. Where not, they may be on the disk all the same.
