@@ -178,11 +178,11 @@ async fn a_user_who_may_only_read_changes_nothing() {
     let reader = store_as(&server, "reader", "secret");
     assert_eq!(reader.status(&disk).await.unwrap(), known);
     assert_eq!(whole(&reader, &disk, 7).await, shard(1, 7));
-    assert_eq!(kind(reader.append(&disk, n(4), shard(1, 4), n(2)).await), "read_only");
-    assert_eq!(kind(reader.promise(&disk, Epoch(2)).await), "read_only");
-    assert_eq!(kind(reader.publish(&disk, Epoch(2), n(3)).await), "read_only");
-    assert_eq!(kind(reader.prune(&disk, Epoch(1), n(2)).await), "read_only");
-    assert_eq!(kind(reader.delete(&disk, Epoch(9)).await), "read_only");
+    assert_eq!(kind(reader.append(&disk, n(4), shard(1, 4), n(2)).await), "unavailable");
+    assert_eq!(kind(reader.promise(&disk, Epoch(2)).await), "unavailable");
+    assert_eq!(kind(reader.publish(&disk, Epoch(2), n(3)).await), "unavailable");
+    assert_eq!(kind(reader.prune(&disk, Epoch(1), n(2)).await), "unavailable");
+    assert_eq!(kind(reader.delete(&disk, Epoch(9)).await), "unavailable");
     assert_eq!(owner.status(&disk).await.unwrap(), known);
     assert_eq!(keys(&owner).await, 2 + 1 + 4);
 }
