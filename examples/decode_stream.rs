@@ -26,11 +26,12 @@ async fn print_stream(stream: impl AsyncRead + Unpin, mut out: impl Write) -> Re
     let Some(request) = frames.handshake_request().await? else {
         return Ok(writeln!(out, "an empty stream")?);
     };
-    let HandshakeRequest { version, vdisk_id, first_sequence, reset_first_sequence, session } = request;
-    let reset = if reset_first_sequence { ", reset" } else { "" };
+    let HandshakeRequest { version, vdisk_id, first_sequence, session, .. } = request;
+    let reset = if request.reset_first_sequence { ", reset" } else { "" };
+    let returning = if request.returning { ", was here before" } else { "" };
     writeln!(
         out,
-        "handshake: {version}, vdisk {vdisk_id}, from sequence {first_sequence}{reset}, session {session}"
+        "handshake: {version}, vdisk {vdisk_id}, from sequence {first_sequence}{reset}, session {session}{returning}"
     )?;
     while let Some(message) = frames.client_message().await? {
         match message {
@@ -59,17 +60,16 @@ fn describe(block: UnverifiedBlock) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tlog_proto::{Block, BlockIndex, Sequence, SessionId, Timestamp, VdiskId, Version};
+    use tlog_proto::{Block, BlockIndex, Sequence, SessionId, Timestamp, VdiskId};
 
     #[tokio::test]
     async fn each_message_of_a_stream_is_a_line() {
         let index = BlockIndex::new(42).unwrap();
         let request = HandshakeRequest {
-            version: Version::CURRENT,
-            vdisk_id: VdiskId::new("myimg").unwrap(),
-            first_sequence: Sequence(7),
             reset_first_sequence: true,
             session: SessionId(5),
+            returning: true,
+            ..HandshakeRequest::new(VdiskId::new("myimg").unwrap(), Sequence(7))
         };
         let block = Block::set(Sequence(7), index, Timestamp(1), "abc".into());
         let mut changed = UnverifiedBlock::from(block.clone());
@@ -88,7 +88,10 @@ mod tests {
         let lines: Vec<_> = std::str::from_utf8(&out).unwrap().lines().collect();
         let hash = "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319";
         let [handshake, set, delete, refused, flush, wait] = lines[..] else { panic!("{lines:#?}") };
-        assert_eq!(handshake, "handshake: 1.1.0-alpha, vdisk myimg, from sequence 7, reset, session 5");
+        assert_eq!(
+            handshake,
+            "handshake: 1.1.0-alpha, vdisk myimg, from sequence 7, reset, session 5, was here before"
+        );
         assert_eq!(set, format!("7: set block 42 to 3 bytes {hash}"));
         assert_eq!(delete, "8: delete block 42");
         assert!(refused.starts_with("7: refused, the hash of the data is "), "{refused}");

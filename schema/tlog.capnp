@@ -12,6 +12,8 @@ struct HandshakeRequest {
   firstSequence      @2 :UInt64;  # sequence of the first block that the client will send
   resetFirstSequence @3 :Bool;    # start over at firstSequence, whatever the log holds
   session            @4 :UInt64;  # random, one per client instance; 0: unknown
+  returning          @5 :Bool;    # this client instance was accepted before, here or at another server
+  mustContinue       @6 :Bool;    # refuse rather than begin a new generation
 }
 
 # Answer to it, server to client.
@@ -20,6 +22,7 @@ struct HandshakeResponse {
   status              @1 :Int8;    # a HandshakeStatus; below 0 the server then closes
   lastFlushedSequence @2 :UInt64;  # only if hasLastFlushed
   hasLastFlushed      @3 :Bool;
+  refusal             @4 :UInt8;   # why status is below 0: a Refusal; 0: not told
 }
 
 # Server to client, any time after the handshake.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tlog_proto::{
-    Block, BlockFault, BlockHash, BlockIndex, HandshakeRequest, Operation, Sequence, SessionId,
-    UnverifiedBlock, VdiskId, Version,
+    Block, BlockFault, BlockHash, BlockIndex, HandshakeRequest, Operation, Refusal, Sequence, SessionId,
+    UnverifiedBlock, VdiskId,
 };
 use tokio::sync::{SemaphorePermit, TryAcquireError, mpsc, oneshot};
 use tokio::time::timeout;
@@ -78,17 +78,15 @@ impl Client {
         // ours would be taken for those blocks sent again, and be acknowledged without being stored.
         let options = ClientOptions { reset_first_sequence: false, session: None, ..options };
         let question = HandshakeRequest {
-            version: Version::CURRENT,
-            vdisk_id: vdisk.clone(),
-            first_sequence: Sequence(u64::MAX),
-            reset_first_sequence: false,
             // Not the session that will write: where the log is empty it must not be known for having begun at the end.
             session: handshake::random_session()?,
+            ..HandshakeRequest::new(vdisk.clone(), Sequence(u64::MAX))
         };
         let Greeted { response, .. } = handshake::greet(&addr, &question, &options).await?;
         let last_flushed = match handshake::accepted(&question, &response) {
             Ok(()) => response.last_flushed,
             Err(ConnectError::Gap { last_flushed, .. }) => Some(last_flushed),
+            Err(_) if response.refusal == Some(Refusal::Gap) => None,
             Err(ConnectError::ServerFailed { .. }) => return Err(ConnectError::LogEndUnknown { vdisk }),
             Err(error) => return Err(error),
         };
@@ -107,11 +105,9 @@ impl Client {
             None => handshake::random_session()?,
         };
         let request = HandshakeRequest {
-            version: Version::CURRENT,
-            vdisk_id: vdisk.clone(),
-            first_sequence,
             reset_first_sequence: options.reset_first_sequence,
             session,
+            ..HandshakeRequest::new(vdisk.clone(), first_sequence)
         };
         let Greeted { reader, writer, response } = handshake::greet(addr, &request, options).await?;
         handshake::accepted(&request, &response)?;

@@ -96,11 +96,8 @@ async fn a_server_older_than_the_oldest_supported_is_refused() {
     let server = ScriptedServer::start().await;
     let script = async {
         let mut peer = server.accept_request().await;
-        let response = HandshakeResponse {
-            version: "1.0.9".parse().unwrap(),
-            status: HandshakeStatus::Ok,
-            last_flushed: None,
-        };
+        let version = "1.0.9".parse().unwrap();
+        let response = HandshakeResponse { version, ..HandshakeResponse::new(HandshakeStatus::Ok) };
         peer.answer_handshake_with(response).await;
         peer
     };
@@ -215,7 +212,7 @@ async fn a_response_that_comes_with_the_handshake_is_not_lost() {
         let mut peer = server.accept_request().await;
         let mut wire = bytes::BytesMut::new();
         let ok = HandshakeStatus::Ok;
-        HandshakeResponse { version: Version::CURRENT, status: ok, last_flushed: Some(Sequence(4)) }
+        HandshakeResponse { last_flushed: Some(Sequence(4)), ..HandshakeResponse::new(ok) }
             .encode_into(&mut wire);
         tlog_proto::Response { status: tlog_proto::BlockStatus::FlushFailed, sequences: vec![] }
             .encode_into(&mut wire);
@@ -235,8 +232,7 @@ async fn a_handshake_that_arrives_byte_by_byte_is_read() {
         let mut stream = server.accept().await;
         stream.set_nodelay(true).unwrap();
         let mut wire = bytes::BytesMut::new();
-        HandshakeResponse { version: Version::CURRENT, status: HandshakeStatus::Ok, last_flushed: None }
-            .encode_into(&mut wire);
+        HandshakeResponse::new(HandshakeStatus::Ok).encode_into(&mut wire);
         for byte in wire {
             stream.write_all(&[byte]).await.unwrap();
             tokio::task::yield_now().await;

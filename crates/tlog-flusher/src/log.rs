@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use tlog_codec::{BlockEntry, Opener, Sealer, VdiskKeys};
-use tlog_proto::{Block, Generation, LogPosition, Sequence, SessionId, VdiskId};
+use tlog_proto::{Block, Epoch, Generation, LogPosition, Sequence, SessionId, VdiskId};
 use tlog_quorum::StoreSet;
+use tlog_store::{LogState, ShardStore};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -108,6 +110,7 @@ pub struct Log {
     set: StoreSet,
     opener: Opener,
     settings: LogSettings,
+    epoch: Epoch,
     end: LogEnd,
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
@@ -203,6 +206,7 @@ impl Log {
         tracing::info!(%vdisk, %epoch, aggregations = last_number, adopted, "log opened");
         Ok(Self {
             opener: Opener::new(keys),
+            epoch,
             end,
             commands,
             room: Arc::new(Semaphore::new(settings.max_unflushed_bytes)),
@@ -264,6 +268,34 @@ impl Log {
             return Ok(Some(entry));
         }
         self.lookup.lock().await.find(&self.set, &self.opener, last, position).await
+    }
+
+    /// Asks the stores whether a newer writer has begun to take the log over; then nothing more can be appended here. Waits for so
+    /// many answers that every opening that was over before has one of its stores among them, and says that there is none where
+    /// these many do not come. Changes nothing: the next append finds out in any case.
+    pub async fn confirm(&self) -> Result<(), AppendError> {
+        if self.durability.borrow().closed.is_some() {
+            return Err(self.closed());
+        }
+        let status = |store: &Arc<dyn ShardStore>| {
+            let (set, store) = (self.set.clone(), Arc::clone(store));
+            async move { set.within_limit(&store, store.status(set.vdisk())).await }
+        };
+        let mut answers: FuturesUnordered<_> = self.set.stores().iter().map(status).collect();
+        let quorums = self.set.quorums();
+        let mut missing = quorums.total() + 1 - quorums.opening();
+        while let Some(answer) = answers.next().await {
+            // What does not answer, or is another store than it was, tells nothing.
+            let Ok(LogState { identity: Some(_), epoch, .. }) = answer else { continue };
+            if epoch > self.epoch {
+                return Err(AppendError(CloseReason::Fenced));
+            }
+            missing -= 1;
+            if missing == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Flushes, waits until everything is durable or that has failed, tells the stores what is committed, and closes. Again,

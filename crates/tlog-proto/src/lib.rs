@@ -60,7 +60,7 @@ pub use message::{
     ClientMessage, DecodeError, HandshakeRequest, HandshakeResponse, MessageType, Response,
     UnknownMessageType,
 };
-pub use status::{BlockStatus, HandshakeStatus, UnknownStatus};
+pub use status::{BlockStatus, HandshakeStatus, Refusal, UnknownStatus};
 pub use version::{ParseVersionError, Stage, Version};
 
 /// Port that a tlog server listens on unless told otherwise.

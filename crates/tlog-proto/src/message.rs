@@ -8,8 +8,8 @@ use crate::generated::tlog_capnp::{
 };
 use crate::wire::{self, FrameLength};
 use crate::{
-    Block, BlockHash, BlockStatus, HandshakeStatus, IllegalVdiskId, Limits, Sequence, SessionId, Timestamp,
-    UnknownStatus, UnverifiedBlock, VdiskId, Version,
+    Block, BlockHash, BlockStatus, HandshakeStatus, IllegalVdiskId, Limits, Refusal, Sequence, SessionId,
+    Timestamp, UnknownStatus, UnverifiedBlock, VdiskId, Version,
 };
 
 /// A whole message arrived and does not mean anything.
@@ -39,9 +39,27 @@ pub struct HandshakeRequest {
     pub reset_first_sequence: bool,
     /// Which client instance this is; [`SessionId::UNKNOWN`] from clients that do not tell.
     pub session: SessionId,
+    /// This client instance was accepted before, here or at another server: it does not take the vdisk over from a client that
+    /// came after it.
+    pub returning: bool,
+    /// What it sent before is durable: refuse it rather than begin a new generation.
+    pub must_continue: bool,
 }
 
 impl HandshakeRequest {
+    /// That of a client of this version that was never there before, and does not tell its session.
+    pub fn new(vdisk_id: VdiskId, first_sequence: Sequence) -> Self {
+        Self {
+            version: Version::CURRENT,
+            vdisk_id,
+            first_sequence,
+            reset_first_sequence: false,
+            session: SessionId::UNKNOWN,
+            returning: false,
+            must_continue: false,
+        }
+    }
+
     /// Parses one message, without anything before or after it.
     pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
         let reader = wire::open(message)?;
@@ -52,6 +70,8 @@ impl HandshakeRequest {
             first_sequence: Sequence(root.get_first_sequence()),
             reset_first_sequence: root.get_reset_first_sequence(),
             session: SessionId(root.get_session()),
+            returning: root.get_returning(),
+            must_continue: root.get_must_continue(),
         })
     }
 
@@ -65,6 +85,8 @@ impl HandshakeRequest {
             root.set_first_sequence(self.first_sequence.0);
             root.set_reset_first_sequence(self.reset_first_sequence);
             root.set_session(self.session.0);
+            root.set_returning(self.returning);
+            root.set_must_continue(self.must_continue);
         });
     }
 }
@@ -79,6 +101,25 @@ pub struct HandshakeResponse {
     /// Last sequence that is durable in the generation which the client would continue. None from servers that do
     /// not tell, and where nothing is.
     pub last_flushed: Option<Sequence>,
+    /// Why the status is an error, closer than it can say. None from servers that do not tell.
+    pub refusal: Option<Refusal>,
+}
+
+impl HandshakeResponse {
+    /// The answer of this version, with nothing told beside the status.
+    pub fn new(status: HandshakeStatus) -> Self {
+        Self { version: Version::CURRENT, status, last_flushed: None, refusal: None }
+    }
+
+    /// The answer of this version that refuses, and says why.
+    pub fn refused(status: HandshakeStatus, refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::new(status) }
+    }
+
+    /// The log cannot be opened, or not in time.
+    pub fn unavailable() -> Self {
+        Self::refused(HandshakeStatus::InternalServerError, Refusal::LogUnavailable)
+    }
 }
 
 impl HandshakeResponse {
@@ -90,6 +131,7 @@ impl HandshakeResponse {
             version: Version::from_wire(root.get_version()),
             status: root.get_status().try_into()?,
             last_flushed: root.get_has_last_flushed().then(|| Sequence(root.get_last_flushed_sequence())),
+            refusal: Refusal::from_wire(root.get_refusal()),
         })
     }
 
@@ -103,6 +145,7 @@ impl HandshakeResponse {
                 root.set_last_flushed_sequence(sequence.0);
                 root.set_has_last_flushed(true);
             }
+            root.set_refusal(self.refusal.map_or(0, Refusal::to_wire));
         });
     }
 }

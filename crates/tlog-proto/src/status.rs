@@ -90,6 +90,40 @@ statuses! {
     }
 }
 
+/// Why a handshake was refused, closer than its status says. Servers of 1.1.0-alpha do not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// `firstSequence` would leave a gap, or the client must continue and the log is empty.
+    Gap,
+    /// Another client has written, or has connected, since this one was there.
+    TakenOver,
+    /// The log cannot be opened, or not in time, or it has just closed.
+    LogUnavailable,
+    /// The client's certificate does not permit this vdisk.
+    NotPermitted,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: &'static [Refusal] =
+        &[Refusal::Gap, Refusal::TakenOver, Refusal::LogUnavailable, Refusal::NotPermitted];
+
+    /// None where nothing was told, or something that this version does not know.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|refusal| refusal.to_wire() == number)
+    }
+
+    /// As it stands in messages; 0 stands for none.
+    pub fn to_wire(self) -> u8 {
+        match self {
+            Refusal::Gap => 1,
+            Refusal::TakenOver => 2,
+            Refusal::LogUnavailable => 3,
+            Refusal::NotPermitted => 4,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +144,9 @@ mod tests {
         assert_eq!(BlockStatus::try_from(0), Err(UnknownStatus(0)));
         assert_eq!(HandshakeStatus::try_from(2), Err(UnknownStatus(2)));
         assert_eq!(BlockStatus::FlushOk.to_string(), "FlushOk");
+        for &refusal in Refusal::ALL {
+            assert_eq!(Refusal::from_wire(refusal.to_wire()), Some(refusal));
+        }
+        assert_eq!((Refusal::from_wire(0), Refusal::from_wire(99)), (None, None));
     }
 }

@@ -9,7 +9,7 @@ use support::{
 };
 use tlog_proto::{
     Aggregation, Block, BlockStatus, ClientMessage, HandshakeRequest, HandshakeResponse, HandshakeStatus,
-    Limits, Response, Sequence, SessionId, Timestamp,
+    Limits, Refusal, Response, Sequence, SessionId, Timestamp,
 };
 
 /// Recorded bytes; none where they are not beside the repository, which is no reason to fail.
@@ -178,13 +178,14 @@ fn handshakes_have_the_documented_bytes() {
         first_sequence: Sequence(3),
         reset_first_sequence: true,
         session: SessionId(0x0102_0304_0506_0708),
+        must_continue: true,
         ..handshake_request()
     };
     let bytes = documented(
         "
         00000000 06000000                    one segment of 6 words
         00000000 03000100                    root: a struct of 3 words of data, 1 pointer
-        08000101 01 000000                   version, reset (lowest bit)
+        08000101 05 000000                   version; reset (lowest bit), not returning, must continue
         0300000000000000                     first sequence
         0807060504030201                     session
         01000000 32000000                    vdisk id: right behind, 6 bytes with the zero
@@ -194,12 +195,17 @@ fn handshakes_have_the_documented_bytes() {
     assert_eq!(hex::encode(bytes_of(|out| request.encode_into(out))), hex::encode(&bytes));
     assert_eq!(HandshakeRequest::decode(&bytes).unwrap(), request);
 
-    let response = HandshakeResponse { last_flushed: Some(Sequence(9)), ..handshake_response() };
+    let response = HandshakeResponse {
+        status: HandshakeStatus::InternalServerError,
+        last_flushed: Some(Sequence(9)),
+        refusal: Some(Refusal::TakenOver),
+        ..handshake_response()
+    };
     let bytes = documented(
         "
         00000000 03000000                    one segment of 3 words
         00000000 02000000                    root: a struct of 2 words of data
-        08000101 01 01 0000                  version, status, hasLastFlushed (lowest bit)
+        08000101 fc 01 02 00                 version, status, hasLastFlushed (lowest bit), refusal
         0900000000000000                     last flushed sequence
         ",
     );

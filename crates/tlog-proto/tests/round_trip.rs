@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use support::{bytes_of, decoders, in_segments_of, segments};
 use tlog_proto::{
     Aggregation, Block, BlockHash, BlockIndex, BlockStatus, ClientMessage, HandshakeRequest,
-    HandshakeResponse, HandshakeStatus, Limits, Response, Sequence, SessionId, Timestamp, UnverifiedBlock,
-    VdiskId, Version,
+    HandshakeResponse, HandshakeStatus, Limits, Refusal, Response, Sequence, SessionId, Timestamp,
+    UnverifiedBlock, VdiskId, Version,
 };
 
 fn vdisk_id() -> impl Strategy<Value = VdiskId> {
@@ -59,6 +59,7 @@ proptest! {
     fn handshake_requests(
         vdisk_id in vdisk_id(),
         (version, first, reset, session) in any::<(u32, u64, bool, u64)>(),
+        (returning, must_continue) in any::<(bool, bool)>(),
         words in 1..20u32,
     ) {
         let request = HandshakeRequest {
@@ -67,6 +68,8 @@ proptest! {
             first_sequence: Sequence(first),
             reset_first_sequence: reset,
             session: SessionId(session),
+            returning,
+            must_continue,
         };
         let bytes = bytes_of(|out| request.encode_into(out));
         prop_assert_eq!(segments(&bytes), 1);
@@ -79,10 +82,11 @@ proptest! {
         version: u32,
         status in prop::sample::select(HandshakeStatus::ALL),
         last_flushed: Option<u64>,
+        refusal in prop::option::of(prop::sample::select(Refusal::ALL)),
         words in 1..20u32,
     ) {
         let version = Version::from_wire(version);
-        let response = HandshakeResponse { version, status, last_flushed: last_flushed.map(Sequence) };
+        let response = HandshakeResponse { version, status, last_flushed: last_flushed.map(Sequence), refusal };
         let bytes = bytes_of(|out| response.encode_into(out));
         prop_assert_eq!(segments(&bytes), 1);
         prop_assert_eq!(&HandshakeResponse::decode(&bytes).unwrap(), &response);

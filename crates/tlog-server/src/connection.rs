@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tlog_proto::{
     Block, BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
-    HandshakeResponse, HandshakeStatus, Response, Sequence, UnverifiedBlock, VdiskId, Version, hash_many,
+    HandshakeResponse, HandshakeStatus, Response, Sequence, UnverifiedBlock, VdiskId, hash_many,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -72,20 +72,22 @@ async fn converse(stream: &mut TcpStream, peer: SocketAddr, shared: &Arc<Shared>
         Ok(request) => request,
         Err(None) => return Linger::No,
         Err(Some(status)) => {
-            respond(&mut write, status, None, shared).await;
+            respond(&mut write, &HandshakeResponse::new(status), shared).await;
             return Linger::Yes;
         }
     };
     let vdisk = request.vdisk_id.clone();
     let link = match connect(request, peer, shared).await {
         Connected::Live(link) => link,
-        Connected::Refused(status, last_flushed) => {
-            respond(&mut write, status, last_flushed, shared).await;
+        Connected::Refused(answer) => {
+            respond(&mut write, &answer, shared).await;
             return Linger::Yes;
         }
         Connected::Gone => return Linger::No,
     };
-    if !respond(&mut write, HandshakeStatus::Ok, link.last_flushed, shared).await {
+    let last_flushed = link.last_flushed;
+    let accepted = HandshakeResponse { last_flushed, ..HandshakeResponse::new(HandshakeStatus::Ok) };
+    if !respond(&mut write, &accepted, shared).await {
         return Linger::No;
     }
     let outbox = Arc::clone(&link.outbox);
@@ -154,14 +156,9 @@ async fn greeted(
 }
 
 /// Writes a handshake response. False where that failed.
-async fn respond(
-    write: &mut WriteHalf<'_>,
-    status: HandshakeStatus,
-    last_flushed: Option<Sequence>,
-    shared: &Shared,
-) -> bool {
+async fn respond(write: &mut WriteHalf<'_>, answer: &HandshakeResponse, shared: &Shared) -> bool {
     let mut bytes = BytesMut::new();
-    HandshakeResponse { version: Version::CURRENT, status, last_flushed }.encode_into(&mut bytes);
+    answer.encode_into(&mut bytes);
     matches!(timeout(shared.settings.write_timeout, write.write_all(&bytes)).await, Ok(Ok(())))
 }
 
@@ -175,7 +172,7 @@ struct Link {
 
 enum Connected {
     Live(Link),
-    Refused(HandshakeStatus, Option<Sequence>),
+    Refused(HandshakeResponse),
     Gone,
 }
 
@@ -187,6 +184,8 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
                 session: request.session,
                 first: request.first_sequence,
                 reset: request.reset_first_sequence,
+                returning: request.returning,
+                must_continue: request.must_continue,
             };
             let outbox = Arc::new(Outbox::default());
             let (sender, inbound) = mpsc::channel(INBOUND_BATCHES);
@@ -199,13 +198,13 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
                 Ok(Verdict::Accepted { last_flushed, budget }) => {
                     return Connected::Live(Link { last_flushed, outbox, inbound: sender, budget });
                 }
-                Ok(Verdict::Refused { status, last_flushed }) => {
-                    if status == HandshakeStatus::InvalidVdiskId {
+                Ok(Verdict::Refused(answer)) => {
+                    if answer.status == HandshakeStatus::InvalidVdiskId {
                         let counter = metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "unknown_vdisk");
                         counter.increment(1);
                         warn!(vdisk = %request.vdisk_id, %peer, "refused: unknown vdisk");
                     }
-                    return Connected::Refused(status, last_flushed);
+                    return Connected::Refused(answer);
                 }
                 Ok(Verdict::Replaced) => return Connected::Gone,
                 Err(_) => {} // its task was just ending
@@ -218,7 +217,7 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
         connected = timeout(shared.settings.open_timeout, connected) => connected.unwrap_or_else(|_| {
             metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "open_timeout").increment(1);
             warn!(vdisk = %request.vdisk_id, %peer, "refused: the log could not be opened or flushed in time");
-            Connected::Refused(HandshakeStatus::InternalServerError, None)
+            Connected::Refused(HandshakeResponse::unavailable())
         }),
     }
 }

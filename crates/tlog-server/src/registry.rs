@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tlog_proto::{Block, HandshakeStatus, Sequence, VdiskId};
+use tlog_proto::{Block, HandshakeResponse, Sequence, VdiskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +32,7 @@ pub(crate) enum Verdict {
     /// The client may send. What it sends is counted in this budget too.
     Accepted { last_flushed: Option<Sequence>, budget: Arc<Budget> },
     /// It may not.
-    Refused { status: HandshakeStatus, last_flushed: Option<Sequence> },
+    Refused(HandshakeResponse),
     /// Another connection came before it was answered.
     Replaced,
 }

@@ -3,6 +3,8 @@
 //! ```text
 //!  handshake ---- gap ------------------------> (ordered blocks become durable) -> Refuse
 //!     |
+//!     |-- comes back, and another is there ----> Refuse
+//!     |
 //!     |-- continues / comes back / to compare ---------------------------------\
 //!     |                                                                         v
 //!     \-- reset, or another session below next -> (ordered blocks durable) -> Accept: the live connection
@@ -53,6 +55,15 @@ pub(crate) struct Greeting {
     pub(crate) session: SessionId,
     pub(crate) first: Sequence,
     pub(crate) reset: bool,
+    /// It was accepted before, here or elsewhere.
+    pub(crate) returning: bool,
+    /// Refuse it rather than begin a new generation.
+    pub(crate) must_continue: bool,
+}
+
+impl Greeting {
+    /// Nobody's next sequence: that is how a client asks where the log ends.
+    pub(crate) const QUESTION: Sequence = Sequence(u64::MAX);
 }
 
 /// What is to be done, in this order.
@@ -81,8 +92,10 @@ pub(crate) enum Action<P> {
 /// Why a handshake is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The client would leave out what lies between.
-    Gap { first: Sequence, next: Sequence },
+    /// The client would leave out what lies between; `next` is none in an empty log.
+    Gap { first: Sequence, next: Option<Sequence> },
+    /// Another client has written since, or has connected.
+    TakenOver { by: SessionId },
     /// The log has closed.
     LogClosed,
 }
@@ -135,6 +148,8 @@ pub(crate) struct Session<P> {
     window_limits: WindowLimits,
     link: Option<Link<P>>,
     greeted: Vec<Greeted>,
+    /// The client instance that took the vdisk last; none since the log was opened.
+    owner: Option<SessionId>,
 }
 
 /// A handshake that is answered once everything up to `until` is durable.
@@ -143,7 +158,7 @@ struct Greeted {
     connection: ConnectionId,
     until: LogPosition,
     /// `firstSequence` and next, where it is to be refused.
-    gap: Option<(Sequence, Sequence)>,
+    gap: Option<Refusal>,
 }
 
 impl<P> Session<P> {
@@ -152,7 +167,7 @@ impl<P> Session<P> {
         let log = LogTail::new(end);
         let durable = log.position();
         let core = Core { log, durable, actions: VecDeque::new() };
-        Self { core, window_limits, link: None, greeted: Vec::new() }
+        Self { core, window_limits, link: None, greeted: Vec::new(), owner: None }
     }
 
     /// What is to be done next.
@@ -160,22 +175,39 @@ impl<P> Session<P> {
         self.core.actions.pop_front()
     }
 
-    /// A client has said where it stands. It takes over, unless it leaves a gap.
+    /// A client has said where it stands. It takes over, unless it leaves a gap, or comes back and another one is there.
     pub(crate) fn handle_greeting(&mut self, greeting: Greeting) {
-        let Greeting { connection, session, first, reset } = greeting;
+        let Greeting { connection, session, first, reset, returning, must_continue } = greeting;
+        if let Some(by) = self.owner.filter(|owner| returning && *owner != session) {
+            return self.core.refuse(connection, Refusal::TakenOver { by });
+        }
         let log = &self.core.log;
+        let unknown_writer = !log.session().is_known();
         // Where the window begins, whether a generation starts there, and whether what is ordered is flushed first.
         let (expects, starts_over, flush_first) = match log.next() {
+            None if must_continue || first == Greeting::QUESTION => {
+                return self.core.refuse(connection, Refusal::Gap { first, next: None });
+            }
             None => (first, true, false),
             Some(next) if first == next => (next, false, reset),
+            // A reset that was done already is not done again.
+            Some(next) if returning && log.is_by(session, first) => (next, false, false),
             Some(_) if reset => (first, true, true),
             Some(next) if first > next => {
-                return self.refuse_gap(connection, first, next);
+                return self.refuse_gap(connection, Refusal::Gap { first, next: Some(next) });
             }
             Some(next) if log.is_by(session, first) => (next, false, false),
+            // A log that does not know who wrote it is compared block by block, as for a client that does not tell.
+            Some(_) if returning && unknown_writer => (first, false, false),
+            Some(_) if must_continue => {
+                let by = log.session();
+                return self.core.refuse(connection, Refusal::TakenOver { by });
+            }
             Some(_) if session.is_known() => (first, true, true),
             Some(_) => (first, false, false),
         };
+        let compares = !session.is_known() || returning && unknown_writer;
+        self.owner = Some(session);
         if let Some(old) = self.link.take() {
             self.greeted.retain(|greeted| greeted.connection != old.id);
             self.core.actions.push_back(Action::Replace(old.id));
@@ -183,6 +215,7 @@ impl<P> Session<P> {
         self.link = Some(Link {
             id: connection,
             session,
+            compares,
             accepted: false,
             starts_over,
             window: Window::new(expects, self.window_limits),
@@ -305,7 +338,7 @@ impl<P> Session<P> {
         self.greeted = waiting;
         for Greeted { connection, gap, .. } in ready {
             match gap {
-                Some((first, next)) => self.core.refuse(connection, Refusal::Gap { first, next }),
+                Some(gap) => self.core.refuse(connection, gap),
                 None => self.accept(),
             }
         }
@@ -350,12 +383,12 @@ impl<P> Session<P> {
         self.core.actions.push_back(Action::Accept { connection: link.id, last_flushed });
     }
 
-    fn refuse_gap(&mut self, connection: ConnectionId, first: Sequence, next: Sequence) {
+    fn refuse_gap(&mut self, connection: ConnectionId, gap: Refusal) {
         match self.core.undurable() {
-            None => self.core.refuse(connection, Refusal::Gap { first, next }),
+            None => self.core.refuse(connection, gap),
             Some(until) => {
                 self.core.flush();
-                self.greeted.push(Greeted { connection, until, gap: Some((first, next)) });
+                self.greeted.push(Greeted { connection, until, gap: Some(gap) });
             }
         }
     }

@@ -47,6 +47,11 @@ impl LogTail {
         self.last.map(|sequence| LogPosition { generation: self.generation, sequence })
     }
 
+    /// Who wrote the last block; unknown in an empty log.
+    pub(crate) fn session(&self) -> SessionId {
+        self.session
+    }
+
     /// The sequence that would continue the generation; none in an empty log, which any sequence starts.
     pub(crate) fn next(&self) -> Option<Sequence> {
         self.last.map(Sequence::next)

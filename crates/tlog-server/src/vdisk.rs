@@ -13,7 +13,9 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tlog_proto::{Block, BlockStatus, HandshakeStatus, LogPosition, Response, Sequence, VdiskId};
+use tlog_proto::{
+    Block, BlockStatus, HandshakeResponse, HandshakeStatus, LogPosition, Response, Sequence, VdiskId,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
@@ -26,7 +28,7 @@ use crate::port::{
     VdiskLog,
 };
 use crate::registry::{Hello, Incoming, Registration, Verdict, lock};
-use crate::session::{Action, ConnectionId, Note, Refusal, Session, cost};
+use crate::session::{Action, ConnectionId, Greeting, Note, Refusal, Session, cost};
 use crate::status::VdiskReport;
 use crate::window::WindowLimits;
 
@@ -64,9 +66,9 @@ async fn serve(registration: &mut Registration) -> Option<VdiskReport> {
     match shared.storage.open(&registration.id).await {
         Ok(log) => Some(Vdisk::new(registration, log).run().await),
         Err(error) => {
-            let status = match &error {
-                OpenError::UnknownVdisk(_) => HandshakeStatus::InvalidVdiskId,
-                OpenError::Failed(_) => HandshakeStatus::InternalServerError,
+            let answer = match &error {
+                OpenError::UnknownVdisk(_) => HandshakeResponse::new(HandshakeStatus::InvalidVdiskId),
+                OpenError::Failed(_) => HandshakeResponse::unavailable(),
             };
             // An unknown vdisk is the client's mistake, and the connection says so.
             if let OpenError::Failed(_) = error {
@@ -76,7 +78,7 @@ async fn serve(registration: &mut Registration) -> Option<VdiskReport> {
             }
             registration.hellos.close();
             while let Ok(hello) = registration.hellos.try_recv() {
-                let _ = hello.verdict.send(Verdict::Refused { status, last_flushed: None });
+                let _ = hello.verdict.send(Verdict::Refused(answer.clone()));
             }
             None
         }
@@ -91,6 +93,12 @@ struct Vdisk<'a> {
     session: Session<Permit>,
     budget: Arc<Budget>,
     pressure: [watch::Receiver<()>; 2],
+    /// Whether the log was opened just now, so that nobody can have taken it over.
+    fresh: bool,
+    /// Connections that wait until the log is known to be ours still; and those that wait for the next time it is asked.
+    confirming: Slot<Result<(), Closed>>,
+    being_confirmed: Vec<Hello>,
+    unconfirmed: Vec<Hello>,
     /// Connections whose handshake has not been answered.
     greeted: HashMap<ConnectionId, Hello>,
     live: Option<Live>,
@@ -145,6 +153,10 @@ impl<'a> Vdisk<'a> {
             budget,
             pressure,
             registration,
+            fresh: true,
+            confirming: None,
+            being_confirmed: Vec::new(),
+            unconfirmed: Vec::new(),
             greeted: HashMap::new(),
             live: None,
             answers: Vec::new(),
@@ -205,6 +217,11 @@ impl<'a> Vdisk<'a> {
                         self.handle_hello(hello);
                     }
                 }
+                confirmed = wait_for(&mut self.confirming) => match confirmed {
+                    Ok(()) => self.greet_confirmed(),
+                    // Those who wait are not answered, and come to the task that opens the log next.
+                    Err(Closed(reason)) => return self.fail(reason).await,
+                },
                 // The budgets outlive this task, so these never fail.
                 _ = own_pressure.changed() => {}
                 _ = common_pressure.changed() => {}
@@ -220,7 +237,32 @@ impl<'a> Vdisk<'a> {
         }
     }
 
+    /// A log that stayed open while nothing was written may have been taken over by another server meanwhile. It is asked each
+    /// time that somebody comes: where the log ends decides what becomes of the client's blocks.
     fn handle_hello(&mut self, hello: Hello) {
+        if std::mem::take(&mut self.fresh) {
+            return self.greet(hello);
+        }
+        self.unconfirmed.push(hello);
+        self.confirm();
+    }
+
+    fn confirm(&mut self) {
+        if self.confirming.is_none() && !self.unconfirmed.is_empty() {
+            self.being_confirmed = std::mem::take(&mut self.unconfirmed);
+            let log = Arc::clone(&self.log);
+            self.confirming = Some(Box::pin(async move { log.confirm().await }));
+        }
+    }
+
+    fn greet_confirmed(&mut self) {
+        for hello in std::mem::take(&mut self.being_confirmed) {
+            self.greet(hello);
+        }
+        self.confirm();
+    }
+
+    fn greet(&mut self, hello: Hello) {
         let greeting = hello.greeting;
         debug!(vdisk = %self.id, peer = %hello.peer, ?greeting, next = ?self.session.ordered(), "handshake");
         self.greeted.insert(greeting.connection, hello);
@@ -412,23 +454,38 @@ impl<'a> Vdisk<'a> {
     }
 
     fn refuse(&mut self, hello: Hello, why: Refusal, last_flushed: Option<Sequence>) {
-        match why {
-            // Nobody's next sequence: that is how a client asks where the log ends.
-            Refusal::Gap { first: Sequence(u64::MAX), next } => {
-                info!(vdisk = %self.id, peer = %hello.peer, %next, "told a client where the log ends");
+        let (vdisk, peer) = (&self.id, hello.peer);
+        let count = |reason: &'static str| {
+            metrics::counter!("tlog_server_handshakes_refused_total", "reason" => reason).increment(1);
+        };
+        let refusal = match why {
+            Refusal::Gap { first: Greeting::QUESTION, next } => {
+                info!(%vdisk, %peer, ?next, "told a client where the log ends");
+                tlog_proto::Refusal::Gap
             }
-            Refusal::Gap { first, next } => {
-                let counter = metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "gap");
-                counter.increment(1);
-                warn!(
-                    vdisk = %self.id, peer = %hello.peer, %first, %next,
-                    "refused: the client begins at {first}, and the log goes on at {next}"
-                );
+            Refusal::Gap { first, next: Some(next) } => {
+                count("gap");
+                warn!(%vdisk, %peer, %first, %next, "refused: the client begins at {first}, and the log goes on at {next}");
+                tlog_proto::Refusal::Gap
             }
-            Refusal::LogClosed => warn!(vdisk = %self.id, peer = %hello.peer, "refused: the log has closed"),
-        }
-        let status = HandshakeStatus::InternalServerError;
-        let _ = hello.verdict.send(Verdict::Refused { status, last_flushed });
+            Refusal::Gap { first, next: None } => {
+                count("gap");
+                warn!(%vdisk, %peer, %first, "refused: the client goes on at {first} with what is durable, and the log is empty");
+                tlog_proto::Refusal::Gap
+            }
+            Refusal::TakenOver { by } => {
+                count("taken_over");
+                let session = hello.greeting.session;
+                warn!(%vdisk, %peer, %session, %by, "refused: another client has the vdisk since this one was there");
+                tlog_proto::Refusal::TakenOver
+            }
+            Refusal::LogClosed => {
+                warn!(%vdisk, %peer, "refused: the log has closed");
+                tlog_proto::Refusal::LogUnavailable
+            }
+        };
+        let answer = HandshakeResponse::refused(HandshakeStatus::InternalServerError, refusal);
+        let _ = hello.verdict.send(Verdict::Refused(HandshakeResponse { last_flushed, ..answer }));
     }
 
     fn replace(&mut self, connection: ConnectionId) {

@@ -74,6 +74,14 @@ impl AnyLog {
         }
     }
 
+    async fn confirm(&self) -> Result<(), AppendError> {
+        match self {
+            Self::Two(log) => log.confirm().await,
+            // Nothing fences a writer of format 1, so nothing can be asked.
+            Self::One(_) => Ok(()),
+        }
+    }
+
     async fn close(&self) -> Result<(), AppendError> {
         match self {
             Self::Two(log) => log.close().await,
@@ -178,6 +186,10 @@ impl VdiskLog for OpenLog {
             length: entry.length,
             hash_prefix: entry.hash_prefix,
         }))
+    }
+
+    async fn confirm(&self) -> Result<(), Closed> {
+        self.log.confirm().await.map_err(|error| Closed(reason(error.0)))
     }
 
     async fn close(&self) -> Result<(), Closed> {

@@ -87,8 +87,8 @@ pub struct Peer {
 
 impl Peer {
     pub async fn answer_handshake(&mut self, status: HandshakeStatus, last_flushed: Option<u64>) {
-        let response =
-            HandshakeResponse { version: Version::CURRENT, status, last_flushed: last_flushed.map(Sequence) };
+        let last_flushed = last_flushed.map(Sequence);
+        let response = HandshakeResponse { last_flushed, ..HandshakeResponse::new(status) };
         self.answer_handshake_with(response).await;
     }
 

@@ -6,7 +6,7 @@ use capnp::message::{AllocationStrategy, Builder, HeapAllocator, ReaderOptions};
 use capnp::{any_pointer, serialize};
 use tlog_proto::{
     Aggregation, Block, BlockIndex, BlockStatus, ClientMessage, HandshakeRequest, HandshakeResponse,
-    HandshakeStatus, MessageType, Response, Sequence, SessionId, Timestamp, VdiskId, Version,
+    HandshakeStatus, MessageType, Response, Sequence, Timestamp, VdiskId,
 };
 
 /// The bytes that `encode` appends.
@@ -60,17 +60,11 @@ pub(crate) fn vdisk(name: &str) -> VdiskId {
 }
 
 pub(crate) fn handshake_request() -> HandshakeRequest {
-    HandshakeRequest {
-        version: Version::CURRENT,
-        vdisk_id: vdisk("myimg"),
-        first_sequence: Sequence(1),
-        reset_first_sequence: false,
-        session: SessionId::UNKNOWN,
-    }
+    HandshakeRequest::new(vdisk("myimg"), Sequence(1))
 }
 
 pub(crate) fn handshake_response() -> HandshakeResponse {
-    HandshakeResponse { version: Version::CURRENT, status: HandshakeStatus::Ok, last_flushed: None }
+    HandshakeResponse::new(HandshakeStatus::Ok)
 }
 
 pub(crate) fn response(status: BlockStatus, sequences: impl IntoIterator<Item = u64>) -> Response {

@@ -14,6 +14,8 @@ use crate::window::Window;
 pub(super) struct Link<P> {
     pub(super) id: ConnectionId,
     pub(super) session: SessionId,
+    /// What it sends below the log's end is compared with what is held: it cannot be told who wrote that.
+    pub(super) compares: bool,
     pub(super) accepted: bool,
     /// Its next block starts a new generation.
     pub(super) starts_over: bool,
@@ -63,7 +65,7 @@ impl<P> Core<P> {
             self.append(link, position, arrival);
         } else if self.log.is_by(link.session, sequence) {
             self.duplicate(link, arrival);
-        } else if link.session.is_known() || !self.log.holds(sequence) {
+        } else if !link.compares || !self.log.holds(sequence) {
             self.start_generation(link, arrival);
         } else if let Some(held) = self.log.digest(sequence) {
             self.compared(link, arrival, Some(held));
@@ -172,7 +174,7 @@ impl<P> Core<P> {
     pub(super) fn refuse(&mut self, connection: ConnectionId, why: Refusal) {
         let last_flushed = match why {
             Refusal::Gap { .. } => self.last_flushed(),
-            Refusal::LogClosed => None,
+            Refusal::LogClosed | Refusal::TakenOver { .. } => None,
         };
         self.actions.push_back(Action::Refuse { connection, why, last_flushed });
     }

@@ -118,7 +118,9 @@ impl World {
                     let known: Vec<_> = self.client.kept.range(..=last_flushed).copied().collect();
                     known.into_iter().for_each(|sequence| self.acknowledge(sequence));
                 }
-                Gap { .. } | LogClosed(_) => panic!("{seen:?} for a client that leaves no gap"),
+                Gap { .. } | TakenOver { .. } | LogClosed(_) => {
+                    panic!("{seen:?} for a client that leaves no gap")
+                }
                 _ => {}
             }
         }

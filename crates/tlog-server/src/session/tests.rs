@@ -21,7 +21,8 @@ pub(super) struct Bench {
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub(super) enum Seen {
     Accepted(u64, Option<u64>),
-    Gap { connection: u64, first: u64, next: u64, last_flushed: Option<u64> },
+    Gap { connection: u64, first: u64, next: Option<u64>, last_flushed: Option<u64> },
+    TakenOver { connection: u64, by: u64 },
     LogClosed(u64),
     Replaced(u64),
     Said(BlockStatus, Vec<u64>),
@@ -38,6 +39,17 @@ pub(super) fn recv_ok(sequence: u64) -> Seen {
 
 pub(super) fn flush_ok(sequences: impl IntoIterator<Item = u64>) -> Seen {
     Said(BlockStatus::FlushOk, sequences.into_iter().collect())
+}
+
+pub(super) fn greeting(connection: u64, session: u64, first: u64, reset: bool) -> Greeting {
+    Greeting {
+        connection: ConnectionId(connection),
+        session: SessionId(session),
+        first: Sequence(first),
+        reset,
+        returning: false,
+        must_continue: false,
+    }
 }
 
 /// A block whose content tells who wrote it.
@@ -93,8 +105,11 @@ impl Bench {
     }
 
     pub(super) fn connect(&mut self, connection: u64, session: u64, first: u64, reset: bool) {
-        let (connection, session) = (ConnectionId(connection), SessionId(session));
-        self.session.handle_greeting(Greeting { connection, session, first: Sequence(first), reset });
+        self.greet(greeting(connection, session, first, reset));
+    }
+
+    pub(super) fn greet(&mut self, greeting: Greeting) {
+        self.session.handle_greeting(greeting);
         self.act();
     }
 
@@ -149,13 +164,17 @@ impl Bench {
                     self.seen.push(Gap {
                         connection: connection.0,
                         first: first.0,
-                        next: next.0,
+                        next: number(next),
                         last_flushed,
                     });
                 }
                 Action::Refuse { connection, why: Refusal::LogClosed, .. } => {
                     self.seen.push(LogClosed(connection.0))
                 }
+                Action::Refuse { connection, why: Refusal::TakenOver { by }, last_flushed: None } => {
+                    self.seen.push(TakenOver { connection: connection.0, by: by.0 });
+                }
+                Action::Refuse { .. } => panic!("who was taken over is not told where the log ends"),
                 Action::Answer(Response { status, sequences }) => {
                     self.seen.push(Said(status, sequences.iter().map(|s| s.0).collect()));
                 }
@@ -385,12 +404,12 @@ fn a_gap_is_refused_after_a_flush_and_tells_where_to_go_on_while_others_go_on() 
     bench.block(4, 1);
     assert_eq!(bench.seen(), [Appended(1, 4), recv_ok(4)], "the live connection lives on");
     bench.make_durable(3);
-    let gap = Gap { connection: 2, first: u64::MAX, next: 4, last_flushed: Some(3) };
+    let gap = Gap { connection: 2, first: u64::MAX, next: Some(4), last_flushed: Some(3) };
     assert_eq!(bench.seen(), [flush_ok([1, 2, 3]), gap]);
     bench.all_durable();
     bench.seen();
     bench.connect(3, 7, 6, false);
-    assert_eq!(bench.seen(), [Gap { connection: 3, first: 6, next: 5, last_flushed: Some(4) }]);
+    assert_eq!(bench.seen(), [Gap { connection: 3, first: 6, next: Some(5), last_flushed: Some(4) }]);
 }
 
 #[test]
@@ -515,4 +534,86 @@ fn who_is_gone_takes_what_waited_along_and_leaves_what_was_ordered() {
     bench.connect(2, 7, 2, false);
     bench.blocks([2], 1);
     assert_eq!(bench.heard(), [Accepted(2, Some(1)), recv_ok(2)]);
+}
+
+fn returning(connection: u64, session: u64, first: u64, must_continue: bool) -> Greeting {
+    Greeting { returning: true, must_continue, ..greeting(connection, session, first, false) }
+}
+
+#[test]
+fn a_client_that_comes_back_goes_on_and_one_that_was_replaced_by_another_is_told() {
+    let mut bench = Bench::new();
+    bench.connect(1, 7, 1, false);
+    bench.blocks(1..=4, 1);
+    bench.make_durable(2);
+    bench.seen();
+    bench.greet(returning(2, 7, 3, true));
+    assert_eq!(bench.seen(), [Replaced(1), Accepted(2, Some(2))]);
+    bench.connect(3, 9, 5, false);
+    assert_eq!(bench.seen(), [Replaced(2), Accepted(3, Some(2))]);
+    bench.greet(returning(4, 7, 3, true));
+    bench.greet(returning(5, 7, 3, false));
+    let taken_over = |connection| TakenOver { connection, by: 9 };
+    assert_eq!(bench.seen(), [taken_over(4), taken_over(5)], "the other one is not disturbed");
+    bench.blocks([5], 2);
+    bench.greet(returning(6, 9, 5, true));
+    assert_eq!(bench.heard(), [recv_ok(5), Accepted(6, Some(2))]);
+}
+
+#[test]
+fn a_client_that_must_continue_is_refused_where_another_one_wrote_last_or_nothing_is_left() {
+    let mut bench = Bench::with_history(7, 1, 1..=4);
+    bench.greet(returning(1, 9, 3, true));
+    assert_eq!(bench.seen(), [TakenOver { connection: 1, by: 7 }]);
+    bench.greet(returning(2, 9, 6, true));
+    assert_eq!(bench.seen(), [Gap { connection: 2, first: 6, next: Some(5), last_flushed: Some(4) }]);
+    bench.greet(returning(3, 7, 2, true));
+    assert_eq!(bench.seen(), [Accepted(3, Some(4))]);
+
+    let mut empty = Bench::new();
+    empty.greet(returning(1, 7, 5, true));
+    assert_eq!(empty.seen(), [Gap { connection: 1, first: 5, next: None, last_flushed: None }]);
+    empty.greet(returning(2, 7, 5, false));
+    assert_eq!(empty.seen(), [Accepted(2, None)]);
+}
+
+#[test]
+fn asking_where_an_empty_log_ends_disturbs_nobody() {
+    let mut bench = Bench::new();
+    bench.connect(1, 7, 1, false);
+    bench.connect(2, 9, u64::MAX, false);
+    let gap = Gap { connection: 2, first: u64::MAX, next: None, last_flushed: None };
+    assert_eq!(bench.seen(), [Accepted(1, None), gap]);
+    bench.block(1, 1);
+    assert_eq!(bench.seen(), [Appended(1, 1), recv_ok(1)]);
+}
+
+#[test]
+fn a_reset_that_was_done_is_not_done_again_when_the_client_comes_back() {
+    let mut bench = Bench::with_history(7, 1, 1..=4);
+    let reset = |connection, returning| Greeting { returning, ..greeting(connection, 9, 2, true) };
+    bench.greet(reset(1, false));
+    assert_eq!(bench.seen(), [Accepted(1, None)]);
+    bench.greet(reset(2, true));
+    assert_eq!(
+        bench.seen(),
+        [Replaced(1), Accepted(2, None)],
+        "nothing was stored yet: it is still to be done"
+    );
+    bench.blocks(2..=3, 2);
+    bench.seen();
+    bench.greet(reset(3, true));
+    assert_eq!(bench.seen(), [Replaced(2), Accepted(3, None)]);
+    bench.blocks(2..=4, 2);
+    assert_eq!(bench.positions()[4..], [(2, 2), (2, 3), (2, 4)]);
+}
+
+#[test]
+fn where_the_log_does_not_know_its_writer_what_comes_again_is_compared() {
+    let mut bench = Bench::with_history(0, 1, 1..=4);
+    bench.greet(returning(1, 9, 3, true));
+    assert_eq!(bench.seen(), [Accepted(1, None)]);
+    bench.blocks(3..=5, 1);
+    assert_eq!(bench.heard(), [flush_ok([3]), flush_ok([4]), recv_ok(5)]);
+    assert_eq!(bench.positions().last(), Some(&(1, 5)));
 }

@@ -319,3 +319,37 @@ async fn a_vdisk_that_nobody_uses_is_closed_and_opened_again_when_needed() {
     server.until(|status| status.vdisks.is_empty()).await;
     assert_eq!(*disk.opened.borrow(), 5);
 }
+
+#[tokio::test]
+async fn a_log_that_another_server_took_over_meanwhile_is_opened_again_before_a_client_is_told_its_end() {
+    let server = Running::start().await;
+    let mut first = Client::connect(server.addr, "vd", 7, 1).await;
+    first.works(1).await;
+    let disk = server.logs.disk("vd");
+    assert_eq!((*disk.opened.borrow(), *disk.confirms.borrow()), (1, 0), "it was opened just now");
+
+    let mut second = Client::connect(server.addr, "vd", 8, 2).await;
+    second.works(2).await;
+    assert_eq!((*disk.opened.borrow(), *disk.confirms.borrow()), (1, 1), "it is ours still");
+
+    disk.taken_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (mut third, response) = Client::greet(server.addr, handshake("vd", 9, 3)).await;
+    assert_eq!(response.status, HandshakeStatus::Ok);
+    assert_eq!((*disk.opened.borrow(), *disk.confirms.borrow()), (2, 2));
+    third.works(3).await;
+    second.hears_just(tlog_proto::BlockStatus::FlushFailed).await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_after_another_one_is_told_so() {
+    let server = Running::start().await;
+    let mut first = Client::connect(server.addr, "vd", 7, 1).await;
+    first.works(1).await;
+    let mut second = Client::connect(server.addr, "vd", 8, 2).await;
+    let back = tlog_proto::HandshakeRequest { returning: true, must_continue: true, ..handshake("vd", 7, 2) };
+    let (mut refused, response) = Client::greet(server.addr, back).await;
+    assert_eq!(response.status, HandshakeStatus::InternalServerError);
+    assert_eq!(response.refusal, Some(tlog_proto::Refusal::TakenOver));
+    refused.sees_the_end().await;
+    second.works(2).await;
+}

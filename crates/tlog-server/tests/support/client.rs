@@ -16,11 +16,8 @@ use super::soon;
 /// A handshake of a client of today.
 pub fn handshake(vdisk: &str, session: u64, first: u64) -> HandshakeRequest {
     HandshakeRequest {
-        version: Version::CURRENT,
-        vdisk_id: VdiskId::new(vdisk).unwrap(),
-        first_sequence: Sequence(first),
-        reset_first_sequence: false,
         session: SessionId(session),
+        ..HandshakeRequest::new(VdiskId::new(vdisk).unwrap(), Sequence(first))
     }
 }
 

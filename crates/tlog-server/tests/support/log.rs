@@ -1,6 +1,7 @@
 //! Logs in memory, with handles for everything that can go wrong.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -29,6 +30,10 @@ pub struct Disk {
     pub opened: watch::Sender<usize>,
     pub closed: watch::Sender<usize>,
     pub flushes: watch::Sender<usize>,
+    /// How often somebody asked whether it is ours still.
+    pub confirms: watch::Sender<usize>,
+    /// Another server has it, and this one finds out when it asks the next time.
+    pub taken_over: AtomicBool,
 }
 
 #[derive(Default)]
@@ -54,6 +59,8 @@ impl MemoryLogs {
                 opened: watch::Sender::new(0),
                 closed: watch::Sender::new(0),
                 flushes: watch::Sender::new(0),
+                confirms: watch::Sender::new(0),
+                taken_over: AtomicBool::new(false),
             })
         };
         Arc::clone(self.disks.lock().unwrap().entry(vdisk).or_insert_with(new))
@@ -219,6 +226,14 @@ impl VdiskLog for Open {
         let state = self.disk.state.lock().unwrap();
         let found = state.blocks[..state.durable].iter().find(|block| block.position() == position);
         Ok(found.map(|found| (&found.block).into()))
+    }
+
+    async fn confirm(&self) -> Result<(), Closed> {
+        self.disk.confirms.send_modify(|confirms| *confirms += 1);
+        match self.disk.taken_over.swap(false, Ordering::Relaxed) {
+            true => Err(Closed(CloseReason::Fenced)),
+            false => Ok(()),
+        }
     }
 
     async fn close(&self) -> Result<(), Closed> {
