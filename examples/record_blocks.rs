@@ -1,4 +1,4 @@
-//! Records a few blocks in a vdisk's log: `cargo run --example record_blocks -- 127.0.0.1:11211 myimg`.
+//! Records a few blocks in a vdisk's log: `cargo run -p tlog-client --example record_blocks -- 127.0.0.1:11211 myimg`.
 
 use tlog_client::{Client, ClientOptions};
 use tlog_proto::{BlockIndex, VdiskId};
@@ -6,10 +6,10 @@ use tlog_proto::{BlockIndex, VdiskId};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(addr), Some(vdisk)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: record_blocks ADDRESS VDISK".into());
+    let (Some(servers), Some(vdisk)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: record_blocks SERVER,... VDISK".into());
     };
-    let client = Client::connect_continuing(addr, VdiskId::new(&vdisk)?, ClientOptions::default()).await?;
+    let client = Client::connect(servers, VdiskId::new(&vdisk)?, ClientOptions::default()).await?;
     for number in 0..100_u8 {
         let index = BlockIndex::new(number.into()).ok_or("index too high")?;
         client.set(index, vec![number; 4096]).await?;

@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use crate::{EndCause, Ending, Unacknowledged};
 
-/// Resolves when a block is durable, or is known not to become so. Dropping it changes nothing for the block.
+/// Resolves when a block is durable, or the client has ended before that. Dropping it changes nothing for the block.
 ///
-/// Waits as long as the server takes: an aggregation that is not full is flushed after the server's flush time, unless
-/// someone asks for it with [`Client::flush`](crate::Client::flush).
+/// Waits as long as it takes, over lost connections and from server to server. An aggregation that is not full is flushed after the
+/// server's flush time, unless someone asks for it with [`Client::flush`](crate::Client::flush). An error says that the block may
+/// be durable or not; [`Client::unflushed`](crate::Client::unflushed) has it.
 #[derive(Debug)]
 pub struct Durable {
     pub(crate) sequence: Sequence,
@@ -33,7 +34,7 @@ impl Future for Durable {
         Pin::new(&mut self.outcome).poll(context).map(|outcome| {
             outcome.unwrap_or_else(|_| {
                 let ending = Ending::new(EndCause::RuntimeGone, [sequence].into_iter().collect());
-                Err(Unacknowledged::Ended { sequence, ending })
+                Err(Unacknowledged { sequence, ending })
             })
         })
     }

@@ -1,12 +1,14 @@
-//! What happens on a connection, for whoever wants to watch.
+//! What happens to a client, for whoever wants to watch.
+
+use std::sync::Arc;
 
 use tlog_proto::Sequence;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::{Ending, SequenceSet};
+use crate::{ConnectError, Ending, LostCause, SequenceSet};
 
-/// Something that happened on a connection.
+/// Something that happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -14,12 +16,26 @@ pub enum Event {
     Received(Sequence),
     /// These blocks are durable.
     Durable(SequenceSet),
-    /// The server refused the block as damaged; see [`Client::resend`](crate::Client::resend).
-    Failed(Sequence),
-    /// The server could not make blocks durable; `Disconnected` follows.
-    FlushFailed,
-    /// The connection has ended. The last event.
-    Disconnected(Ending),
+    /// The server refused the block, as damaged or as too far ahead. It is sent again.
+    Refused(Sequence),
+    /// The connection is gone. Nothing that was handed over is lost; the servers are tried in turn.
+    Reconnecting {
+        /// Who was connected.
+        server: Arc<str>,
+        /// Why it no longer is.
+        cause: Arc<LostCause>,
+    },
+    /// A server was tried and did not accept; the next one is tried.
+    NotReconnected(Arc<ConnectError>),
+    /// A server has accepted. What is not durable is sent again.
+    Reconnected {
+        /// Who is connected now.
+        server: Arc<str>,
+        /// How many blocks are not durable.
+        unflushed_blocks: u64,
+    },
+    /// The client has ended. The last event.
+    Ended(Ending),
     /// The reader was too slow and so many events are gone.
     Missed(u64),
 }
@@ -31,7 +47,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
-    /// Set where the connection had ended before the reader came; then it is the only event.
+    /// Set where the client had ended before the reader came; then it is the only event.
     ended_before: Option<Ending>,
     over: bool,
 }
@@ -44,20 +60,20 @@ impl Events {
         Self { receiver, ended_before, over: false }
     }
 
-    /// Waits for the next event. None after [`Event::Disconnected`]. Cancel safe.
+    /// Waits for the next event. None after [`Event::Ended`]. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         if self.over {
             return None;
         }
         let event = match self.ended_before.take() {
-            Some(ending) => Event::Disconnected(ending),
+            Some(ending) => Event::Ended(ending),
             None => match self.receiver.recv().await {
                 Ok(event) => event,
                 Err(RecvError::Lagged(missed)) => Event::Missed(missed),
                 Err(RecvError::Closed) => return None,
             },
         };
-        self.over = matches!(event, Event::Disconnected(_));
+        self.over = matches!(event, Event::Ended(_));
         Some(event)
     }
 }

@@ -1,36 +1,38 @@
-//! What the clones of a client and the connection's task have in common.
+//! What the clones of a client and its task have in common.
 //!
 //! Blocks and commands go through one [`Intake`] under a short lock: it numbers them, and the task takes all of it at
-//! once. Two semaphores bound what is in it and behind it. Nothing else of the connection is visible from outside but what
-//! the task publishes: [`Progress`], [`Stats`], events, and at the end what is left.
+//! once. Two semaphores bound what is in it and behind it. Nothing else of the task is visible from outside but what it
+//! publishes: [`Progress`], [`Stats`], events, and at the end what is left.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use tlog_proto::{Block, BlockHash, BlockIndex, Operation, Sequence, Timestamp};
 use tokio::sync::{Notify, Semaphore, broadcast, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    AppendError, BLOCK_OVERHEAD, EndCause, Ending, Event, Events, FlushError, Stats, Unacknowledged,
-};
+use crate::{AppendError, BLOCK_OVERHEAD, EndCause, Ending, Event, Events, Servers, Stats, Unacknowledged};
 
 pub(crate) struct Shared {
     intake: Mutex<Intake>,
     /// Told whenever there is something for the task to look at.
     pub(crate) wake: Notify,
-    /// Bytes that may still be handed over. Closed when the connection has ended.
+    /// Bytes that may still be handed over. Closed when the client has ended.
     pub(crate) room: Semaphore,
     room_bytes: usize,
-    /// Commands that may still be queued for writing. Closed when the connection has ended.
+    /// Commands that may still be queued for writing. Closed when the client has ended.
     pub(crate) command_slots: Semaphore,
-    /// Waits for the slave that may still be unanswered. Closed when the connection has ended.
+    /// Waits for the slave that may still be unanswered. Closed when the client has ended.
     pub(crate) slave_sync_slots: Semaphore,
     waiting_for_room: AtomicUsize,
     pub(crate) progress: watch::Sender<Progress>,
+    /// Who may be connected to.
+    pub(crate) servers: watch::Sender<Servers>,
+    /// Who is connected.
+    pub(crate) server: watch::Sender<Option<Arc<str>>>,
     pub(crate) events: broadcast::Sender<Event>,
-    /// Ends the connection.
+    /// Ends the client.
     pub(crate) close: CancellationToken,
 }
 
@@ -46,7 +48,7 @@ pub(crate) struct Intake {
     pub(crate) closing: bool,
     /// What the task published last.
     pub(crate) published: Stats,
-    /// Set once, when the connection has ended; nothing is queued any more.
+    /// Set once, when the client has ended; nothing is queued any more.
     pub(crate) ended: Option<Ended>,
 }
 
@@ -80,21 +82,16 @@ impl Ticket {
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) first_unacknowledged: Sequence,
-    pub(crate) refused: Option<Sequence>,
     pub(crate) ending: Option<Ending>,
 }
 
 impl Progress {
     /// The answer to "is everything up to `sequence` durable?", once there is one.
-    pub(crate) fn answer(&self, sequence: Sequence) -> Option<Result<(), FlushError>> {
+    pub(crate) fn answer(&self, sequence: Sequence) -> Option<Result<(), Ending>> {
         if sequence < self.first_unacknowledged {
             return Some(Ok(()));
         }
-        if let Some(ending) = &self.ending {
-            return Some(Err(ending.clone().into()));
-        }
-        let refused = self.refused.filter(|refused| *refused <= sequence)?;
-        Some(Err(FlushError::Refused { sequence: refused }))
+        self.ending.clone().map(Err)
     }
 }
 
@@ -112,7 +109,7 @@ impl Shared {
     const COMMANDS: usize = 1024;
     const SLAVE_SYNCS: usize = 64;
 
-    pub(crate) fn new(first: Sequence, max_unflushed_bytes: usize) -> Self {
+    pub(crate) fn new(first: Sequence, max_unflushed_bytes: usize, servers: Servers) -> Self {
         let room_bytes = max_unflushed_bytes.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             intake: Mutex::new(Intake { next: first, ..Intake::default() }),
@@ -122,11 +119,9 @@ impl Shared {
             command_slots: Semaphore::new(Self::COMMANDS),
             slave_sync_slots: Semaphore::new(Self::SLAVE_SYNCS),
             waiting_for_room: AtomicUsize::new(0),
-            progress: watch::Sender::new(Progress {
-                first_unacknowledged: first,
-                refused: None,
-                ending: None,
-            }),
+            progress: watch::Sender::new(Progress { first_unacknowledged: first, ending: None }),
+            servers: watch::Sender::new(servers),
+            server: watch::Sender::new(None),
             events: broadcast::Sender::new(Events::CAPACITY),
             close: CancellationToken::new(),
         }
@@ -151,7 +146,7 @@ impl Shared {
         }
     }
 
-    /// How the connection ended. Only for callers who know that it has.
+    /// How the client ended. Only for callers who know that it has.
     pub(crate) fn ending(&self) -> Ending {
         let ended = self.intake().ended.as_ref().map(|ended| ended.ending.clone());
         ended.unwrap_or_else(|| Ending::new(EndCause::RuntimeGone, Default::default()))

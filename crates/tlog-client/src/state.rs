@@ -4,24 +4,32 @@
 //!             poll_send            RecvOK                  FlushOK
 //!  Waiting ---------------> Sent ----------> Received ---------------> Durable ---> forgotten, once all before it are
 //!     ^                       |                 |                         ^
-//!     | resend                v   RecvFailed    v                         |
-//!     +------------------- Refused <-----------+        FlushOK counts from every phase that was sent
+//!     |  no answer in time,   |                 |                         |
+//!     |  RecvFailed           v                 v        FlushOK counts from every phase that was sent here
+//!     +-----------------------+-----------------+        and, at a new connection, what the server says it has
+//!     |                                         |
+//!     +--- handle_offline: all but Durable -----+
 //! ```
 //!
-//! Calling order: [`State::push`] and the command methods at any time, then [`State::poll_send`] until it has nothing
-//! more, [`State::handle_response`] for what the server says, [`State::end`] once.
-//!
-//! For reconnecting, which does not exist yet: a new connection shakes hands with [`State::first_unacknowledged`] as its
-//! first sequence, puts `next_to_send` back there and every phase but Durable back to Waiting.
+//! Calling order: [`State::push`] and [`State::command`] at any time. For each connection [`State::handle_online`] once, then
+//! [`State::poll_send`] until it has nothing more, [`State::handle_response`] for what the server says and
+//! [`State::handle_time`] when [`State::poll_timeout`] has come; at its end [`State::handle_offline`]. At last
+//! [`State::end`].
 
-use std::collections::{BTreeSet, VecDeque};
-
-use tlog_proto::{Block, BlockStatus, Response, Sequence};
-
-use crate::{SequenceSet, Stats};
-
+mod commands;
 #[cfg(test)]
 mod tests;
+mod waiting;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tlog_proto::{Block, BlockHash, BlockStatus, Response, Sequence};
+use tokio::time::Instant;
+
+use crate::{SequenceSet, Stats};
+pub(crate) use commands::Command;
+use commands::Commands;
 
 /// What each block costs beside its data, in bytes: its place here, its handle, its frame on the wire.
 ///
@@ -29,27 +37,46 @@ mod tests;
 /// blocks cannot take memory without bound.
 pub const BLOCK_OVERHEAD: usize = 256;
 
+/// How often one connection may refuse a block that is whole here, before it is left.
+const MAX_REFUSALS: u32 = 10;
+
+/// How long is waited for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For a server that owes an answer and says nothing.
+    pub(crate) answer: Duration,
+    /// For a block to be received.
+    pub(crate) resend: Duration,
+    /// For a block to become durable by itself.
+    pub(crate) flush: Duration,
+}
+
 /// The blocks that are not known to be durable, in order. `T` is what the caller wants back with a block's fate.
 ///
 /// Invariants: `entries[i]` has sequence `first + i`; the first entry is not durable; everything below `next_to_send` was
-/// given out by [`State::poll_send`] at least once, nothing at or above it was; `refused` is the set of entries in phase
-/// Refused; a durable entry holds no block.
+/// given out by [`State::poll_send`] on this connection, nothing at or above it was; `resends` are the entries below it that are in
+/// phase Waiting; a durable entry holds no block; `sent` counts the entries in phase Sent.
 pub(crate) struct State<T> {
+    patience: Patience,
     /// First sequence of this client.
     start: Sequence,
     /// Lowest sequence that is not durable: of `entries[0]`, or of the next block.
     first: Sequence,
     entries: VecDeque<Entry<T>>,
     next_to_send: Sequence,
-    resends: VecDeque<Sequence>,
-    /// Commands, each with the sequence that it stands before on the wire.
-    commands: VecDeque<(Sequence, Command)>,
-    refused: BTreeSet<Sequence>,
-    /// Up to where a flush was asked for because someone waits for room.
-    room_asked: Option<Sequence>,
-    /// Commands on their way to an answer.
-    flushes_unanswered: u64,
-    slave_syncs_unanswered: u64,
+    /// Everything below was given out at some time, on whatever connection.
+    ever_sent: Sequence,
+    resends: BTreeSet<Sequence>,
+    sent: usize,
+    /// The highest one that the server has said on this connection to have received.
+    highest_received: Option<Sequence>,
+    commands: Commands,
+    /// When the server last said something, or accepted.
+    heard: Instant,
+    /// Since when the server owes an answer, or has last given one while it owes more.
+    owed_since: Option<Instant>,
+    /// When what waits is looked over next; none where nothing is sent.
+    look_at: Option<Instant>,
     /// Cost of what is durable and was not yet taken by `take_released`.
     released: usize,
     stats: Stats,
@@ -59,6 +86,10 @@ struct Entry<T> {
     /// None once durable.
     block: Option<Block>,
     phase: Phase,
+    /// When it was given out last, and how often in vain, on this connection.
+    at: Instant,
+    tries: u32,
+    refusals: u32,
     ticket: Option<T>,
     /// What it holds of the caller's bound.
     cost: usize,
@@ -69,19 +100,9 @@ enum Phase {
     Waiting,
     Sent,
     Received,
+    /// Not sent again before a while has passed: the server has just refused it once more.
     Refused,
     Durable,
-}
-
-/// A message to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// The caller wants everything up to this sequence flushed.
-    ForceFlush(Sequence),
-    /// The same, by our own decision.
-    MakeRoom(Sequence),
-    /// The caller wants to know when the slave holds what is flushed.
-    WaitSlaveSync,
 }
 
 /// What goes on the wire next.
@@ -98,15 +119,23 @@ pub(crate) enum Action<T> {
     Received(Sequence),
     /// These blocks are durable; here are their tickets.
     Durable { sequences: Vec<Sequence>, tickets: Vec<T> },
-    /// This block was refused.
-    Refused { sequence: Sequence, ticket: Option<T> },
+    /// This block was refused, and is sent again.
+    Refused(Sequence),
+    /// This block was refused too often: leave the connection.
+    RefusedTooOften(Sequence),
+    /// This block was refused, and rightly: its data is not what it was when it was handed over. Nothing can mend that.
+    Damaged(Sequence),
     /// The oldest unanswered wait for the slave is over.
     SlaveSynced,
-    /// Nothing becomes durable any more: end the connection.
+    /// Nothing becomes durable any more here: leave the connection.
     FlushFailed,
 }
 
-/// What is left when a connection ends.
+/// The server owes an answer and has said nothing for so long.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Silent(pub(crate) Duration);
+
+/// What is left when a client ends.
 pub(crate) struct Remains<T> {
     /// Who still waits.
     pub(crate) tickets: Vec<(Sequence, T)>,
@@ -117,18 +146,21 @@ pub(crate) struct Remains<T> {
 }
 
 impl<T> State<T> {
-    pub(crate) fn new(first: Sequence) -> Self {
+    pub(crate) fn new(first: Sequence, patience: Patience, now: Instant) -> Self {
         Self {
+            patience,
             start: first,
             first,
             entries: VecDeque::new(),
             next_to_send: first,
-            resends: VecDeque::new(),
-            commands: VecDeque::new(),
-            refused: BTreeSet::new(),
-            room_asked: None,
-            flushes_unanswered: 0,
-            slave_syncs_unanswered: 0,
+            ever_sent: first,
+            resends: BTreeSet::new(),
+            sent: 0,
+            highest_received: None,
+            commands: Commands::default(),
+            heard: now,
+            owed_since: None,
+            look_at: None,
             released: 0,
             stats: Stats::default(),
         }
@@ -144,9 +176,9 @@ impl<T> State<T> {
         self.first
     }
 
-    /// The lowest block that the server refused and that was not sent again.
-    pub(crate) fn lowest_refused(&self) -> Option<Sequence> {
-        self.refused.first().copied()
+    /// Everything below it was given out at some time.
+    pub(crate) fn ever_sent(&self) -> Sequence {
+        self.ever_sent
     }
 
     /// The numbers as far as they are known here: of what was pushed.
@@ -167,68 +199,90 @@ impl<T> State<T> {
         self.entries.push_back(Entry {
             block: Some(block),
             phase: Phase::Waiting,
+            at: self.heard, // set when it is sent
+            tries: 0,
+            refusals: 0,
             ticket: Some(ticket),
             cost,
         });
     }
 
-    /// Queues a command behind everything pushed so far.
+    /// Queues a command of the caller's behind everything pushed so far.
     pub(crate) fn command(&mut self, command: Command) {
-        self.commands.push_back((self.next(), command));
+        self.commands.push(command, self.next());
     }
 
-    /// Someone waits for room: without a flush it comes only when the server's aggregation is full or old. Queues one up
-    /// to the last block, unless one that was asked for so is still awaited.
+    /// Someone waits for room: without a flush it comes only when the server's aggregation is full or old.
     pub(crate) fn make_room(&mut self) {
-        let awaited = self.room_asked.is_some_and(|asked| asked >= self.first);
-        let last = self.next().previous().filter(|last| *last >= self.first);
-        if let (false, Some(last)) = (awaited, last) {
-            self.room_asked = Some(last);
-            self.command(Command::MakeRoom(last));
-        }
+        self.commands.make_room(self.first, self.next());
     }
 
-    /// Queues a refused block again, with a new ticket. Gives the ticket back where the block is not a refused one.
-    pub(crate) fn resend(&mut self, sequence: Sequence, ticket: T) -> Result<(), T> {
-        let Some(entry) = self.entry(sequence).filter(|entry| entry.phase == Phase::Refused) else {
-            return Err(ticket);
-        };
-        entry.phase = Phase::Waiting;
-        entry.ticket = Some(ticket);
-        self.refused.remove(&sequence);
-        self.resends.push_back(sequence);
-        Ok(())
+    /// A server has accepted. `last_flushed`: what it says to hold durably of what this client has sent. Everything else that is not
+    /// durable is sent from its beginning, and what was asked for and not done is asked for again.
+    pub(crate) fn handle_online(
+        &mut self,
+        last_flushed: Option<Sequence>,
+        now: Instant,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        if let Some(last) = last_flushed.filter(|last| *last >= self.first) {
+            let end = last.next().min(self.ever_sent);
+            let known = (self.first.0..end.0).map(Sequence);
+            let undurable = known.filter(|sequence| !self.is_durable(*sequence)).collect();
+            self.make_durable(undurable, actions);
+        }
+        self.next_to_send = self.first;
+        (self.heard, self.owed_since, self.look_at) = (now, None, None);
+        self.commands.handle_online(self.first, self.next());
+    }
+
+    /// The connection is gone: nothing that is not durable counts as sent. Answers how many commands that the caller has queued no
+    /// longer take a place in the queue.
+    pub(crate) fn handle_offline(&mut self) -> usize {
+        for entry in self.entries.iter_mut().filter(|entry| entry.phase != Phase::Durable) {
+            (entry.phase, entry.tries, entry.refusals) = (Phase::Waiting, 0, 0);
+        }
+        self.resends.clear();
+        self.next_to_send = self.first;
+        (self.sent, self.highest_received) = (0, None);
+        (self.owed_since, self.look_at) = (None, None);
+        self.commands.handle_offline(self.first)
     }
 
     /// What to write next. What it gives counts as sent.
-    pub(crate) fn poll_send(&mut self) -> Option<Send<'_>> {
-        while let Some(sequence) = self.resends.pop_front() {
-            if self.entry(sequence).is_some_and(|entry| entry.phase == Phase::Waiting) {
-                self.stats.resent_blocks += 1;
-                return self.give_out(sequence);
-            }
+    pub(crate) fn poll_send(&mut self, now: Instant) -> Option<Send<'_>> {
+        if let Some(sequence) = self.resends.pop_first() {
+            self.stats.resent_blocks += 1;
+            return self.give_out(sequence, now);
         }
-        if self.commands.front().is_some_and(|(before, _)| *before <= self.next_to_send) {
-            let (_, command) = self.commands.pop_front()?;
-            match command {
-                Command::ForceFlush(_) | Command::MakeRoom(_) => self.flushes_unanswered += 1,
-                Command::WaitSlaveSync => self.slave_syncs_unanswered += 1,
-            }
+        // What is durable here and was not sent here was acknowledged out of order on an earlier connection.
+        while self.entry(self.next_to_send).is_some_and(|entry| entry.phase == Phase::Durable) {
+            self.next_to_send = self.next_to_send.next();
+        }
+        if let Some(command) = self.commands.poll(self.next_to_send, now) {
+            self.owes(now);
             return Some(Send::Command(command));
         }
         let sequence = self.next_to_send;
         let bytes = self.entry(sequence)?.block.as_ref().map_or(0, Block::size);
         self.next_to_send = sequence.next();
-        self.stats.sent_blocks += 1;
-        self.stats.sent_bytes += bytes as u64;
-        self.give_out(sequence)
+        if sequence < self.ever_sent {
+            self.stats.resent_blocks += 1;
+        } else {
+            self.ever_sent = sequence.next();
+            self.stats.sent_blocks += 1;
+            self.stats.sent_bytes += bytes as u64;
+        }
+        self.give_out(sequence, now)
     }
 
     /// Applies what the server says and appends what follows from it to `actions`.
-    pub(crate) fn handle_response(&mut self, response: Response, actions: &mut Vec<Action<T>>) {
+    pub(crate) fn handle_response(&mut self, response: Response, now: Instant, actions: &mut Vec<Action<T>>) {
+        self.heard = now;
         match response.status {
             BlockStatus::RecvOk => {
                 for sequence in response.sequences {
+                    self.highest_received = self.highest_received.max(Some(sequence));
                     if self.advance(sequence, &[Phase::Sent], Phase::Received).is_some() {
                         self.stats.received_blocks += 1;
                         actions.push(Action::Received(sequence));
@@ -237,30 +291,25 @@ impl<T> State<T> {
             }
             BlockStatus::RecvFailed => {
                 for sequence in response.sequences {
-                    if let Some(entry) =
-                        self.advance(sequence, &[Phase::Sent, Phase::Received], Phase::Refused)
-                    {
-                        let ticket = entry.ticket.take();
-                        self.refused.insert(sequence);
-                        self.stats.refused_blocks += 1;
-                        actions.push(Action::Refused { sequence, ticket });
-                    }
+                    self.handle_refused(sequence, now, actions);
                 }
             }
-            BlockStatus::FlushOk => self.handle_flush_ok(response.sequences, actions),
-            BlockStatus::ForceFlushReceived => match self.flushes_unanswered.checked_sub(1) {
-                Some(left) => self.flushes_unanswered = left,
-                None => self.stats.unexpected_responses += 1,
-            },
-            BlockStatus::WaitNbdSlaveSyncReceived => match self.slave_syncs_unanswered.checked_sub(1) {
-                Some(left) => {
-                    self.slave_syncs_unanswered = left;
-                    actions.push(Action::SlaveSynced);
-                }
-                None => self.stats.unexpected_responses += 1,
+            BlockStatus::FlushOk => {
+                let mut sequences = response.sequences;
+                const SENT: &[Phase] = &[Phase::Waiting, Phase::Sent, Phase::Received, Phase::Refused];
+                sequences.retain(|&sequence| self.advance(sequence, SENT, Phase::Durable).is_some());
+                self.make_durable(sequences, actions);
+            }
+            BlockStatus::ForceFlushReceived => {
+                self.stats.unexpected_responses += u64::from(!self.commands.handle_flush_received());
+            }
+            BlockStatus::WaitNbdSlaveSyncReceived => match self.commands.handle_slave_synced() {
+                true => actions.push(Action::SlaveSynced),
+                false => self.stats.unexpected_responses += 1,
             },
             BlockStatus::FlushFailed => actions.push(Action::FlushFailed),
         }
+        self.owed_since = self.is_owed().then_some(now);
     }
 
     /// Cost of what became durable since the last call.
@@ -282,22 +331,39 @@ impl<T> State<T> {
         Remains { tickets, unacknowledged: unacknowledged.into_iter().collect(), blocks }
     }
 
-    fn handle_flush_ok(&mut self, mut sequences: Vec<Sequence>, actions: &mut Vec<Action<T>>) {
-        const SENT: &[Phase] = &[Phase::Waiting, Phase::Sent, Phase::Received, Phase::Refused];
-        let mut tickets = Vec::with_capacity(sequences.len().min(self.entries.len()));
+    /// The first refusal is answered at once: what came behind the block waits for it. Further ones are given time.
+    fn handle_refused(&mut self, sequence: Sequence, now: Instant, actions: &mut Vec<Action<T>>) {
+        let Some(entry) = self.advance(sequence, &[Phase::Sent, Phase::Received], Phase::Refused) else {
+            return;
+        };
+        entry.refusals += 1;
+        entry.at = now;
+        let refusals = entry.refusals;
+        let whole = entry.block.as_ref().is_some_and(|block| BlockHash::of(&block.data) == block.hash);
+        self.stats.refused_blocks += 1;
+        actions.push(match (whole, refusals) {
+            (false, _) => Action::Damaged(sequence),
+            (true, MAX_REFUSALS..) => Action::RefusedTooOften(sequence),
+            (true, _) => Action::Refused(sequence),
+        });
+        if refusals == 1 {
+            self.send_again(sequence);
+        }
+    }
+
+    /// Lets go of blocks that are durable, and of everything before which nothing is missing.
+    fn make_durable(&mut self, sequences: Vec<Sequence>, actions: &mut Vec<Action<T>>) {
+        let mut tickets = Vec::with_capacity(sequences.len());
         let (mut durable_bytes, mut released) = (0, 0);
-        sequences.retain(|&sequence| {
-            let Some(entry) = self.advance(sequence, SENT, Phase::Durable) else {
-                return false;
-            };
+        for &sequence in &sequences {
+            let Some(entry) = self.entry(sequence) else { continue };
+            entry.phase = Phase::Durable;
             // The place stays taken while an earlier block is missing, and so does its share of the cost.
             released += entry.cost.saturating_sub(BLOCK_OVERHEAD);
             entry.cost = entry.cost.min(BLOCK_OVERHEAD);
             durable_bytes += entry.block.take().map_or(0, |block| block.size() as u64);
             tickets.extend(entry.ticket.take());
-            self.refused.remove(&sequence);
-            true
-        });
+        }
         self.released += released;
         let durable_blocks = sequences.len() as u64;
         self.stats.durable_blocks += durable_blocks;
@@ -308,35 +374,55 @@ impl<T> State<T> {
             self.released += entry.cost;
             self.first = self.first.next();
         }
+        // What was durable behind a gap on an earlier connection has never had its turn on this one.
+        self.next_to_send = self.next_to_send.max(self.first);
+        self.commands.forget_below(self.first);
         if !sequences.is_empty() {
             actions.push(Action::Durable { sequences, tickets });
         }
     }
 
-    /// Moves a block that was sent from one of the phases `from` on to `to`. None, and counted, where it was never sent or
-    /// the server's word comes twice.
+    /// Moves a block that was sent here from one of the phases `from` on to `to`. None, and counted, where it was never sent
+    /// or the server's word comes twice.
     fn advance(&mut self, sequence: Sequence, from: &[Phase], to: Phase) -> Option<&mut Entry<T>> {
         if sequence < self.start || sequence >= self.next_to_send {
             self.stats.unexpected_responses += 1;
             return None;
         }
-        if !self.entry(sequence).is_some_and(|entry| from.contains(&entry.phase)) {
+        let Some(phase) = self.entry(sequence).map(|entry| entry.phase).filter(|phase| from.contains(phase))
+        else {
             self.stats.repeated_responses += 1;
             return None;
+        };
+        match phase {
+            Phase::Sent => self.sent -= 1,
+            Phase::Waiting => _ = self.resends.remove(&sequence),
+            _ => {}
         }
         let entry = self.entry(sequence)?;
         entry.phase = to;
         Some(entry)
     }
 
-    fn give_out(&mut self, sequence: Sequence) -> Option<Send<'_>> {
+    fn give_out(&mut self, sequence: Sequence, now: Instant) -> Option<Send<'_>> {
+        self.sent += 1;
+        self.owes(now);
         let entry = self.entry(sequence)?;
-        entry.phase = Phase::Sent;
+        (entry.phase, entry.at) = (Phase::Sent, now);
         entry.block.as_ref().map(Send::Block)
     }
 
+    fn is_durable(&self, sequence: Sequence) -> bool {
+        let entry = self.offset(sequence).and_then(|at| self.entries.get(at));
+        entry.is_none_or(|entry| entry.phase == Phase::Durable)
+    }
+
+    fn offset(&self, sequence: Sequence) -> Option<usize> {
+        usize::try_from(sequence.0.checked_sub(self.first.0)?).ok()
+    }
+
     fn entry(&mut self, sequence: Sequence) -> Option<&mut Entry<T>> {
-        let at = usize::try_from(sequence.0.checked_sub(self.first.0)?).ok()?;
+        let at = self.offset(sequence)?;
         self.entries.get_mut(at)
     }
 }

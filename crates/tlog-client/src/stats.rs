@@ -1,6 +1,6 @@
-//! Numbers of one connection.
+//! Numbers of one client.
 
-/// What one client has done so far. All numbers count from the connect and never fall, but for the two `unflushed_*`.
+/// What one client has done so far. All numbers count from the first connect and never fall, but for the two `unflushed_*`.
 ///
 /// A block counts as durable here before its handle resolves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,11 +22,15 @@ pub struct Stats {
     pub durable_blocks: u64,
     /// Bytes of data in them.
     pub durable_bytes: u64,
-    /// How often the server refused a block.
+    /// How often a server refused a block; it is sent again.
     pub refused_blocks: u64,
     /// What the server said of blocks that was said before.
     pub repeated_responses: u64,
     /// What the server said of blocks that were never sent, or in answer to commands never given. Ignored. Not 0: one of
     /// the two has a bug.
     pub unexpected_responses: u64,
+    /// How often a server accepted after a connection was lost.
+    pub reconnects: u64,
+    /// How often a server was tried for that and did not accept.
+    pub failed_reconnects: u64,
 }

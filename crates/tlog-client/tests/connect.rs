@@ -4,15 +4,14 @@
 mod scripted;
 
 use std::net::TcpListener;
+use std::time::Duration;
 
-use scripted::{SHORT, ScriptedServer, at, vdisk};
-use tlog_client::{Client, ClientOptions, ConnectError};
-use tlog_proto::{FrameError, HandshakeResponse, HandshakeStatus, Limits, Sequence, SessionId, Version};
+use scripted::{SHORT, ScriptedServer, at, starting_at, vdisk};
+use tlog_client::{Client, ClientOptions, ConnectError, Start};
+use tlog_proto::{
+    FrameError, HandshakeResponse, HandshakeStatus, Limits, Refusal, Sequence, SessionId, Version,
+};
 use tokio::io::AsyncWriteExt;
-
-fn starting_at(sequence: u64) -> ClientOptions {
-    ClientOptions { first_sequence: Sequence(sequence), ..ClientOptions::default() }
-}
 
 /// The error of a connect at sequence 20 that is answered so.
 async fn answered(status: HandshakeStatus, last_flushed: Option<u64>) -> ConnectError {
@@ -37,7 +36,8 @@ async fn answered_with_bytes(bytes: &[u8]) -> ConnectError {
 #[tokio::test]
 async fn the_handshake_says_who_wants_what() {
     let server = ScriptedServer::start().await;
-    let options = ClientOptions { reset_first_sequence: true, session: Some(SessionId(7)), ..starting_at(3) };
+    let options =
+        ClientOptions { start: Start::Reset(Sequence(3)), session: Some(SessionId(7)), ..starting_at(3) };
     let connect = Client::connect(server.addr(), vdisk(), options);
     let (client, peer) = tokio::join!(connect, server.accept_handshake());
     let client = client.unwrap();
@@ -55,7 +55,7 @@ async fn sessions_are_drawn_anew_for_every_client() {
     let server = ScriptedServer::start().await;
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        let connect = Client::connect(server.addr(), vdisk(), ClientOptions::default());
+        let connect = Client::connect(server.addr(), vdisk(), starting_at(1));
         let (client, peer) = tokio::join!(connect, server.accept_handshake());
         assert_eq!(client.unwrap().session(), peer.request.session);
         assert!(peer.request.session.is_known());
@@ -73,7 +73,7 @@ async fn every_refusal_is_its_own_error() {
     let error = answered(Status::InvalidVersion, None).await;
     assert!(matches!(error, ConnectError::ClientTooOld { .. }), "{error}");
     let error = answered(Status::InvalidVdiskId, None).await;
-    assert!(matches!(&error, ConnectError::UnknownVdisk { vdisk: it } if *it == vdisk()), "{error}");
+    assert!(matches!(&error, ConnectError::UnknownVdisk { vdisk: it, .. } if *it == vdisk()), "{error}");
     assert!(!error.is_retryable());
     let error = answered(Status::InternalServerError, None).await;
     assert!(matches!(error, ConnectError::ServerFailed { first_sequence: Sequence(20), .. }), "{error}");
@@ -83,9 +83,12 @@ async fn every_refusal_is_its_own_error() {
 #[tokio::test]
 async fn a_gap_is_told_with_both_numbers_and_only_where_there_is_one() {
     let error = answered(HandshakeStatus::InternalServerError, Some(9)).await;
-    assert_eq!(
-        error.to_string(),
-        "vdisk myimg: starting at sequence 20 would leave a gap, the last durable one is 9; continue at 10, or reset the first sequence"
+    let text = error.to_string();
+    assert!(
+        text.contains(
+            "starting at sequence 20 of vdisk myimg would leave a gap, the last durable one is 9; "
+        ),
+        "{text}"
     );
     let error = answered(HandshakeStatus::InternalServerError, Some(19)).await;
     assert!(matches!(error, ConnectError::ServerFailed { .. }), "{error}");
@@ -159,50 +162,132 @@ async fn where_nothing_listens_the_error_names_the_address() {
     assert!(matches!(error, ConnectError::Unreachable { .. }));
 }
 
+fn continuing() -> ClientOptions {
+    ClientOptions { start: Start::Continue, ..starting_at(1) }
+}
+
 #[tokio::test]
 async fn continuing_a_log_starts_after_its_last_durable_sequence() {
     let server = ScriptedServer::start().await;
     let script = async {
         let question = server.refuse_handshake(HandshakeStatus::InternalServerError, Some(41)).await;
-        (question, server.accept_handshake().await)
+        (question, server.accept_continuing(41).await)
     };
-    let options = ClientOptions { session: Some(SessionId(7)), ..starting_at(1) };
-    let connect = Client::connect_continuing(server.addr(), vdisk(), options);
+    let options = ClientOptions { session: Some(SessionId(7)), ..continuing() };
+    let connect = Client::connect(server.addr(), vdisk(), options);
     let (client, (question, mut peer)) = tokio::join!(connect, script);
     let client = client.unwrap();
     assert_eq!(question.first_sequence, Sequence(u64::MAX));
     assert_eq!(peer.request.first_sequence, Sequence(42));
     assert_ne!(peer.request.session, question.session);
     assert_ne!(peer.request.session, SessionId(7), "what an earlier client sent must not pass for ours");
+    assert!(!peer.request.returning && !peer.request.must_continue);
+    assert_eq!(client.last_flushed_at_connect(), Some(Sequence(41)));
     client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(42).await;
 }
 
 #[tokio::test]
-async fn continuing_an_empty_log_sends_nothing_on_the_connection_that_asked() {
+async fn a_log_that_grows_between_the_question_and_the_beginning_is_asked_again() {
     let server = ScriptedServer::start().await;
+    let refuse = |last| server.refuse_handshake(HandshakeStatus::InternalServerError, Some(last));
+    let script = async {
+        refuse(41).await;
+        // Somebody else wrote: it would begin a new generation.
+        let mut kicked_out = server.accept_handshake().await;
+        kicked_out.expect_close().await;
+        refuse(50).await;
+        server.accept_continuing(50).await
+    };
+    let connect = Client::connect(server.addr(), vdisk(), continuing());
+    let (client, peer) = tokio::join!(connect, script);
+    assert_eq!((client.unwrap().first_sequence(), peer.request.first_sequence), (Sequence(51), Sequence(51)));
+}
+
+#[tokio::test]
+async fn continuing_an_empty_log_begins_at_one_however_a_server_says_that_it_is_empty() {
+    let server = ScriptedServer::start().await;
+    let script = async {
+        let question = server.refuse_because(Refusal::Gap).await;
+        assert!(!question.reset_first_sequence);
+        server.accept_handshake().await
+    };
+    let (client, peer) = tokio::join!(Client::connect(server.addr(), vdisk(), continuing()), script);
+    assert_eq!((client.unwrap().next_sequence(), peer.request.first_sequence), (Sequence(1), Sequence(1)));
+
     let script = async {
         let mut question = server.accept_handshake().await;
         question.expect_close().await;
-        assert!(!question.request.reset_first_sequence);
         server.accept_handshake().await
     };
-    let options = ClientOptions { reset_first_sequence: true, ..starting_at(17) };
-    let (client, peer) = tokio::join!(Client::connect_continuing(server.addr(), vdisk(), options), script);
-    assert_eq!(client.unwrap().next_sequence(), Sequence(17));
-    assert_eq!(peer.request.first_sequence, Sequence(17));
-    assert!(!peer.request.reset_first_sequence);
+    let (client, _peer) = tokio::join!(Client::connect(server.addr(), vdisk(), continuing()), script);
+    assert_eq!(client.unwrap().next_sequence(), Sequence(1));
 }
 
 #[tokio::test]
 async fn continuing_fails_where_the_server_does_not_tell_the_end_or_refuses() {
     let server = ScriptedServer::start().await;
-    let connect = || Client::connect_continuing(server.addr(), vdisk(), starting_at(1));
+    let connect = || Client::connect(server.addr(), vdisk(), continuing());
     let refuse = |status| server.refuse_handshake(status, None);
     let (client, _) = tokio::join!(connect(), refuse(HandshakeStatus::InternalServerError));
     assert!(matches!(client, Err(ConnectError::LogEndUnknown { .. })));
     let (client, _) = tokio::join!(connect(), refuse(HandshakeStatus::InvalidVdiskId));
     assert!(matches!(client, Err(ConnectError::UnknownVdisk { .. })));
+    let (client, _) = tokio::join!(connect(), server.refuse_because(Refusal::LogUnavailable));
+    assert!(matches!(client, Err(ConnectError::ServerFailed { .. })));
+}
+
+#[tokio::test]
+async fn refusals_that_a_server_explains_have_errors_of_their_own() {
+    let server = ScriptedServer::start().await;
+    let connect = || Client::connect(server.addr(), vdisk(), starting_at(20));
+    let (client, _) = tokio::join!(connect(), server.refuse_because(Refusal::TakenOver));
+    assert!(matches!(client, Err(ConnectError::TakenOver { .. })));
+    let (client, _) = tokio::join!(connect(), server.refuse_because(Refusal::NotPermitted));
+    assert!(matches!(client, Err(ConnectError::NotPermitted { .. })));
+    let (client, _) = tokio::join!(connect(), server.refuse_because(Refusal::Gap));
+    assert!(matches!(client, Err(ConnectError::Gap { last_flushed: None, .. })));
+}
+
+#[tokio::test]
+async fn the_first_server_that_works_is_taken_and_where_none_does_each_is_named() {
+    let dead = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (server, refusing) = (ScriptedServer::start().await, ScriptedServer::start().await);
+    let servers = [dead(), refusing.addr(), server.addr()];
+    let script = async {
+        refusing.refuse_because(Refusal::LogUnavailable).await;
+        server.accept_handshake().await
+    };
+    let (client, _peer) = tokio::join!(Client::connect(servers, vdisk(), starting_at(1)), script);
+    assert_eq!(client.unwrap().server().as_deref(), Some(&*server.addr()));
+
+    let servers = [dead(), refusing.addr()];
+    let connect = Client::connect(servers.clone(), vdisk(), starting_at(1));
+    let (client, _) = tokio::join!(connect, refusing.refuse_because(Refusal::NotPermitted));
+    let error = client.unwrap_err();
+    assert!(matches!(&error, ConnectError::NoneOf(errors) if errors.len() == 2), "{error}");
+    assert!(servers.iter().all(|server| error.to_string().contains(server)), "{error}");
+    assert!(error.is_retryable(), "one of them may come back");
+    let none = Client::connect(" , ", vdisk(), starting_at(1)).await;
+    assert!(matches!(none, Err(ConnectError::NoServers)));
+}
+
+#[tokio::test]
+async fn a_first_connect_that_may_take_time_goes_round_until_a_server_is_there() {
+    let server = ScriptedServer::start().await;
+    let options = ClientOptions { connect_deadline: Duration::from_secs(60), ..starting_at(1) };
+    let script = async {
+        for _ in 0..3 {
+            server.refuse_because(Refusal::LogUnavailable).await;
+        }
+        server.accept_handshake().await
+    };
+    let (client, _peer) = tokio::join!(Client::connect(server.addr(), vdisk(), options.clone()), script);
+    client.unwrap();
+    // What nobody can mend is not waited for.
+    let connect = Client::connect(server.addr(), vdisk(), options);
+    let (client, _) = tokio::join!(connect, server.refuse_because(Refusal::NotPermitted));
+    assert!(matches!(client, Err(ConnectError::NotPermitted { .. })));
 }
 
 #[tokio::test]
@@ -222,7 +307,12 @@ async fn a_response_that_comes_with_the_handshake_is_not_lost() {
     let (client, _peer) = tokio::join!(Client::connect(server.addr(), vdisk(), starting_at(5)), script);
     let client = client.unwrap();
     assert_eq!(client.last_flushed_at_connect(), Some(Sequence(4)));
-    client.durable_up_to(Sequence(5)).await.unwrap_err();
+    let lost = async {
+        while client.stats().failed_reconnects == 0 && client.server().is_some() {
+            tokio::task::yield_now().await
+        }
+    };
+    scripted::soon(lost).await; // FlushFailed: it was left
 }
 
 #[tokio::test]

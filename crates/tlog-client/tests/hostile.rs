@@ -3,32 +3,30 @@
 
 mod scripted;
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use scripted::{Peer, at, connected};
-use tlog_client::{Client, ClientOptions, EndCause, Ending, FlushError};
-use tlog_proto::{BlockStatus, Limits, Response, Sequence};
+use scripted::{Peer, at, connected, defaults, is_pending, soon};
+use tlog_client::{Client, ClientOptions, EndCause, Event, LostCause};
+use tlog_proto::{BlockStatus, Limits, Operation, Response, Sequence};
 
-/// How the connection ends after the server sends these bytes in answer to a block, and perhaps closes.
-async fn ended_by(bytes: &[u8], and_closes: bool) -> Ending {
+/// How the connection is lost after the server sends these bytes in answer to a block, and perhaps closes.
+async fn lost_by(bytes: &[u8], and_closes: bool) -> Arc<LostCause> {
     let limits = Limits { max_block_bytes: 64 << 10, ..Limits::default() };
-    let (client, mut peer) = connected(ClientOptions { limits, ..ClientOptions::default() }).await;
+    let (client, mut peer) = connected(ClientOptions { limits, ..defaults() }).await;
+    let mut events = client.events();
     client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(1).await;
     peer.send_bytes(bytes).await;
     let _open = (!and_closes).then_some(peer);
-    let Err(FlushError::Ended(ending)) = client.durable_up_to(Sequence(1)).await else {
-        panic!("it goes on")
-    };
-    assert_eq!(ending.unacknowledged().to_string(), "1");
-    assert_eq!(client.unflushed().await.len(), 1);
-    ending
+    let Some(Event::Reconnecting { cause, .. }) = soon(events.next()).await else { panic!("it goes on") };
+    assert_eq!(client.unflushed().await.len(), 1, "nothing is lost");
+    cause
 }
 
-fn protocol_error(ending: &Ending) -> &'static str {
-    match ending.cause() {
-        EndCause::Protocol(error) => error.kind(),
+fn protocol_error(cause: &LostCause) -> &'static str {
+    match cause {
+        LostCause::Protocol(error) => error.kind(),
         other => panic!("{other}"),
     }
 }
@@ -43,27 +41,27 @@ fn response(status: BlockStatus, sequences: impl IntoIterator<Item = u64>) -> By
 async fn an_unknown_status_ends_the_connection() {
     let mut wire = response(BlockStatus::RecvOk, [1]);
     wire[16] = 77; // the status is the first byte of the struct, behind table and root pointer
-    let ending = ended_by(&wire, false).await;
-    assert_eq!(protocol_error(&ending), "malformed");
-    assert!(ending.to_string().contains("unknown status 77"), "{ending}");
+    let cause = lost_by(&wire, false).await;
+    assert_eq!(protocol_error(&cause), "malformed");
+    assert!(cause.to_string().contains("unknown status 77"), "{cause}");
 }
 
 #[tokio::test]
 async fn malformed_oversized_and_cut_messages_end_the_connection() {
     let mut malformed = response(BlockStatus::FlushOk, [1]);
     malformed[12] = 0xff; // the root pointer
-    assert_eq!(protocol_error(&ended_by(&malformed, false).await), "malformed");
-    assert_eq!(protocol_error(&ended_by(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], false).await), "too_large");
-    assert_eq!(protocol_error(&ended_by(&[0xff, 0xff, 0xff, 0xff], false).await), "too_many_segments");
+    assert_eq!(protocol_error(&*lost_by(&malformed, false).await), "malformed");
+    assert_eq!(protocol_error(&*lost_by(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], false).await), "too_large");
+    assert_eq!(protocol_error(&*lost_by(&[0xff, 0xff, 0xff, 0xff], false).await), "too_many_segments");
     let whole = response(BlockStatus::FlushOk, [1]);
-    assert_eq!(protocol_error(&ended_by(&whole[..whole.len() - 1], true).await), "truncated");
+    assert_eq!(protocol_error(&*lost_by(&whole[..whole.len() - 1], true).await), "truncated");
     // Within the limits and announced in full, but most of it never comes: no memory, no acknowledgement.
-    assert_eq!(protocol_error(&ended_by(&[0, 0, 0, 0, 0, 0x1f, 0, 0, 1], true).await), "truncated");
+    assert_eq!(protocol_error(&*lost_by(&[0, 0, 0, 0, 0, 0x1f, 0, 0, 1], true).await), "truncated");
 }
 
 #[tokio::test]
 async fn what_came_before_the_damage_still_counts() {
-    let (client, mut peer) = connected(ClientOptions::default()).await;
+    let (client, mut peer) = connected(defaults()).await;
     let first = client.set(at(0), vec![1]).await.unwrap();
     let second = client.set(at(1), vec![1]).await.unwrap();
     peer.expect_blocks(1..=2).await;
@@ -71,13 +69,13 @@ async fn what_came_before_the_damage_still_counts() {
     wire.extend_from_slice(&[0xff; 8]);
     peer.send_bytes(&wire).await;
     first.await.unwrap();
-    second.await.unwrap_err();
+    assert!(is_pending(second), "it is kept for the next server");
     peer.until_closed().await;
 }
 
 #[tokio::test]
 async fn responses_about_nothing_we_sent_are_counted_and_change_nothing() {
-    let (client, mut peer) = connected(ClientOptions::default()).await;
+    let (client, mut peer) = connected(defaults()).await;
     let handle = client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(1).await;
     peer.ack_flush([0, 2, 3, u64::MAX]).await;
@@ -99,11 +97,10 @@ async fn responses_about_nothing_we_sent_are_counted_and_change_nothing() {
 /// A client whose server reads nothing any more, with more handed over than sockets can hold.
 async fn never_read() -> (Client, Peer) {
     let max_unflushed_bytes = 32 << 20;
-    let write_timeout = Duration::from_secs(3600);
-    let options = ClientOptions { max_unflushed_bytes, write_timeout, ..ClientOptions::default() };
+    let options = ClientOptions { max_unflushed_bytes, ..defaults() };
     let (client, peer) = connected(options).await;
     let data = Bytes::from(vec![1; 1 << 20]);
-    while client.try_set(at(0), data.clone()).is_ok() {
+    while client.try_append(Operation::Set, at(0), data.clone()).is_ok() {
         tokio::task::yield_now().await;
     }
     assert!(client.stats().unflushed_bytes <= max_unflushed_bytes as u64);
@@ -113,10 +110,13 @@ async fn never_read() -> (Client, Peer) {
 #[tokio::test]
 async fn a_server_that_never_reads_costs_a_bounded_amount_and_is_given_up() {
     let (client, _peer) = never_read().await;
+    let mut events = client.events();
     tokio::time::pause(); // the hour passes as soon as nothing moves
-    let Err(FlushError::Ended(ending)) = client.flush().await else { panic!("durable?") };
-    assert!(matches!(ending.cause(), EndCause::Stalled(_)), "{ending}");
+    let Some(Event::Reconnecting { cause, .. }) = events.next().await else { panic!("it goes on") };
+    assert!(matches!(*cause, LostCause::Silent(_)), "{cause}");
     assert_eq!(client.unflushed().await.len(), 31);
+    assert!(client.stats().unflushed_bytes <= 32 << 20);
+    client.close().await;
 }
 
 #[tokio::test]

@@ -6,38 +6,15 @@ mod scripted;
 use std::time::Duration;
 
 use bytes::Bytes;
-use scripted::{SHORT, at, connected};
+use scripted::{SHORT, at, connected, defaults, is_pending, set, set_many, starting_at};
 use tlog_client::{
-    AppendError, BLOCK_OVERHEAD, Client, ClientOptions, Durable, EndCause, Event, FlushError, ResendError,
-    SlaveSyncError, Unacknowledged,
+    AppendError, BLOCK_OVERHEAD, ClientOptions, EndCause, Event, SlaveSyncError, Start, Unacknowledged,
 };
 use tlog_proto::{Block, BlockFault, BlockHash, Limits, Operation, Sequence, Timestamp};
-
-fn defaults() -> ClientOptions {
-    ClientOptions::default()
-}
 
 /// Room for so many blocks of one byte.
 fn room_for(blocks: usize) -> ClientOptions {
     ClientOptions { max_unflushed_bytes: blocks * (1 + BLOCK_OVERHEAD), ..defaults() }
-}
-
-async fn set(client: &Client, index: u64) -> Durable {
-    client.set(at(index), vec![index as u8]).await.unwrap()
-}
-
-async fn set_many(client: &Client, count: u64) -> Vec<Durable> {
-    let mut handles = Vec::new();
-    for index in 0..count {
-        handles.push(set(client, index).await);
-    }
-    handles
-}
-
-/// Whether a future is done, now that everything else had its turn.
-fn is_pending<T>(future: impl Future<Output = T>) -> bool {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    std::pin::pin!(future).poll(&mut context).is_pending()
 }
 
 #[tokio::test]
@@ -116,8 +93,8 @@ async fn a_force_flush_goes_out_behind_what_was_handed_over_before_it() {
 async fn at_the_bound_appends_wait_and_the_server_is_asked_to_flush() {
     let (client, mut peer) = connected(room_for(2)).await;
     set_many(&client, 2).await;
-    assert!(matches!(client.try_set(at(2), vec![1]), Err(AppendError::Full)));
-    assert!(matches!(client.try_delete(at(2)), Err(AppendError::Full)));
+    assert!(matches!(client.try_append(Operation::Set, at(2), vec![1]), Err(AppendError::Full)));
+    assert!(matches!(client.try_append(Operation::Delete, at(2), Bytes::new()), Err(AppendError::Full)));
     let script = async {
         peer.expect_blocks(1..=2).await;
         peer.expect_force_flush(2).await;
@@ -126,7 +103,7 @@ async fn at_the_bound_appends_wait_and_the_server_is_asked_to_flush() {
     };
     let (third, ()) = tokio::join!(client.set(at(2), vec![2]), script);
     assert_eq!(third.unwrap().sequence(), Sequence(3));
-    assert!(matches!(client.try_set(at(3), vec![1]), Err(AppendError::Full)));
+    assert!(matches!(client.try_append(Operation::Set, at(3), vec![1]), Err(AppendError::Full)));
     assert_eq!(client.stats().unflushed_blocks, 2);
 }
 
@@ -147,11 +124,11 @@ async fn a_block_larger_than_the_bound_is_taken_when_nothing_else_is_held() {
     let (client, mut peer) = connected(room_for(1)).await;
     let large = Bytes::from(vec![1; 100_000]);
     client.set(at(0), large.clone()).await.unwrap();
-    assert!(matches!(client.try_set(at(1), large.clone()), Err(AppendError::Full)));
+    assert!(matches!(client.try_append(Operation::Set, at(1), large.clone()), Err(AppendError::Full)));
     assert_eq!(peer.expect_block(1).await.data, large);
     peer.ack_flush([1]).await;
     client.durable_up_to(Sequence(1)).await.unwrap();
-    client.try_set(at(1), large).unwrap();
+    client.try_append(Operation::Set, at(1), large).unwrap();
 }
 
 #[tokio::test]
@@ -178,8 +155,7 @@ async fn blocks_that_cannot_be_sent_are_refused_before_anything_is() {
 
 #[tokio::test]
 async fn the_last_sequence_of_all_is_never_given_out() {
-    let (client, mut peer) =
-        connected(ClientOptions { first_sequence: Sequence(u64::MAX - 1), ..defaults() }).await;
+    let (client, mut peer) = connected(starting_at(u64::MAX - 1)).await;
     set(&client, 0).await;
     peer.expect_block(u64::MAX - 1).await;
     assert!(matches!(client.set(at(0), vec![1]).await, Err(AppendError::NoSequenceLeft)));
@@ -188,7 +164,7 @@ async fn the_last_sequence_of_all_is_never_given_out() {
 }
 
 #[tokio::test]
-async fn when_the_server_goes_away_every_handle_fails_and_the_blocks_come_back() {
+async fn when_a_client_ends_every_handle_fails_and_the_blocks_come_back() {
     let (client, mut peer) = connected(defaults()).await;
     let mut events = client.events();
     let mut handles = set_many(&client, 5).await;
@@ -196,18 +172,16 @@ async fn when_the_server_goes_away_every_handle_fails_and_the_blocks_come_back()
     peer.ack_flush([1, 3]).await;
     handles.remove(0).await.unwrap();
     handles.remove(1).await.unwrap();
-    peer.drop_connection();
+    client.close().await;
     for (handle, sequence) in handles.into_iter().zip([2, 4, 5]) {
-        let error = handle.await.unwrap_err();
-        assert_eq!(error.sequence(), Sequence(sequence));
-        let Unacknowledged::Ended { ending, .. } = error else { panic!("{error}") };
-        assert!(matches!(ending.cause(), EndCause::ServerClosed), "{ending}");
+        let Unacknowledged { sequence: whose, ending } = handle.await.unwrap_err();
+        assert_eq!(whose, Sequence(sequence));
+        assert!(matches!(ending.cause(), EndCause::Closed), "{ending}");
         assert_eq!(ending.unacknowledged().to_string(), "2, 4-5");
     }
     let error = client.flush().await.unwrap_err();
-    assert_eq!(error.to_string(), "the server closed the connection; not acknowledged: 2, 4-5");
+    assert_eq!(error.to_string(), "the client was closed; not acknowledged: 2, 4-5");
     assert!(matches!(client.set(at(0), vec![1]).await, Err(AppendError::Ended(_))));
-    assert!(matches!(client.resend(Sequence(2)).await, Err(ResendError::Ended(_))));
     assert!(client.force_flush_at(Sequence(2)).await.is_err());
     client.durable_up_to(Sequence(1)).await.unwrap();
 
@@ -216,10 +190,10 @@ async fn when_the_server_goes_away_every_handle_fails_and_the_blocks_come_back()
     assert_eq!(blocks[1].data[..], [3]);
     assert_eq!(client.stats().unflushed_blocks, 3);
     assert!(matches!(events.next().await, Some(Event::Durable(set)) if set.to_string() == "1, 3"));
-    assert!(matches!(events.next().await, Some(Event::Disconnected(_))));
+    assert!(matches!(events.next().await, Some(Event::Ended(_))));
     assert!(events.next().await.is_none());
     let mut late = client.events();
-    assert!(matches!(late.next().await, Some(Event::Disconnected(_))));
+    assert!(matches!(late.next().await, Some(Event::Ended(_))));
     assert!(late.next().await.is_none());
 }
 
@@ -230,12 +204,11 @@ async fn blocks_given_back_can_be_sent_by_the_next_client_as_they_were() {
     let first = peer.expect_block(1).await;
     peer.ack_flush([1]).await;
     client.durable_up_to(Sequence(1)).await.unwrap();
-    peer.drop_connection();
-    client.durable_up_to(Sequence(3)).await.unwrap_err();
+    client.close().await;
 
     let blocks = client.unflushed().await;
     let options = ClientOptions {
-        first_sequence: first.sequence.next(),
+        start: Start::At(first.sequence.next()),
         session: Some(client.session()),
         ..defaults()
     };
@@ -261,64 +234,26 @@ async fn what_was_acknowledged_just_before_the_connection_broke_counts() {
 }
 
 #[tokio::test]
-async fn a_failed_flush_fails_everything_that_is_not_durable() {
+async fn a_refused_block_is_sent_again_and_its_handle_waits() {
     let (client, mut peer) = connected(defaults()).await;
     let mut events = client.events();
-    let handle = set(&client, 0).await;
-    let script = async {
-        peer.expect_block(1).await;
-        peer.expect_force_flush(1).await;
-        peer.fail_flush().await;
-    };
-    let (flushed, ()) = tokio::join!(client.flush(), script);
-    let Err(FlushError::Ended(ending)) = flushed else { panic!("{flushed:?}") };
-    assert!(matches!(ending.cause(), EndCause::FlushFailed), "{ending}");
-    assert!(handle.await.is_err());
-    assert!(matches!(events.next().await, Some(Event::FlushFailed)));
-    assert!(matches!(events.next().await, Some(Event::Disconnected(_))));
-    assert_eq!(client.unflushed().await.len(), 1);
-    peer.expect_close().await;
-}
-
-#[tokio::test]
-async fn a_refused_block_fails_alone_and_becomes_durable_when_it_is_resent() {
-    let (client, mut peer) = connected(defaults()).await;
-    let mut events = client.events();
-    let refused = set(&client, 0).await;
+    let mut refused = set(&client, 0).await;
     let mut after = set(&client, 1).await;
     peer.expect_blocks(1..=2).await;
     peer.refuse(1).await;
     peer.ack_received(2).await;
-    assert!(matches!(refused.await, Err(Unacknowledged::Refused { sequence: Sequence(1) })));
-    assert!(matches!(events.next().await, Some(Event::Failed(Sequence(1)))));
-    assert!(matches!(client.flush().await, Err(FlushError::Refused { sequence: Sequence(1) })));
-    assert!(is_pending(&mut after));
-    assert_eq!(client.unflushed().await.len(), 2);
-
-    assert!(matches!(client.resend(Sequence(2)).await, Err(ResendError::NotRefused { .. })));
-    let again = client.resend(Sequence(1)).await.unwrap();
+    peer.expect_block(1).await;
+    assert!(matches!(events.next().await, Some(Event::Refused(Sequence(1)))));
+    assert!(is_pending(&mut refused) && is_pending(&mut after));
     let script = async {
-        peer.expect_block(1).await;
         peer.expect_force_flush(2).await;
         peer.ack_flush([1, 2]).await;
     };
     let (flushed, ()) = tokio::join!(client.flush(), script);
     flushed.unwrap();
-    again.await.unwrap();
+    refused.await.unwrap();
     after.await.unwrap();
     assert_eq!((client.stats().refused_blocks, client.stats().resent_blocks), (1, 1));
-}
-
-#[tokio::test]
-async fn an_append_does_not_wait_for_room_that_only_a_resend_can_bring() {
-    let (client, mut peer) = connected(room_for(1)).await;
-    set(&client, 0).await;
-    let script = async {
-        peer.expect_block(1).await;
-        peer.refuse(1).await;
-    };
-    let (second, ()) = tokio::join!(client.set(at(1), vec![1]), script);
-    assert!(matches!(second, Err(AppendError::Refused { sequence: Sequence(1) })));
 }
 
 #[tokio::test]
@@ -341,7 +276,7 @@ async fn the_slave_sync_is_waited_for_in_the_order_of_the_commands() {
     second.await.unwrap();
     let script = async {
         peer.expect_wait_slave_sync().await;
-        peer.drop_connection();
+        client.close().await;
     };
     let (third, ()) = tokio::join!(client.wait_nbd_slave_sync(long), script);
     assert!(matches!(third, Err(SlaveSyncError::Ended(_))));
@@ -386,7 +321,7 @@ async fn close_after_flush_can_be_cut_short() {
         client.close().await
     };
     let (flushed, _) = tokio::join!(client.close_after_flush(), script);
-    assert!(matches!(flushed, Err(FlushError::Ended(_))));
+    assert!(matches!(flushed.unwrap_err().cause(), EndCause::Closed));
 }
 
 #[tokio::test]
@@ -398,7 +333,7 @@ async fn dropping_the_last_clone_closes() {
     peer.expect_block(1).await;
     drop(clone);
     peer.expect_close().await;
-    assert!(matches!(handle.await, Err(Unacknowledged::Ended { .. })));
+    assert!(matches!(handle.await.unwrap_err().ending.cause(), EndCause::Closed));
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ async fn back(redis: &RedisProcess) {
 
 async fn write(address: String, rate: f64, done: Arc<AtomicBool>) -> Latencies {
     let vdisk = VdiskId::new("measured").unwrap();
-    let client = Client::connect_continuing(address, vdisk, ClientOptions::default()).await.unwrap();
+    let client = Client::connect(address, vdisk, ClientOptions::default()).await.unwrap();
     let mut random = SmallRng::seed_from_u64(1);
     let mut outstanding = VecDeque::new();
     let mut latencies = Latencies::new();

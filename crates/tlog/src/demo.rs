@@ -57,8 +57,13 @@ pub async fn run(
     let mut image = DemoImage::make(scratch, image_bytes, generated)?;
     steps.tell(&format!("an image of {}: {}", show_size(image_bytes), image.what()), at.elapsed())?;
 
-    let recording =
-        Recording { vdisk: vdisk.clone(), image: image.path().to_owned(), block_size: None, server };
+    let recording = Recording {
+        vdisk: vdisk.clone(),
+        image: image.path().to_owned(),
+        block_size: None,
+        servers: server.into(),
+        give_up_after: Duration::from_secs(30),
+    };
     let mut moments =
         vec![record(&recording, &settings, &image, scratch, "recorded all of it", &mut steps).await?];
     for change in 1..=CHANGES {

@@ -277,7 +277,20 @@ pub static METRICS: &[Metric] = &[
         "vdisk",
         "From hand-over to FlushOK, of the first block of each FlushOK",
     ),
-    metric("tlog_client_connections_ended_total", Counter, "vdisk, cause", "Ends of connections"),
+    metric(
+        "tlog_client_connections_lost_total",
+        Counter,
+        "vdisk, cause",
+        "Connections that were left for the next server",
+    ),
+    metric("tlog_client_reconnects_total", Counter, "vdisk", "Servers that accepted after that"),
+    metric(
+        "tlog_client_failed_reconnects_total",
+        Counter,
+        "vdisk",
+        "Servers that were tried for it and did not accept",
+    ),
+    metric("tlog_client_ended_total", Counter, "vdisk, cause", "Ends of clients"),
 ];
 
 /// Tells the recorder what each metric says.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use tlog_client::{Client, ClientOptions, ConnectError};
+use tlog_client::{Client, ClientOptions, ConnectError, Servers};
 use tlog_player::{DiskState, DiskStateError, Moment, MomentError, OpenError, ReadOptions};
 use tlog_proto::{BlockIndex, Limits, Sequence, VdiskId};
 
@@ -49,8 +49,10 @@ pub struct Recording {
     pub image: PathBuf,
     /// In blocks of so many bytes; none: those of the log, or [`DEFAULT_BLOCK_SIZE`].
     pub block_size: Option<u32>,
-    /// The server, `host:port`.
-    pub server: String,
+    /// The servers, in the order in which they are tried.
+    pub servers: Servers,
+    /// How long it goes on without a server that works, before it fails.
+    pub give_up_after: Duration,
 }
 
 /// What was recorded.
@@ -85,15 +87,15 @@ impl Recording {
             limits: Limits { max_block_bytes: settings.limits.max_block_bytes, ..Limits::default() },
             // Opening a log after a crash can take a server a while.
             handshake_timeout: settings.limits.open_timeout + Duration::from_secs(5),
+            reconnect_deadline: Some(self.give_up_after),
             ..ClientOptions::default()
         };
         // Connected first: from then on nobody else writes, and all that the server had is durable and can be read.
-        let client = Client::connect_continuing(&self.server, self.vdisk.clone(), options).await;
+        let client = Client::connect(self.servers.clone(), self.vdisk.clone(), options).await;
         let client = client.map_err(|error| match error {
-            ConnectError::LogEndUnknown { vdisk } => anyhow!(
-                "the server at {} could not open the log of vdisk {vdisk}, or is not one of ours; its log says why, \
-                 'tlog verify {vdisk}' shows the stores",
-                self.server
+            ConnectError::ServerFailed { server, vdisk, .. } => anyhow!(
+                "the server at {server} could not open the log of vdisk {vdisk}; its log says why, \
+                 'tlog verify {vdisk}' shows the stores"
             ),
             error => error.into(),
         })?;
@@ -161,7 +163,7 @@ impl Recording {
             bail!(
                 "the server at {} holds {} of vdisk {}, and the stores of these settings hold {}: they are not the same log; \
                  use the settings of the server (-c FILE, data-dir, storage), or name another server",
-                self.server,
+                self.servers,
                 show(theirs),
                 self.vdisk,
                 show(ours)

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tlog::settings::{Settings, SettingsArgs};
 use tlog::storage::FlusherStorage;
@@ -69,7 +70,8 @@ async fn the_older_of_two_servers_is_fenced_at_its_next_write_and_the_log_does_n
     let shutdown = CancellationToken::new();
     let vdisk = VdiskId::new("contended").unwrap();
     let (first, second) = (shared.serve(&shutdown).await, shared.serve(&shutdown).await);
-    let connect = |address| Client::connect_continuing(address, vdisk.clone(), ClientOptions::default());
+    let options = ClientOptions { reconnect_deadline: Some(Duration::ZERO), ..ClientOptions::default() };
+    let connect = |address: SocketAddr| Client::connect(address, vdisk.clone(), options.clone());
 
     let older = connect(first).await.unwrap();
     write(&older, 12, 1).await.unwrap();

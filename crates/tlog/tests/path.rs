@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
-use support::{Place, Server};
-use tlog_client::{Client, ClientOptions, Event};
+use support::{Place, Server, of_one_connection};
+use tlog_client::{Client, Event};
 use tlog_proto::{BlockIndex, VdiskId};
 
 const BLOCK: usize = 4096;
@@ -384,8 +384,15 @@ fn a_server_killed_again_and_again_while_it_is_recorded_to_loses_nothing_acknowl
         }
         std::fs::write(story.image_path(), &story.image).unwrap();
         let server = story.server.take().unwrap();
-        let recording =
-            story.place.tlog_begin(&["record", "vda", "disk.img", "--server", &server.addr(), "--json"]);
+        let recording = story.place.tlog_begin(&[
+            "record",
+            "vda",
+            "disk.img",
+            "--server",
+            &server.addr(),
+            "--give-up-after",
+            "1ms",
+        ]);
         // A random moment of the recording, which takes a few tens of milliseconds: what the test is about, not a wait.
         std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..100)));
         server.kill();
@@ -417,8 +424,7 @@ async fn every_block_that_was_acknowledged_one_by_one_survives_a_kill() {
     for round in 0..5 {
         let server = place.server(&["--flush-size", "3"]);
         let vdisk = VdiskId::new("vda").unwrap();
-        let client =
-            Client::connect_continuing(server.addr(), vdisk, ClientOptions::default()).await.unwrap();
+        let client = Client::connect(server.addr(), vdisk, of_one_connection()).await.unwrap();
         let mut handles = Vec::new();
         for _ in 0..400 {
             handles.push((next, client.set(BlockIndex::new(next).unwrap(), content(next)).await.unwrap()));
@@ -430,7 +436,7 @@ async fn every_block_that_was_acknowledged_one_by_one_survives_a_kill() {
         while durable < 60 + round * 40 {
             match events.next().await.unwrap() {
                 Event::Durable(sequences) => durable += sequences.len(),
-                Event::Disconnected(ending) => panic!("{ending}"),
+                Event::Ended(ending) => panic!("{ending}"),
                 _ => {}
             }
         }

@@ -19,7 +19,7 @@ use tlog_proto::{BlockIndex, Sequence, VdiskId};
 
 async fn connect(server: &Server) -> Client {
     let vdisk = VdiskId::new("vda").unwrap();
-    Client::connect_continuing(server.addr(), vdisk, ClientOptions::default()).await.unwrap()
+    Client::connect(server.addr(), vdisk, ClientOptions::default()).await.unwrap()
 }
 
 async fn send(client: &Client, blocks: u64) {

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tlog_client::{Client, ClientOptions};
+use tlog_client::{Backoff, Client, ClientOptions, Durable, Start};
 use tlog_proto::{
     Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, HandshakeRequest, HandshakeResponse,
-    HandshakeStatus, Limits, Response, Sequence, VdiskId, Version,
+    HandshakeStatus, Limits, Refusal, Response, Sequence, VdiskId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -58,6 +58,21 @@ impl ScriptedServer {
         peer
     }
 
+    /// Accepts a connection and answers the handshake with OK, and where the log durably ends.
+    pub async fn accept_continuing(&self, last_flushed: u64) -> Peer {
+        let mut peer = self.accept_request().await;
+        peer.answer_handshake(HandshakeStatus::Ok, Some(last_flushed)).await;
+        peer
+    }
+
+    /// Accepts a connection and refuses the handshake, and says why.
+    pub async fn refuse_because(&self, refusal: Refusal) -> HandshakeRequest {
+        let mut peer = self.accept_request().await;
+        peer.answer_handshake_with(HandshakeResponse::refused(HandshakeStatus::InternalServerError, refusal))
+            .await;
+        peer.request
+    }
+
     /// Accepts a connection and refuses the handshake.
     pub async fn refuse_handshake(
         &self,
@@ -70,12 +85,57 @@ impl ScriptedServer {
     }
 }
 
+/// Beginning at sequence 1, with patience that no test runs out of.
+pub fn defaults() -> ClientOptions {
+    starting_at(1)
+}
+
+pub fn starting_at(sequence: u64) -> ClientOptions {
+    let backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(10) };
+    let hour = Duration::from_secs(3600);
+    ClientOptions {
+        start: Start::At(Sequence(sequence)),
+        answer_timeout: hour,
+        resend_timeout: hour,
+        flush_after: hour,
+        backoff,
+        ..ClientOptions::default()
+    }
+}
+
 /// A client and the server's end of its connection.
 pub async fn connected(options: ClientOptions) -> (Client, Peer) {
-    let server = ScriptedServer::start().await;
+    connected_to(&ScriptedServer::start().await, options).await
+}
+
+/// The same, to a server that goes on.
+pub async fn connected_to(server: &ScriptedServer, options: ClientOptions) -> (Client, Peer) {
     let (client, peer) =
         tokio::join!(Client::connect(server.addr(), vdisk(), options), server.accept_handshake());
     (client.unwrap(), peer)
+}
+
+pub async fn set(client: &Client, index: u64) -> Durable {
+    client.set(at(index), vec![index as u8]).await.unwrap()
+}
+
+pub async fn set_many(client: &Client, count: u64) -> Vec<Durable> {
+    let mut handles = Vec::new();
+    for index in 0..count {
+        handles.push(set(client, index).await);
+    }
+    handles
+}
+
+/// Whether a future is done, now that everything else had its turn.
+pub fn is_pending<T>(future: impl Future<Output = T>) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::pin!(future).poll(&mut context).is_pending()
+}
+
+/// Waits for something that must happen.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it happens soon")
 }
 
 /// The server's end of one connection.
@@ -121,6 +181,14 @@ impl Peer {
 
     pub async fn expect_force_flush(&mut self, sequence: u64) {
         assert_eq!(self.next_message().await, ClientMessage::ForceFlushAtSeq(Sequence(sequence)));
+    }
+
+    /// The next message is a flush; up to where.
+    pub async fn expect_some_flush(&mut self) -> u64 {
+        match self.next_message().await {
+            ClientMessage::ForceFlushAtSeq(sequence) => sequence.0,
+            other => panic!("a flush expected, not {other:?}"),
+        }
     }
 
     pub async fn expect_wait_slave_sync(&mut self) {
@@ -173,6 +241,17 @@ impl Peer {
 
     pub async fn fail_flush(&mut self) {
         self.respond(BlockStatus::FlushFailed, []).await;
+    }
+
+    /// Sends what a response is, in pieces of one byte.
+    pub async fn respond_slowly(&mut self, status: BlockStatus, sequences: impl IntoIterator<Item = u64>) {
+        let mut wire = BytesMut::new();
+        let sequences = sequences.into_iter().map(Sequence).collect();
+        Response { status, sequences }.encode_into(&mut wire);
+        for byte in wire {
+            self.send_bytes(&[byte]).await;
+            tokio::task::yield_now().await;
+        }
     }
 
     pub async fn send_bytes(&mut self, bytes: &[u8]) {

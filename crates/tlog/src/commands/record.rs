@@ -10,7 +10,7 @@ use tlog_proto::VdiskId;
 use super::progress;
 use crate::logging;
 use crate::recording::{Recorded, Recording};
-use crate::settings::{ListenAddress, Settings, SettingsArgs, show_size};
+use crate::settings::{ListenAddress, Settings, SettingsArgs, TimeSpan, show_size};
 
 /// Logs what changed in a disk image since what the log holds, and waits until it is durable.
 ///
@@ -22,7 +22,7 @@ use crate::settings::{ListenAddress, Settings, SettingsArgs, show_size};
 #[command(after_help = "Examples:\n  \
     tlog record vda disk.img               into the log 'vda' of the server on this machine\n  \
     tlog record vda disk.img --block-size 16384\n  \
-    tlog record vda /dev/vg0/snapshot --server 127.0.0.1:11300 --json")]
+    tlog record vda /dev/vg0/snapshot --server tlog-1:11211,tlog-2:11211 --json")]
 pub(crate) struct Arguments {
     /// Into the log of which vdisk; a new name begins a new log
     vdisk: VdiskId,
@@ -31,9 +31,13 @@ pub(crate) struct Arguments {
     /// Bytes of a block: a power of two [default: that of the log; 4096 for a new one]
     #[arg(long, value_name = "BYTES")]
     block_size: Option<u32>,
-    /// Where the server is [default: where the settings say that it listens]
-    #[arg(long, value_name = "ADDR")]
-    server: Option<ListenAddress>,
+    /// Where the server is, or several of the same log, of which the first that works is taken [default: where the settings say that it
+    /// listens]
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    server: Vec<ListenAddress>,
+    /// How long to go on trying, once the recording has begun, when no server works any more
+    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    give_up_after: TimeSpan,
     /// Prints what was recorded as JSON
     #[arg(long)]
     json: bool,
@@ -44,12 +48,16 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    let server = arguments.server.unwrap_or_else(|| settings.listen.to_connect());
+    let servers = match &arguments.server[..] {
+        [] => settings.listen.to_connect().to_string().into(),
+        servers => servers.into(),
+    };
     let recording = Recording {
         vdisk: arguments.vdisk,
         image: arguments.image,
         block_size: arguments.block_size,
-        server: server.to_string(),
+        servers,
+        give_up_after: arguments.give_up_after.0,
     };
     let bar = progress::of_bytes("recording");
     let recorded = recording

@@ -26,7 +26,7 @@ pub use document::{default_file, markdown};
 pub use error::SettingsError;
 pub use flags::SettingsArgs;
 pub use table::{DEFAULT_FILE, Group, Kind, Preset, SETTINGS, Setting};
-pub use values::{ListenAddress, Size, ValueFault, show_size};
+pub use values::{ListenAddress, Size, TimeSpan, ValueFault, show_size};
 
 use layers::{Merged, Sources};
 use tlog_config::{Secret, StoreAddress};

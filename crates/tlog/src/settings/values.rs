@@ -115,6 +115,18 @@ impl FromStr for Size {
     }
 }
 
+/// A duration above zero, as a person writes it: `2m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeSpan(pub Duration);
+
+impl FromStr for TimeSpan {
+    type Err = ValueFault;
+
+    fn from_str(text: &str) -> Result<Self, ValueFault> {
+        duration(text).map(Self)
+    }
+}
+
 /// Bytes as a person reads them.
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];

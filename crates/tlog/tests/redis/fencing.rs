@@ -4,19 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tlog_client::{Client, ClientOptions};
+use tlog_client::Client;
 use tlog_proto::{BlockIndex, VdiskId};
 use tlog_testbed::RedisOptions;
 
 use crate::site::Site;
-use crate::support::Server;
+use crate::support::{Server, of_one_connection};
 
 /// How often the servers change; `TLOG_FENCING_ROUNDS` for more.
 const ROUNDS: u64 = 60;
 
 async fn connect(server: &Server) -> Client {
-    let options = ClientOptions::default();
-    Client::connect_continuing(server.addr(), VdiskId::new("vda").unwrap(), options).await.unwrap()
+    Client::connect(server.addr(), VdiskId::new("vda").unwrap(), of_one_connection()).await.unwrap()
 }
 
 /// Writes blocks that say who wrote them; answers the sequences that were acknowledged.

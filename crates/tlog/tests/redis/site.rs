@@ -9,11 +9,11 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tlog::admin_client::ask;
-use tlog_client::{Client, ClientOptions};
+use tlog_client::Client;
 use tlog_proto::{BlockIndex, VdiskId};
 use tlog_testbed::{RedisOptions, RedisServers};
 
-use crate::support::{Place, Server};
+use crate::support::{Place, Server, of_one_connection};
 
 pub const BLOCK: usize = 512;
 
@@ -106,8 +106,7 @@ pub struct Disk {
 impl Disk {
     pub async fn connect(server: &Server, vdisk: &str) -> Self {
         let vdisk = VdiskId::new(vdisk).unwrap();
-        let client =
-            Client::connect_continuing(server.addr(), vdisk, ClientOptions::default()).await.unwrap();
+        let client = Client::connect(server.addr(), vdisk, of_one_connection()).await.unwrap();
         Self {
             client,
             random: SmallRng::seed_from_u64(11),
@@ -136,11 +135,10 @@ impl Disk {
 
     async fn when_taken(server: &Server, vdisk: &str) -> Client {
         // The log may be closing, or a store be on its way back.
-        let options = ClientOptions::default();
         let began = Instant::now();
         loop {
             let vdisk = VdiskId::new(vdisk).unwrap();
-            match Client::connect_continuing(server.addr(), vdisk, options.clone()).await {
+            match Client::connect(server.addr(), vdisk, of_one_connection()).await {
                 Ok(client) => return client,
                 Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
             }

@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use tlog_client::ClientOptions;
 
 /// A directory in which a server and the tool find the same log.
 pub struct Place {
@@ -79,6 +82,11 @@ impl Place {
     pub fn server_without_admin(&self) -> Server {
         Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &["--listen", "127.0.0.1:0"]), false)
     }
+}
+
+/// A client that ends when it loses its server: what it is told then is what these tests are about.
+pub fn of_one_connection() -> ClientOptions {
+    ClientOptions { reconnect_deadline: Some(Duration::ZERO), ..ClientOptions::default() }
 }
 
 /// A running `tlog-server`; killed when dropped.
