@@ -167,7 +167,9 @@ pub fn reload_tls(tls: &ServerTls) {
         Ok(certificate) => {
             tell_certificate(tls, &certificate, "the files of TLS were read again, for new connections")
         }
-        Err(error) => tracing::error!("TLS stays as it is, the old one stays in force: {error}"),
+        Err(error) => {
+            tracing::error!("the files of TLS cannot be taken, the old certificate stays in force: {error}")
+        }
     }
 }
 

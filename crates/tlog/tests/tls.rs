@@ -132,7 +132,7 @@ async fn a_certificate_is_renewed_while_the_server_runs() {
 
     std::fs::write(&identity.key, "half a k").unwrap();
     server.signal("-HUP");
-    let told = server.waits_for_log("the old one stays in force");
+    let told = server.waits_for_log("the old certificate stays in force");
     assert!(told.contains("ERROR") && told.contains("server.key has no private key"), "{told}");
     Client::greet(&server, new_ca.certificate(), Some(&one), "vm-3").await.unwrap();
     open.sends(3).await;

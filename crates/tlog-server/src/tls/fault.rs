@@ -44,6 +44,8 @@ pub(crate) enum TlsFault {
         "the handshake was not done in time; the client stopped in the middle of it, or the network is too slow"
     )]
     Timeout,
+    #[error("{0}; the client must speak TLS 1.2 or 1.3")]
+    Incompatible(rustls::Error),
     #[error("{0}")]
     Other(rustls::Error),
 }
@@ -89,6 +91,7 @@ impl TlsFault {
                 }
                 error => Self::ClientCertificateUntrusted(error),
             },
+            error @ rustls::Error::PeerIncompatible(_) => Self::Incompatible(error),
             error => Self::Other(error),
         }
     }
@@ -105,7 +108,7 @@ impl TlsFault {
             Self::NotTls => "not_tls",
             Self::Closed | Self::Broken(_) => "closed",
             Self::Timeout => "timeout",
-            Self::Other(_) => "other",
+            Self::Incompatible(_) | Self::Other(_) => "other",
         }
     }
 
@@ -185,6 +188,8 @@ mod tests {
         check(bad(CertificateError::Expired), "client_certificate_expired", "renew it");
         check(bad(CertificateError::NotValidYet), "client_certificate_expired", "clocks");
         check(rustls::Error::DecryptError, "other", "decrypt");
+        let old = rustls::PeerIncompatible::Tls12NotOfferedOrEnabled;
+        check(rustls::Error::PeerIncompatible(old), "other", "must speak TLS 1.2 or 1.3");
     }
 
     #[test]

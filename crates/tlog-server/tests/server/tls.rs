@@ -1,137 +1,19 @@
 //! TLS: who gets in, who does not and is told why, and files that change while the server runs.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustls::{AlertDescription, ClientConfig};
+use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
+use rustls::{AlertDescription, ClientConfig, ConnectionTrafficSecrets, ContentType, ProtocolVersion};
 use tlog_proto::{HandshakeStatus, Refusal};
-use tlog_server::{
-    PermissionRule, Permissions, ServerCertificateFault, ServerSettings, ServerTls, TlsError, TlsFiles,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tlog_server::{Permissions, ServerCertificateFault, ServerSettings, ServerTls, TlsError, TlsFiles};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
-use crate::support::certificates::{Authority, Identity, dial_tls, put};
+use crate::support::certificates::{Authority, dial_tls, put};
 use crate::support::client::block_of;
+use crate::support::scene::{NAME, Place, Scene};
 use crate::support::*;
-
-/// The name that the server's certificates have.
-const NAME: &str = "tlog.example.org";
-
-type TlsClient = Client<ReadHalf<TlsStream<TcpStream>>, WriteHalf<TlsStream<TcpStream>>>;
-
-/// Files of a server, and the authorities that sign for it and for its clients.
-struct Place {
-    directory: tempfile::TempDir,
-    of_servers: Authority,
-    of_clients: Authority,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self {
-            directory: tempfile::tempdir().unwrap(),
-            of_servers: Authority::new("authority of servers"),
-            of_clients: Authority::new("authority of clients"),
-        };
-        place.put_identity(&place.of_servers.issue(&[NAME]));
-        put(place.directory.path(), "clients.pem", &place.of_clients.pem);
-        place
-    }
-
-    fn put_identity(&self, identity: &Identity) {
-        put(self.directory.path(), "server.pem", &identity.certificate);
-        put(self.directory.path(), "server.key", &identity.key);
-    }
-
-    fn files(&self, mutual: bool) -> TlsFiles {
-        let file = |name: &str| self.directory.path().join(name);
-        TlsFiles {
-            certificate: file("server.pem"),
-            key: file("server.key"),
-            client_ca: mutual.then(|| file("clients.pem")),
-        }
-    }
-
-    fn load(&self, mutual: bool) -> ServerTls {
-        ServerTls::load(self.files(mutual), Permissions::default()).unwrap().0
-    }
-}
-
-/// A server that speaks TLS, its counters and its log.
-struct Scene {
-    place: Place,
-    tls: ServerTls,
-    server: Running,
-    counters: &'static Counters,
-    said: Said,
-    _guards: (metrics::LocalRecorderGuard<'static>, tracing::subscriber::DefaultGuard),
-}
-
-impl Scene {
-    async fn new(mutual: bool) -> Self {
-        Self::with(mutual, small()).await
-    }
-
-    async fn with(mutual: bool, settings: ServerSettings) -> Self {
-        let (counters, counting) = Counters::install();
-        let (said, listening) = Said::listen();
-        let place = Place::new();
-        let tls = place.load(mutual);
-        let server = Running::with_tls(settings, tls.clone()).await;
-        Self { place, tls, server, counters, said, _guards: (counting, listening) }
-    }
-
-    fn addr(&self) -> SocketAddr {
-        self.server.addr
-    }
-
-    fn permit(&self, rules: &[&str]) {
-        self.tls.replace_permissions(permissions(rules));
-    }
-
-    /// How a client is set up that trusts the server and shows no certificate.
-    fn nobody(&self) -> ClientConfig {
-        self.place.of_servers.trusted(None)
-    }
-
-    /// The same with a certificate of these names.
-    fn named(&self, names: &[&str]) -> ClientConfig {
-        self.place.of_servers.trusted(Some(&self.place.of_clients.issue(names)))
-    }
-
-    async fn dial(&self, config: ClientConfig) -> TlsClient {
-        Client::over(dial_tls(self.addr(), config, NAME).await.unwrap())
-    }
-
-    async fn connect(&self, config: ClientConfig, vdisk: &str, first: u64) -> TlsClient {
-        let mut client = self.dial(config).await;
-        client.say_hello(handshake(vdisk, 7, first)).await;
-        assert_eq!(client.hears_handshake().await.status, HandshakeStatus::Ok);
-        client
-    }
-
-    /// One handshake has failed for this reason, which the log explains so.
-    async fn failed(&self, reason: &str, says: &str) {
-        let counter = format!("tlog_server_tls_handshakes_failed_total{{{reason}}}");
-        // It may not even be accepted yet.
-        self.server.until(|status| status.connections == 0 && self.counters.get(&counter) > 0).await;
-        assert_eq!(self.counters.get(&counter), 1, "{counter}");
-        self.said.once(&[
-            "WARN",
-            "TLS handshake failed",
-            "peer=127.0.0.1:",
-            &format!("reason=\"{reason}\""),
-            says,
-        ]);
-    }
-}
-
-fn permissions(rules: &[&str]) -> Permissions {
-    Permissions::new(rules.iter().map(|rule| rule.parse::<PermissionRule>().unwrap()).collect())
-}
 
 /// The alert that ended a connection.
 fn alert(error: &io::Error) -> AlertDescription {
@@ -163,15 +45,7 @@ async fn a_session_over_tls_is_like_any_other() {
 async fn a_client_of_tls_1_2_is_served_too() {
     let scene = Scene::new(true).await;
     let identity = scene.place.of_clients.issue(&["old.example.org"]);
-    let mut config = scene.place.of_servers.trusted(Some(&identity));
-    let builder = ClientConfig::builder_with_provider(config.crypto_provider().clone());
-    let old = builder.with_protocol_versions(&[&rustls::version::TLS12]).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    use rustls::pki_types::pem::PemObject;
-    let pem = scene.place.of_servers.pem.as_bytes();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
-    let resolver = config.client_auth_cert_resolver.clone();
-    config = old.with_root_certificates(roots).with_client_cert_resolver(resolver);
+    let config = scene.place.of_servers.trusted_by(&[&rustls::version::TLS12], Some(&identity));
     let mut client = scene.connect(config, "vd", 1).await;
     client.works(1).await;
     scene.said.once(&["DEBUG", "TLS handshake done", "TLSv1_2"]);
@@ -393,6 +267,61 @@ async fn garbage_is_refused_before_it_takes_memory() {
 }
 
 #[tokio::test]
+async fn no_flipped_byte_of_a_handshake_harms_the_server() {
+    let scene = Scene::new(true).await;
+    let hello = client_hello(scene.nobody());
+    for at in 1..hello.len() {
+        let mut hello = hello.clone();
+        hello[at] ^= 0x55;
+        let mut stream = TcpStream::connect(scene.addr()).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = soon(stream.read_to_end(&mut answer)).await;
+    }
+    scene.server.until(|status| status.connections == 0).await;
+    let failed = ["other", "closed"]
+        .map(|reason| scene.counters.get(&format!("tlog_server_tls_handshakes_failed_total{{{reason}}}")));
+    assert_eq!(failed.iter().sum::<u64>(), hello.len() as u64 - 1, "{failed:?}");
+    scene.connect(scene.named(&["one"]), "vd", 1).await.works(1).await;
+}
+
+/// An alert of TLS 1.3 as it goes over the wire, from a client whose handshake is done.
+fn late_alert(client: rustls::ClientConnection, alert: AlertDescription) -> Vec<u8> {
+    let suite = client.negotiated_cipher_suite().unwrap().tls13().unwrap();
+    let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
+    let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+    | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+    else {
+        panic!("an unknown cipher");
+    };
+    let fatal = [2, alert.into()];
+    let message = OutboundPlainMessage {
+        typ: ContentType::Alert,
+        version: ProtocolVersion::TLSv1_3,
+        payload: OutboundChunks::Single(&fatal),
+    };
+    suite.aead_alg.encrypter(key, iv).encrypt(message, sequence).unwrap().encode()
+}
+
+#[tokio::test]
+async fn a_client_that_refuses_the_certificate_when_the_server_is_through_is_named_too() {
+    let scene = Scene::new(false).await;
+    let mut config = scene.nobody();
+    config.enable_secret_extraction = true;
+    let stream = dial_tls(scene.addr(), config, NAME).await.unwrap();
+    scene.server.until(|_| scene.counters.get("tlog_server_tls_handshakes_total") == 1).await;
+    let (mut stream, client) = stream.into_inner();
+    stream.write_all(&late_alert(client, AlertDescription::UnknownCA)).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon(stream.read_to_end(&mut answer)).await;
+    drop(stream);
+    scene.failed("client_distrusts_us", "give the client the certificate of the authority").await;
+    assert_eq!(scene.said.lines(&["broke before the handshake"]), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn whoever_looks_whether_the_port_is_open_is_no_failure() {
     let scene = Scene::new(true).await;
     drop(TcpStream::connect(scene.addr()).await.unwrap());
@@ -433,7 +362,7 @@ async fn who_never_reads_is_closed_over_tls_too() {
     let scene = Scene::with(false, settings).await;
     let mut client = scene.connect(scene.nobody(), "vd", 1).await;
     client.works(1).await;
-    client.sends_until_stuck(std::iter::repeat_with(|| block(1)).take(2_000_000)).await;
+    soon(client.sends_without_end(block(1))).await;
     scene.server.until(|status| status.connections == 0).await;
     assert_eq!(scene.counters.get("tlog_server_disconnects_total{not_reading}"), 1);
 }

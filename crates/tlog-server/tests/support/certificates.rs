@@ -12,8 +12,8 @@ use rcgen::{
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -85,10 +85,19 @@ impl Authority {
 
     /// How a client is set up that trusts this authority.
     pub fn trusted(&self, own: Option<&Identity>) -> ClientConfig {
+        self.trusted_by(rustls::DEFAULT_VERSIONS, own)
+    }
+
+    /// The same with a client of these versions.
+    pub fn trusted_by(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        own: Option<&Identity>,
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         match own {
@@ -108,7 +117,9 @@ pub async fn dial_tls(
     config: ClientConfig,
     name: &str,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(addr).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap(); // a client that does not read is noticed soon
+    let stream = socket.connect(addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await

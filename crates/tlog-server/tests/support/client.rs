@@ -127,6 +127,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         }
     }
 
+    /// Sends and never reads, until the server has closed the connection.
+    pub async fn sends_without_end(&mut self, block: Block) {
+        let mut bytes = BytesMut::new();
+        (0..16).for_each(|_| block.encode_into(&mut bytes));
+        while self.writer.write_all(&bytes).await.is_ok() {}
+    }
+
     /// The next response.
     pub async fn hears(&mut self) -> (BlockStatus, Vec<u64>) {
         let Response { status, sequences } = soon(self.reader.response()).await.unwrap().expect("a response");

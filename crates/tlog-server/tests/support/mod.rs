@@ -6,6 +6,7 @@ pub mod client;
 pub mod counters;
 pub mod log;
 pub mod said;
+pub mod scene;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
