@@ -268,6 +268,9 @@ impl Dialer {
                 ConnectError::ServerTooOld { server, version }
             }
             (HandshakeStatus::Ok, ..) => return Ok(()),
+            (_, Some(Refusal::TlsWanted), _) => {
+                ConnectError::Tls { server, failure: TlsFailure::TlsWanted }
+            }
             (HandshakeStatus::InvalidRequest, ..) => ConnectError::InvalidRequest { server, version },
             (HandshakeStatus::InvalidVersion, ..) => ConnectError::ClientTooOld { server, version },
             (_, Some(Refusal::NotPermitted), _) => ConnectError::NotPermitted { server, vdisk },

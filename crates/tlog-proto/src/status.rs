@@ -101,12 +101,14 @@ pub enum Refusal {
     LogUnavailable,
     /// The client's certificate does not permit this vdisk.
     NotPermitted,
+    /// The server speaks nothing but TLS, and this was said without it.
+    TlsWanted,
 }
 
 impl Refusal {
     /// All of them.
     pub const ALL: &'static [Refusal] =
-        &[Refusal::Gap, Refusal::TakenOver, Refusal::LogUnavailable, Refusal::NotPermitted];
+        &[Self::Gap, Self::TakenOver, Self::LogUnavailable, Self::NotPermitted, Self::TlsWanted];
 
     /// None where nothing was told, or something that this version does not know.
     pub fn from_wire(number: u8) -> Option<Self> {
@@ -120,6 +122,7 @@ impl Refusal {
             Refusal::TakenOver => 2,
             Refusal::LogUnavailable => 3,
             Refusal::NotPermitted => 4,
+            Refusal::TlsWanted => 5,
         }
     }
 }

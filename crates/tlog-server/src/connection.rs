@@ -1,41 +1,42 @@
 //! One connection: handshake, then reading and writing side by side in one task.
 //!
 //! Reading checks the blocks that arrived together, counts their memory and hands them to the vdisk's task; writing takes
-//! from the [`Outbox`]. Whichever ends first ends the connection.
+//! from the [`Outbox`]. Whichever ends first ends the connection. All of it is the same over plain TCP and over TLS, whose own
+//! handshake comes first.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tlog_proto::{
-    Block, BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
-    HandshakeResponse, HandshakeStatus, Response, Sequence, UnverifiedBlock, VdiskId, hash_many,
+    BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
+    HandshakeResponse, HandshakeStatus, Refusal, Response, Sequence, VdiskId,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::budget::{Budget, Permit};
 use crate::outbox::{Ended, Outbox, Reason, ToWrite};
 use crate::registry::{Hello, Incoming, Shared, Verdict};
 use crate::session::{Greeting, cost};
+use crate::tls::{self, Caller, NotAccepted, ServerTls, TlsFault};
+use crate::verify::{Verified, verified};
 
 /// Messages that are taken together, at most.
 const MAX_BATCH: usize = 64;
-/// Bytes of data from which on hashing is moved off the tasks that serve others.
-const HASH_ELSEWHERE: usize = 1 << 20;
 /// Batches that may wait for the vdisk's task.
 const INBOUND_BATCHES: usize = 4;
 /// How long a connection that the server ends may take to read the last words. Closing while the client still sends
 /// would make the client's end drop them.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+/// Serves a connection until it ends. With `tls` it speaks that and nothing else.
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, tls: Option<ServerTls>) {
     let _ = stream.set_nodelay(true);
     if let Some(time) = shared.settings.keepalive {
         let keepalive = socket2::TcpKeepalive::new().with_time(time).with_interval(time);
@@ -43,13 +44,50 @@ pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<S
             debug!(%peer, %error, "no keepalive");
         }
     }
+    // One for both handshakes, that of TLS and ours.
+    let deadline = pin!(sleep(shared.settings.handshake_timeout));
+    let served = async {
+        match tls {
+            None => over_tcp(stream, peer, &shared, deadline).await,
+            Some(tls) => over_tls(tls, stream, peer, &shared, deadline).await,
+        }
+    };
     tokio::select! {
         biased;
         () = shared.kill.cancelled() => {}
-        linger = converse(&mut stream, peer, &shared) => if linger == Linger::Yes {
-            let _ = stream.shutdown().await;
-            let _ = timeout(LINGER, drain(&mut stream)).await;
-        },
+        () = served => {}
+    }
+}
+
+async fn over_tcp(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, deadline: Pin<&mut Sleep>) {
+    let (read, write) = stream.split();
+    if converse(read, write, peer, &Caller::unknown(), shared, deadline).await == Linger::Yes {
+        linger(&mut stream).await;
+    }
+}
+
+async fn over_tls(
+    tls: ServerTls,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+    mut deadline: Pin<&mut Sleep>,
+) {
+    match tls::accept(tls, stream, peer, shared, deadline.as_mut()).await {
+        Ok((mut stream, caller)) => {
+            let (read, write) = tokio::io::split(&mut stream);
+            if converse(read, write, peer, &caller, shared, deadline).await == Linger::Yes {
+                linger(&mut stream).await;
+            }
+        }
+        Err(NotAccepted::Told(mut stream)) => linger(&mut stream).await,
+        Err(NotAccepted::Plain(mut stream)) => {
+            // Most likely a client of ours that was not told of TLS. It understands this, and no alert.
+            let answer = HandshakeResponse::refused(HandshakeStatus::InvalidRequest, Refusal::TlsWanted);
+            respond(&mut stream, &answer, shared).await;
+            linger(&mut stream).await;
+        }
+        Err(NotAccepted::Gone) => {}
     }
 }
 
@@ -60,19 +98,34 @@ enum Linger {
     No,
 }
 
-async fn drain(stream: &mut TcpStream) {
-    let mut dropped = [0; 4096];
-    while matches!(stream.read(&mut dropped).await, Ok(1..)) {}
+/// Says that nothing more will come, over TLS in its words too, and gives the client the time to read it.
+async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let drained = async {
+        let _ = stream.shutdown().await;
+        let mut dropped = [0; 4096];
+        while matches!(stream.read(&mut dropped).await, Ok(1..)) {}
+    };
+    let _ = timeout(LINGER, drained).await;
 }
 
-async fn converse(stream: &mut TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Linger {
-    let (read, mut write) = stream.split();
+async fn converse<R, W>(
+    read: R,
+    mut write: W,
+    peer: SocketAddr,
+    caller: &Caller,
+    shared: &Arc<Shared>,
+    deadline: Pin<&mut Sleep>,
+) -> Linger
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let mut reader = FrameReader::new(read, shared.settings.limits);
-    let request = match greeted(&mut reader, peer, shared).await {
+    let request = match greeted(&mut reader, peer, caller, shared, deadline).await {
         Ok(request) => request,
         Err(None) => return Linger::No,
-        Err(Some(status)) => {
-            respond(&mut write, &HandshakeResponse::new(status), shared).await;
+        Err(Some(answer)) => {
+            respond(&mut write, &answer, shared).await;
             return Linger::Yes;
         }
     };
@@ -111,55 +164,80 @@ async fn converse(stream: &mut TcpStream, peer: SocketAddr, shared: &Arc<Shared>
     }
 }
 
-/// Reads the handshake request; else says how to answer, if at all.
+/// Reads the handshake request of a client that may write the vdisk; else says how to answer, if at all.
 async fn greeted(
-    reader: &mut FrameReader<ReadHalf<'_>>,
+    reader: &mut FrameReader<impl AsyncRead + Unpin>,
     peer: SocketAddr,
+    caller: &Caller,
     shared: &Shared,
-) -> Result<HandshakeRequest, Option<HandshakeStatus>> {
-    let refused = |reason: &'static str, status: Option<HandshakeStatus>| {
+    deadline: Pin<&mut Sleep>,
+) -> Result<HandshakeRequest, Option<HandshakeResponse>> {
+    let refused = |reason: &'static str, answer: HandshakeResponse| {
         metrics::counter!("tlog_server_handshakes_refused_total", "reason" => reason).increment(1);
-        Err(status)
+        Err(Some(answer))
     };
+    let unreadable = || HandshakeResponse::new(HandshakeStatus::InvalidRequest);
     let request = tokio::select! {
         biased;
         () = shared.stop.cancelled() => return Err(None),
-        request = timeout(shared.settings.handshake_timeout, reader.handshake_request()) => request,
+        request = reader.handshake_request() => request,
+        () = deadline => {
+            warn!(%peer, "refused: no handshake in time");
+            return refused("timeout", unreadable());
+        }
     };
     match request {
-        Ok(Ok(Some(request))) if !request.version.is_supported() => {
+        Ok(Some(request)) if !request.version.is_supported() => {
             warn!(vdisk = %request.vdisk_id, %peer, version = %request.version, "refused: the client is too old");
-            refused("version", Some(HandshakeStatus::InvalidVersion))
+            refused("version", HandshakeResponse::new(HandshakeStatus::InvalidVersion))
         }
-        Ok(Ok(Some(request))) => Ok(request),
-        Ok(Ok(None)) => {
+        Ok(Some(request)) if !caller.may_write(&request.vdisk_id) => {
+            let (vdisk, names) = (&request.vdisk_id, caller.names());
+            warn!(%vdisk, %peer, ?names, "refused: no rule permits this vdisk to a name of the client's certificate");
+            let status = HandshakeStatus::InvalidVdiskId;
+            refused("not_permitted", HandshakeResponse::refused(status, Refusal::NotPermitted))
+        }
+        Ok(Some(request)) => {
+            if caller.is_over_tls() {
+                info!(vdisk = %request.vdisk_id, %peer, names = ?caller.names(), "certificate of the client");
+            }
+            Ok(request)
+        }
+        Ok(None) => {
             debug!(%peer, "closed without a handshake");
             Err(None)
         }
-        Ok(Err(FrameError::Decode(DecodeError::IllegalVdiskId(error)))) => {
+        Err(FrameError::Decode(DecodeError::IllegalVdiskId(error))) => {
             warn!(%peer, %error, "refused: illegal vdisk id");
-            refused("vdisk_id", Some(HandshakeStatus::InvalidVdiskId))
+            refused("vdisk_id", HandshakeResponse::new(HandshakeStatus::InvalidVdiskId))
         }
-        Ok(Err(FrameError::Io(error))) => {
-            debug!(%peer, %error, "broke before the handshake");
+        Err(FrameError::Io(error)) => {
+            match TlsFault::late(&error) {
+                Some(fault) => fault.report(peer),
+                None => debug!(%peer, %error, "broke before the handshake"),
+            }
             Err(None)
         }
-        Ok(Err(error)) => {
-            warn!(%peer, %error, "refused: the handshake cannot be read");
-            refused("unreadable", Some(HandshakeStatus::InvalidRequest))
+        Err(error) if !caller.is_over_tls() && tls::is_tls_at_plain_server(&error) => {
+            warn!(%peer, "refused: the client speaks TLS, and this server does not; give the server a certificate, or tell the client not to");
+            refused("tls", unreadable())
         }
-        Err(_) => {
-            warn!(%peer, "refused: no handshake in time");
-            refused("timeout", Some(HandshakeStatus::InvalidRequest))
+        Err(error) => {
+            warn!(%peer, %error, "refused: the handshake cannot be read");
+            refused("unreadable", unreadable())
         }
     }
 }
 
 /// Writes a handshake response. False where that failed.
-async fn respond(write: &mut WriteHalf<'_>, answer: &HandshakeResponse, shared: &Shared) -> bool {
+async fn respond(write: &mut (impl AsyncWrite + Unpin), answer: &HandshakeResponse, shared: &Shared) -> bool {
     let mut bytes = BytesMut::new();
     answer.encode_into(&mut bytes);
-    matches!(timeout(shared.settings.write_timeout, write.write_all(&bytes)).await, Ok(Ok(())))
+    let written = async {
+        write.write_all(&bytes).await?;
+        write.flush().await
+    };
+    matches!(timeout(shared.settings.write_timeout, written).await, Ok(Ok(())))
 }
 
 /// What ties a connection to the task of its vdisk.
@@ -223,7 +301,7 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
 }
 
 /// Writes what is put into the outbox until that ends.
-async fn write_all(write: &mut WriteHalf<'_>, outbox: &Outbox, limit: Duration) -> Reason {
+async fn write_all(write: &mut (impl AsyncWrite + Unpin), outbox: &Outbox, limit: Duration) -> Reason {
     loop {
         let mut bytes = match outbox.next().await {
             ToWrite::Bytes(bytes) => bytes,
@@ -241,19 +319,29 @@ async fn write_all(write: &mut WriteHalf<'_>, outbox: &Outbox, limit: Duration) 
                 },
             }
         }
+        // TLS still holds a little of it.
+        tokio::select! {
+            biased;
+            reason = outbox.aborted() => return reason,
+            flushed = timeout(limit, write.flush()) => match flushed {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Reason::Broken,
+                Err(_) => return Reason::NotReading,
+            },
+        }
     }
 }
 
 /// The reading side.
-struct Reading<'a> {
-    reader: FrameReader<ReadHalf<'a>>,
+struct Reading<'a, R> {
+    reader: FrameReader<R>,
     peer: SocketAddr,
     shared: &'a Shared,
     vdisk: VdiskId,
     link: Link,
 }
 
-impl Reading<'_> {
+impl<R: AsyncRead + Unpin> Reading<'_, R> {
     /// Reads until the connection is to end. Where the server ends it, that is left to the writing side.
     async fn run(mut self) -> Reason {
         let stop = self.shared.stop.clone();
@@ -309,6 +397,14 @@ impl Reading<'_> {
             match timeout(tick, self.reader.client_message()).await {
                 Ok(Ok(Some(message))) => return Ok(message),
                 Ok(Ok(None)) => return Err(Reason::ClosedByClient),
+                Ok(Err(FrameError::Io(error))) if tls::is_end_of_stream(&error) => {
+                    let whole = !self.reader.is_mid_message();
+                    return Err(if whole {
+                        Reason::ClosedByClient
+                    } else {
+                        self.unreadable(&FrameError::Truncated)
+                    });
+                }
                 Ok(Err(FrameError::Io(error))) => {
                     debug!(vdisk = %self.vdisk, peer = %self.peer, %error, "the connection broke");
                     return Err(Reason::Broken);
@@ -375,53 +471,5 @@ impl Reading<'_> {
 
     async fn send(&self, batch: Vec<Incoming>) -> bool {
         self.link.inbound.send(batch).await.is_ok()
-    }
-}
-
-enum Verified {
-    Block(Block),
-    Command(Incoming),
-    Bad(Sequence, BlockFault),
-}
-
-/// Checks all blocks together, elsewhere if it takes long.
-async fn verified(messages: Vec<ClientMessage>) -> Vec<Verified> {
-    let bytes: usize = messages.iter().map(|message| data(message).map_or(0, <[u8]>::len)).sum();
-    metrics::counter!("tlog_server_received_bytes_total").increment(bytes as u64);
-    if bytes < HASH_ELSEWHERE {
-        return verify(messages);
-    }
-    // It fails only where the runtime is shutting down, and then nobody wants the answer.
-    tokio::task::spawn_blocking(|| verify(messages)).await.unwrap_or_default()
-}
-
-fn verify(messages: Vec<ClientMessage>) -> Vec<Verified> {
-    let mut hashes = hash_many(messages.iter().filter_map(data)).into_iter();
-    let mut blocks = 0;
-    let verified = messages
-        .into_iter()
-        .filter_map(|message| {
-            Some(match message {
-                ClientMessage::Block(block) => {
-                    blocks += 1;
-                    let sequence = block.sequence;
-                    match block.verify_with(hashes.next()?) {
-                        Ok(block) => Verified::Block(block),
-                        Err(fault) => Verified::Bad(sequence, fault),
-                    }
-                }
-                ClientMessage::ForceFlushAtSeq(sequence) => Verified::Command(Incoming::ForceFlush(sequence)),
-                ClientMessage::WaitNbdSlaveSync => Verified::Command(Incoming::WaitSlaveSync),
-            })
-        })
-        .collect();
-    metrics::counter!("tlog_server_blocks_received_total").increment(blocks);
-    verified
-}
-
-fn data(message: &ClientMessage) -> Option<&[u8]> {
-    match message {
-        ClientMessage::Block(UnverifiedBlock { data, .. }) => Some(data),
-        _ => None,
     }
 }

@@ -15,15 +15,17 @@ use crate::port::{LogStorage, SlaveSync};
 use crate::registry::Shared;
 use crate::settings::{ServerSettings, SettingsError};
 use crate::status::{RunReport, ServerStatus};
+use crate::tls::ServerTls;
 
 /// A tlog server. Clones are the same server.
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
+    tls: Option<ServerTls>,
 }
 
 impl Server {
-    /// A server that keeps what it receives in `storage`. Without `slave`, a client that asks to wait for the slave is
+    /// A server over plain TCP that keeps what it receives in `storage`. Without `slave`, a client that asks to wait for the slave is
     /// answered at once, with a warning in the log.
     pub fn new(
         settings: ServerSettings,
@@ -31,7 +33,12 @@ impl Server {
         slave: Option<Arc<dyn SlaveSync>>,
     ) -> Result<Self, SettingsError> {
         settings.validate()?;
-        Ok(Self { shared: Arc::new(Shared::new(settings, storage, slave)) })
+        Ok(Self { shared: Arc::new(Shared::new(settings, storage, slave)), tls: None })
+    }
+
+    /// The same over TLS, and nothing but TLS.
+    pub fn with_tls(self, tls: ServerTls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Serves until `shutdown` is cancelled, then
@@ -89,7 +96,7 @@ impl Server {
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         metrics::counter!("tlog_server_connections_total").increment(1);
-        let shared = Arc::clone(&self.shared);
+        let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
         let Some(counted) = Counted::new(&shared) else {
             metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "too_many").increment(1);
             warn!(%peer, max = shared.settings.max_connections, "too many connections, closing this one");
@@ -97,7 +104,7 @@ impl Server {
         };
         debug!(%peer, "accepted");
         self.shared.tasks.spawn(async move {
-            connection::serve(stream, peer, shared).await;
+            connection::serve(stream, peer, shared, tls).await;
             drop(counted);
         });
     }

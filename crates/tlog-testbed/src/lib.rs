@@ -2,7 +2,8 @@
 //!
 //! - [`RedisProcess`]: one `redis-server`, which can be killed, stopped, continued and restarted with or without its files;
 //! - [`RedisServers`]: several of them;
-//! - [`RedisOptions`]: with or without durability, password, users, TLS, a bound on memory.
+//! - [`RedisOptions`]: with or without durability, password, users, TLS, a bound on memory;
+//! - [`Authority`]: signs certificates, of whatever names, valid or expired, for any server and its clients.
 //!
 //! For tests alone: it panics where something does not work. Nothing but tests depends on it. It deliberately has no client: tests
 //! talk to the servers with what they test, and with [`RedisProcess::cli`] to look behind its back.
@@ -15,6 +16,6 @@ mod port;
 mod redis;
 mod spawn;
 
-pub use certificates::TlsFiles;
+pub use certificates::{Authority, IdentityFiles, TlsFiles};
 pub use options::{RedisOptions, Tls};
 pub use redis::{RedisProcess, RedisServers};

@@ -53,6 +53,25 @@ pub static METRICS: &[Metric] = &[
         "reason",
         "Connections that got no further than the handshake",
     ),
+    metric("tlog_server_tls_handshakes_total", Counter, "", "TLS handshakes done"),
+    metric(
+        "tlog_server_tls_handshakes_failed_total",
+        Counter,
+        "reason",
+        "TLS handshakes that failed: a certificate not taken by either side, no TLS, not in time, ...",
+    ),
+    metric(
+        "tlog_server_tls_certificate_expires_seconds",
+        Gauge,
+        "",
+        "When the server's certificate expires, in seconds since 1970",
+    ),
+    metric(
+        "tlog_server_tls_reloads_total",
+        Counter,
+        "outcome",
+        "Times that the files of TLS were read again: done, or failed and the old ones stayed in force",
+    ),
     metric(
         "tlog_server_bad_messages_total",
         Counter,

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use tlog_client::{Client, ClientOptions, ConnectError, Servers};
+use tlog_client::{Client, ClientCertificate, ClientOptions, ConnectError, Servers, TlsOptions};
 use tlog_player::{DiskState, DiskStateError, Moment, MomentError, OpenError, ReadOptions};
 use tlog_proto::{BlockIndex, Limits, Sequence, VdiskId};
 
 use crate::reading;
-use crate::settings::{Settings, show_size};
+use crate::settings::{ClientTlsSettings, Settings, show_size};
 
 /// Block size where neither the log nor a person says another.
 pub const DEFAULT_BLOCK_SIZE: u32 = 4096;
@@ -88,6 +88,7 @@ impl Recording {
             // Opening a log after a crash can take a server a while.
             handshake_timeout: settings.limits.open_timeout + Duration::from_secs(5),
             reconnect_deadline: Some(self.give_up_after),
+            tls: settings.client_tls.as_ref().map(tls_options),
             ..ClientOptions::default()
         };
         // Connected first: from then on nobody else writes, and all that the server had is durable and can be read.
@@ -192,6 +193,12 @@ impl Recording {
         }
         Ok(block_size)
     }
+}
+
+fn tls_options(tls: &ClientTlsSettings) -> TlsOptions {
+    let ClientTlsSettings { ca_file, client, server_name } = tls.clone();
+    let client = client.map(|(certificate, key)| ClientCertificate { certificate, key });
+    TlsOptions { ca_file: Some(ca_file), client, server_name }
 }
 
 struct Sent<'a> {

@@ -14,7 +14,7 @@ use tlog_crypto::Keyring;
 use tlog_flusher::LogStatus;
 use tlog_flusher::format1::Format1Status;
 use tlog_proto::{Limits, LogPosition, VdiskId};
-use tlog_server::{RunReport, Server, ServerSettings, VdiskStatus};
+use tlog_server::{RunReport, Server, ServerCertificate, ServerSettings, ServerTls, TlsFiles, VdiskStatus};
 use tlog_store::{NumberRanges, ShardStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::keys::KeysError;
 use crate::open_log::AnyStatus;
 use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::scrub_report::ScrubReport;
-use crate::settings::{Format, LimitSettings, ListenAddress, Settings};
+use crate::settings::{Format, LimitSettings, ListenAddress, ServerTlsSettings, Settings};
 use crate::storage::FlusherStorage;
 use crate::stores::{StoreOpener, Stores};
 use crate::{background_scrub, keys, metrics_table, moment};
@@ -34,6 +34,7 @@ pub struct Service {
     server: Server,
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<ServerTls>,
     admin: Option<(TcpListener, SocketAddr, PrometheusHandle)>,
     operations: Arc<ServerOperations>,
     scrub: Option<(Duration, u64)>,
@@ -55,6 +56,7 @@ impl Service {
             }
             None => None,
         };
+        let tls = settings.tls.as_ref().map(load_tls).transpose()?;
         let listener = bind(&settings.listen).await?;
         let address = listener.local_addr()?;
         let keys = keys_for_writing(settings)?;
@@ -62,6 +64,10 @@ impl Service {
         let stores = Stores::for_writing(settings, &note).await?;
         let storage = Arc::new(FlusherStorage::new(settings, stores.all.clone(), keys)?);
         let server = Server::new(server_settings(&settings.limits), Arc::clone(&storage) as _, None)?;
+        let server = match &tls {
+            Some(tls) => server.with_tls(tls.clone()),
+            None => server,
+        };
         let operations = Arc::new(ServerOperations {
             server_id: settings.server_id.clone(),
             started: Instant::now(),
@@ -82,6 +88,7 @@ impl Service {
         }
         tracing::info!(
             %address,
+            tls = tls.is_some(),
             server_id = settings.server_id,
             version = env!("CARGO_PKG_VERSION"),
             redundancy = %settings.redundancy,
@@ -89,7 +96,12 @@ impl Service {
             "serving"
         );
         let scrub = settings.scrub_interval.map(|every| (every, settings.scrub_rate));
-        Ok(Self { server, listener, address, admin, operations, scrub })
+        Ok(Self { server, listener, address, tls, admin, operations, scrub })
+    }
+
+    /// What TLS is spoken with, to have its files read again; none where it is plain TCP.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.tls.as_ref()
     }
 
     /// Where clients connect.
@@ -140,6 +152,39 @@ impl Service {
             let _gone = tokio::time::timeout(Duration::from_secs(1), serving).await;
         }
         report
+    }
+}
+
+fn load_tls(settings: &ServerTlsSettings) -> anyhow::Result<ServerTls> {
+    let (tls, certificate) = ServerTls::load(settings.files.clone(), settings.permissions.clone())?;
+    tell_certificate(&tls, &certificate, "TLS is on");
+    Ok(tls)
+}
+
+/// Reads the files of TLS again, and says how that went. The server goes on in any case.
+pub fn reload_tls(tls: &ServerTls) {
+    match tls.reload() {
+        Ok(certificate) => {
+            tell_certificate(tls, &certificate, "the files of TLS were read again, for new connections")
+        }
+        Err(error) => {
+            tracing::error!("the files of TLS cannot be taken, the old certificate stays in force: {error}")
+        }
+    }
+}
+
+fn tell_certificate(tls: &ServerTls, certificate: &ServerCertificate, what: &str) {
+    let TlsFiles { certificate: file, client_ca, .. } = tls.files();
+    let not_after = certificate.not_after.and_then(|at| jiff::Timestamp::try_from(at).ok());
+    tracing::info!(
+        certificate = %file.display(),
+        names = ?certificate.names,
+        not_after = not_after.map(tracing::field::display),
+        client_ca = client_ca.as_ref().map(|file| tracing::field::display(file.display())),
+        "{what}"
+    );
+    if let Some(fault) = certificate.fault {
+        tracing::warn!("no client will take the server's certificate in {}: {fault}", file.display());
     }
 }
 

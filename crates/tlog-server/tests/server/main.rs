@@ -9,3 +9,4 @@ mod limits;
 mod sessions;
 mod shutdown;
 mod soak;
+mod tls;

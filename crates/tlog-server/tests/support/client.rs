@@ -7,7 +7,7 @@ use tlog_proto::{
     Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, HandshakeRequest, HandshakeResponse,
     HandshakeStatus, Limits, Response, Sequence, SessionId, Timestamp, VdiskId, Version,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -31,9 +31,9 @@ pub fn block(sequence: u64) -> Block {
     block_of(sequence, 64)
 }
 
-pub struct Client {
-    reader: FrameReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+pub struct Client<R = OwnedReadHalf, W = OwnedWriteHalf> {
+    reader: FrameReader<R>,
+    writer: W,
 }
 
 impl Client {
@@ -62,6 +62,25 @@ impl Client {
         (client, response)
     }
 
+    /// The connection itself.
+    pub fn into_raw_parts(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        (self.reader.into_inner(), self.writer)
+    }
+
+    pub async fn into_raw(self) -> TcpStream {
+        self.reader.into_inner().reunite(self.writer).unwrap()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<ReadHalf<S>, WriteHalf<S>> {
+    /// Says nothing yet, over a connection of any kind.
+    pub fn over(stream: S) -> Self {
+        let (read, writer) = tokio::io::split(stream);
+        Self { reader: FrameReader::new(read, Limits::default()), writer }
+    }
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
     pub async fn say_hello(&mut self, request: HandshakeRequest) {
         let mut bytes = BytesMut::new();
         request.encode_into(&mut bytes);
@@ -74,6 +93,7 @@ impl Client {
 
     pub async fn sends_bytes(&mut self, bytes: &[u8]) {
         soon(self.writer.write_all(bytes)).await.unwrap();
+        soon(self.writer.flush()).await.unwrap();
     }
 
     pub async fn sends(&mut self, messages: impl IntoIterator<Item = impl Into<ClientMessage>>) {
@@ -105,6 +125,13 @@ impl Client {
                 Ok(Err(_)) | Err(_) => return sent,
             }
         }
+    }
+
+    /// Sends and never reads, until the server has closed the connection.
+    pub async fn sends_without_end(&mut self, block: Block) {
+        let mut bytes = BytesMut::new();
+        (0..16).for_each(|_| block.encode_into(&mut bytes));
+        while self.writer.write_all(&bytes).await.is_ok() {}
     }
 
     /// The next response.
@@ -142,6 +169,11 @@ impl Client {
         }
     }
 
+    /// The server closes and says so in whatever the connection has for that.
+    pub async fn hears_the_end(&mut self) {
+        assert!(matches!(soon(self.reader.response()).await, Ok(None)));
+    }
+
     /// The server closes, without a further word.
     pub async fn sees_the_end(&mut self) {
         match soon(self.reader.response()).await {
@@ -157,14 +189,5 @@ impl Client {
         self.asks_to_flush(sequence).await;
         self.hears_just(BlockStatus::ForceFlushReceived).await;
         self.hears_flush_ok([sequence]).await;
-    }
-
-    /// The connection itself.
-    pub fn into_raw_parts(self) -> (OwnedReadHalf, OwnedWriteHalf) {
-        (self.reader.into_inner(), self.writer)
-    }
-
-    pub async fn into_raw(self) -> TcpStream {
-        self.reader.into_inner().reunite(self.writer).unwrap()
     }
 }

@@ -1,15 +1,18 @@
 //! A server over a log in memory, and a client that does as it is told.
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
+pub mod certificates;
 pub mod client;
 pub mod counters;
 pub mod log;
+pub mod said;
+pub mod scene;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tlog_server::{RunReport, Server, ServerSettings, SlaveSync};
+use tlog_server::{RunReport, Server, ServerSettings, ServerTls, SlaveSync};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use client::{Client, block, handshake};
 pub use counters::Counters;
 pub use log::MemoryLogs;
+pub use said::Said;
 
 /// Longer than anything takes; only a test that fails waits for it.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -49,10 +53,20 @@ impl Running {
         logs: Arc<MemoryLogs>,
         slave: Option<Arc<dyn SlaveSync>>,
     ) -> Self {
+        let server = Server::new(settings, logs.clone(), slave).unwrap();
+        Self::run(server, logs).await
+    }
+
+    pub async fn with_tls(settings: ServerSettings, tls: ServerTls) -> Self {
+        let logs = Arc::new(MemoryLogs::default());
+        let server = Server::new(settings, logs.clone(), None).unwrap().with_tls(tls);
+        Self::run(server, logs).await
+    }
+
+    async fn run(server: Server, logs: Arc<MemoryLogs>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let server = Server::new(settings, logs.clone(), slave).unwrap();
         let task = tokio::spawn({
             let (server, shutdown) = (server.clone(), shutdown.clone());
             async move { server.run(listener, shutdown).await }

@@ -4,15 +4,17 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use tlog::service::Service;
+use tlog::service::{Service, reload_tls};
 use tlog::settings::{Settings, SettingsArgs};
+use tlog_server::ServerTls;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Takes the writes of virtual disks over TCP and keeps them, encrypted and split over several stores.
 ///
 /// Stops on SIGTERM or SIGINT: what it has received is made durable first. Exits 0 where that worked, 1 where not everything
-/// is durable (clients keep what was not acknowledged and send it again) or where it could not start.
+/// is durable (clients keep what was not acknowledged and send it again) or where it could not start. On SIGHUP the files of TLS
+/// are read again.
 #[derive(Parser)]
 #[command(
     name = "tlog-server",
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
 async fn serve(settings: &Settings) -> anyhow::Result<bool> {
     // Before the first byte is taken: a signal must not find the default action.
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     let service = Service::start(settings).await?;
     let mut out = std::io::stdout();
     // Whoever started this may have closed the other end; that is no reason to stop.
@@ -72,8 +75,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<bool> {
 
     let shutdown = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(terminate, interrupt, shutdown.clone()));
+    let reloads = tokio::spawn(reload_on_signal(hangup, service.tls().cloned()));
     let report = service.run(shutdown).await;
     signals.abort();
+    reloads.abort();
     for vdisk in report.vdisks.iter().filter(|vdisk| vdisk.error.is_some()) {
         let error = vdisk.error.as_deref().unwrap_or_default();
         eprintln!("tlog-server: vdisk {}: not everything is durable: {error}", vdisk.vdisk);
@@ -91,4 +96,17 @@ async fn stop_on_signal(mut terminate: Signal, mut interrupt: Signal, shutdown: 
     };
     tracing::info!(signal = name, "asked to stop");
     shutdown.cancel();
+}
+
+async fn reload_on_signal(mut hangup: Signal, tls: Option<ServerTls>) {
+    while hangup.recv().await.is_some() {
+        match tls.clone() {
+            None => tracing::info!(
+                signal = "SIGHUP",
+                "there is no TLS whose files could be read again; nothing done"
+            ),
+            // Files may be on a disk that does not answer. It fails only where the runtime is shutting down.
+            Some(tls) => _ = tokio::task::spawn_blocking(move || reload_tls(&tls)).await,
+        }
+    }
 }

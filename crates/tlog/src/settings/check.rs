@@ -1,172 +1,23 @@
 //! From texts to settings that make sense together.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use tlog_config::{Secret, StoreAddress};
+use tlog_config::{Secret, StoreAddress, is_host_name};
 use tlog_crypto::format1::AesDecrypter;
+use tlog_server::{Permissions, TlsFiles};
 use tracing_subscriber::EnvFilter;
 
+use super::contradiction::{BLOCK_ROOM, Contradiction, MAX_SHARDS, NotYet};
 use super::layers::{BY_DEFAULT, Merged};
 use super::values::{self, ListenAddress, ValueFault};
 use super::{
-    Format, Format1KeySettings, LimitSettings, LogFormat, LogSettings, RedundancySettings, Settings,
-    SettingsError, Storage, StoreTlsSettings,
+    ClientTlsSettings, Format, Format1KeySettings, LimitSettings, LogFormat, LogSettings, RedundancySettings,
+    ServerTlsSettings, Settings, SettingsError, Storage, StoreTlsSettings,
 };
-
-/// Shards that one aggregation can have at most: the erasure code counts in bytes.
-const MAX_SHARDS: u64 = 255;
 
 /// Most blocks in one aggregation.
 const MAX_FLUSH_SIZE: u64 = 1 << 20;
-
-/// Room that a block takes beside its data, generously.
-const BLOCK_ROOM: usize = 64 << 10;
-
-/// Settings that make no sense together.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Contradiction {
-    /// k = 0.
-    #[error("data-shards is 0; it must be at least 1 (4 is usual)")]
-    NoDataShards,
-    /// k + m > 255.
-    #[error(
-        "data-shards {k} and parity-shards {m} are {} stores; at most {MAX_SHARDS} are possible, lower one of them",
-        k + m
-    )]
-    TooManyShards {
-        /// Data shards.
-        k: u64,
-        /// Parity shards.
-        m: u64,
-    },
-    /// W out of its bounds.
-    #[error(
-        "write-quorum is {w}; with data-shards {k} and parity-shards {m} it must be {}: fewer would lose acknowledged data \
-         with the first store, more stores than there are can't answer",
-        quorum_range(*k, *m)
-    )]
-    WriteQuorum {
-        /// Stores that must hold an aggregation.
-        w: u64,
-        /// Data shards.
-        k: u64,
-        /// Parity shards.
-        m: u64,
-    },
-    /// flush-size = 0.
-    #[error("flush-size is 0, so nothing would ever be flushed; set it to 1 or more (25 is usual)")]
-    FlushSizeZero,
-    /// Fewer stores than shards.
-    #[error(
-        "storage names {have} stores, and data-shards {k} + parity-shards {m} need {}; add {} or lower data-shards or \
-         parity-shards",
-        k + m,
-        k + m - have
-    )]
-    TooFewStores {
-        /// Stores named.
-        have: u64,
-        /// Data shards.
-        k: u64,
-        /// Parity shards.
-        m: u64,
-    },
-    /// No ports are left for the stores that auto-fill adds.
-    #[error(
-        "storage names {have} stores, and data-shards {k} + parity-shards {m} need {}; auto-fill would go past port 65535, name \
-         them all",
-        k + m
-    )]
-    NoPortsLeft {
-        /// Stores named.
-        have: u64,
-        /// Data shards.
-        k: u64,
-        /// Parity shards.
-        m: u64,
-    },
-    /// Half of a client certificate.
-    #[error("store-certificate-file and store-key-file go together; set both or none")]
-    HalfACertificate,
-    /// Half of the keys of format 1.
-    #[error("private-key and nonce are both needed for format 1; set the other one too, or none")]
-    HalfOfFormat1Keys,
-    /// Format 1 without its keys.
-    #[error("format 1 needs private-key and nonce, those that the other servers and readers have")]
-    Format1WithoutKeys,
-    /// Keys of format 1 that are none.
-    #[error("{0}")]
-    Format1Keys(#[source] tlog_crypto::format1::ConfigError),
-    /// Format 1 where it cannot be.
-    #[error(
-        "format 1 is on Redis servers alone, and storage has {address}; name Redis servers, or use format 2"
-    )]
-    Format1Store {
-        /// Another kind of store.
-        address: String,
-    },
-    /// Format 1 on the embedded store.
-    #[error("format 1 is on Redis servers alone; set storage to some, or use format 2")]
-    Format1Embedded,
-    /// One store twice: its loss would take two shards.
-    #[error("storage names {address} twice; each shard needs a store of its own")]
-    SameStoreTwice {
-        /// Which one.
-        address: String,
-    },
-    /// A store in memory where stores must be durable.
-    #[error(
-        "require-durable-stores is set, and a store in memory forgets everything; use file:DIRECTORY or a Redis server with appendfsync always"
-    )]
-    MemoryNotDurable,
-    /// One port for two.
-    #[error(
-        "admin-listen and listen are both {address}; give admin-listen a port of its own, such as 127.0.0.1:11212"
-    )]
-    SameAddressTwice {
-        /// Which one.
-        address: String,
-    },
-    /// One vdisk may hold more than all.
-    #[error("{one} is above {all}, which bounds all vdisks together; lower the first or raise the second")]
-    VdiskAboveAll {
-        /// The setting for one vdisk.
-        one: &'static str,
-        /// The setting for all.
-        all: &'static str,
-    },
-    /// A block would never fit.
-    #[error(
-        "{setting} has no room for the largest block (max-block-size is {block} bytes) and would stop its client for ever; \
-         raise it to at least {}, or lower max-block-size",
-        block + BLOCK_ROOM
-    )]
-    NoRoomForABlock {
-        /// Which bound.
-        setting: &'static str,
-        /// The largest block.
-        block: usize,
-    },
-}
-
-/// What a later version has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotYet {
-    /// Documents of vdisks and clusters.
-    #[error("this version has no config-source yet; leave it out, and set storage for all vdisks")]
-    ConfigSource,
-    /// Slave clusters.
-    #[error("this version has no slave-sync yet; leave it off")]
-    SlaveSync,
-}
-
-fn quorum_range(k: u64, m: u64) -> String {
-    match (k + 1, k + m) {
-        (_, all) if m == 0 => format!("{all}, all of them"),
-        (least, most) if least == most => least.to_string(),
-        (least, most) => format!("from {least} to {most}"),
-    }
-}
 
 pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
     not_yet(merged)?;
@@ -197,8 +48,14 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
     if admin_listen.as_ref() == Some(&listen) && listen.pair().1 != 0 {
         return Err(Contradiction::SameAddressTwice { address: listen.to_string() }.into());
     }
+    let tls = server_tls(merged)?;
+    if tls.is_none() && !listen.is_loopback() && !of(merged, "allow-unencrypted-network", values::switch)? {
+        return Err(Contradiction::UnencryptedNetwork { address: listen.to_string() }.into());
+    }
     Ok(Settings {
         listen,
+        tls,
+        client_tls: client_tls(merged)?,
         admin_listen,
         server_id: of(merged, "server-id", some_text)?,
         data_dir,
@@ -311,13 +168,74 @@ fn same(one: &StoreAddress, other: &StoreAddress) -> bool {
 }
 
 fn store_tls(merged: &Merged) -> Result<StoreTlsSettings, SettingsError> {
-    let file = |key| merged.parsed(key, |text| some_text(text).map(PathBuf::from));
-    let client = match (file("store-certificate-file")?, file("store-key-file")?) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
+    let client = pair(merged, "store-certificate-file", "store-key-file")?;
+    Ok(StoreTlsSettings { ca_file: file(merged, "store-ca-file")?, client })
+}
+
+/// The name of a file.
+fn file(merged: &Merged, key: &'static str) -> Result<Option<PathBuf>, SettingsError> {
+    merged.parsed(key, |text| some_text(text).map(PathBuf::from))
+}
+
+/// A certificate and its key, both or none.
+fn pair(
+    merged: &Merged,
+    certificate: &'static str,
+    key: &'static str,
+) -> Result<Option<(PathBuf, PathBuf)>, SettingsError> {
+    match (file(merged, certificate)?, file(merged, key)?) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Contradiction::HalfOfTls { one: certificate, other: key }.into()),
+        (None, Some(_)) => Err(Contradiction::HalfOfTls { one: key, other: certificate }.into()),
+    }
+}
+
+fn server_tls(merged: &Merged) -> Result<Option<ServerTlsSettings>, SettingsError> {
+    let client_ca = file(merged, "tls-client-ca-file")?;
+    let rules = merged.parsed("tls-permissions", |text| {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let rules = parts.map(str::parse).collect::<Result<Vec<_>, _>>()?;
+        // No rules would permit everything, and who writes an empty list hardly means that.
+        if rules.is_empty() { Err(ValueFault::Empty) } else { Ok(rules) }
+    })?;
+    if rules.is_some() && client_ca.is_none() {
+        let (setting, needs) = ("tls-permissions", "tls-client-ca-file");
+        return Err(Contradiction::TlsSettingAlone { setting, needs }.into());
+    }
+    match pair(merged, "tls-certificate-file", "tls-key-file")? {
+        Some((certificate, key)) => Ok(Some(ServerTlsSettings {
+            files: TlsFiles { certificate, key, client_ca },
+            permissions: Permissions::new(rules.unwrap_or_default()),
+        })),
+        None if client_ca.is_some() => {
+            let (setting, needs) = ("tls-client-ca-file", "tls-certificate-file");
+            Err(Contradiction::TlsSettingAlone { setting, needs }.into())
+        }
+        None => Ok(None),
+    }
+}
+
+fn client_tls(merged: &Merged) -> Result<Option<ClientTlsSettings>, SettingsError> {
+    let client = pair(merged, "client-certificate-file", "client-key-file")?;
+    let server_name = merged.parsed("server-name", |text| {
+        let name = some_text(text)?;
+        let is_host = is_host_name(&name) || name.parse::<IpAddr>().is_ok();
+        if is_host { Ok(name) } else { Err(ValueFault::HostName) }
+    })?;
+    let alone = match (&client, &server_name) {
+        (Some(_), _) => Some("client-certificate-file"),
+        (None, Some(_)) => Some("server-name"),
         (None, None) => None,
-        _ => return Err(Contradiction::HalfACertificate.into()),
     };
-    Ok(StoreTlsSettings { ca_file: file("store-ca-file")?, client })
+    match (file(merged, "server-ca-file")?, alone) {
+        (Some(ca_file), _) => Ok(Some(ClientTlsSettings { ca_file, client, server_name })),
+        // Silently speaking plain TCP would be the worst answer.
+        (None, Some(setting)) => {
+            Err(Contradiction::TlsSettingAlone { setting, needs: "server-ca-file" }.into())
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 fn format1_keys(merged: &Merged) -> Result<Option<Format1KeySettings>, SettingsError> {

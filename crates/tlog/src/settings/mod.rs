@@ -10,6 +10,7 @@
 //! the same log.
 
 mod check;
+mod contradiction;
 mod document;
 mod error;
 mod flags;
@@ -21,7 +22,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use check::{Contradiction, NotYet};
+pub use contradiction::{Contradiction, NotYet};
 pub use document::{default_file, markdown};
 pub use error::SettingsError;
 pub use flags::SettingsArgs;
@@ -30,12 +31,17 @@ pub use values::{ListenAddress, Size, TimeSpan, ValueFault, show_size};
 
 use layers::{Merged, Sources};
 use tlog_config::{Secret, StoreAddress};
+use tlog_server::{Permissions, TlsFiles};
 
 /// Settings that make sense together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where the server listens.
     pub listen: ListenAddress,
+    /// How the server speaks TLS; none: plain TCP.
+    pub tls: Option<ServerTlsSettings>,
+    /// How clients of the server speak TLS to it; none: plain TCP.
+    pub client_tls: Option<ClientTlsSettings>,
     /// Where metrics, health and status are served; none: nowhere.
     pub admin_listen: Option<ListenAddress>,
     /// What the server calls itself.
@@ -110,6 +116,26 @@ impl RedundancySettings {
     pub fn stores(&self) -> usize {
         usize::from(self.data_shards) + usize::from(self.parity_shards)
     }
+}
+
+/// How the server speaks TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTlsSettings {
+    /// What it shows, and whom it lets in.
+    pub files: TlsFiles,
+    /// Who may write what. Empty where there is no client CA.
+    pub permissions: Permissions,
+}
+
+/// How clients of the server, such as `tlog record`, speak TLS to it. All files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTlsSettings {
+    /// Certificates that the server's own must come from.
+    pub ca_file: PathBuf,
+    /// Certificate that the server is shown, and its private key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Name or IP address that the server's certificate must have; none: the host that is connected to.
+    pub server_name: Option<String>,
 }
 
 /// How rediss:// stores are trusted, and what they are shown. All of it PEM files.
@@ -226,12 +252,19 @@ impl Settings {
     /// What a person should hear at start, though it is allowed.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !self.listen.is_loopback() {
-            warnings.push(format!(
-                "listening on {}: the protocol is plain TCP without passwords or encryption, whoever reaches this address \
-                 can write to every vdisk; keep it on a network that you trust",
+        match &self.tls {
+            _ if self.listen.is_loopback() => {}
+            None => warnings.push(format!(
+                "listening on {}: plain TCP without passwords or encryption, whoever reaches this address can write to every \
+                 vdisk; keep it on a network that you trust, or set tls-certificate-file",
                 self.listen
-            ));
+            )),
+            Some(tls) if tls.files.client_ca.is_none() => warnings.push(format!(
+                "listening on {}: clients need no certificate, whoever reaches this address can write to every vdisk; set \
+                 tls-client-ca-file",
+                self.listen
+            )),
+            Some(_) => {}
         }
         if let Some(admin) = self.admin_listen.as_ref().filter(|admin| !admin.is_loopback()) {
             warnings.push(format!("the admin endpoint on {admin} is plain HTTP without passwords"));

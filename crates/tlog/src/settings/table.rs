@@ -56,6 +56,8 @@ pub enum Kind {
 pub enum Group {
     /// Where the server is reached.
     Server,
+    /// How the server is spoken to.
+    Client,
     /// Where the log is kept.
     Storage,
     /// When blocks become durable.
@@ -70,13 +72,21 @@ pub enum Group {
 
 impl Group {
     /// In the order in which they are shown.
-    pub const ALL: [Group; 6] =
-        [Group::Server, Group::Storage, Group::Writing, Group::Keys, Group::Limits, Group::Logging];
+    pub const ALL: [Group; 7] = [
+        Group::Server,
+        Group::Client,
+        Group::Storage,
+        Group::Writing,
+        Group::Keys,
+        Group::Limits,
+        Group::Logging,
+    ];
 
     /// The heading.
     pub fn title(self) -> &'static str {
         match self {
             Group::Server => "Server",
+            Group::Client => "Speaking to the server",
             Group::Storage => "Storage",
             Group::Writing => "Writing",
             Group::Keys => "Keys and format",
@@ -138,9 +148,23 @@ macro_rules! settings {
 /// All of them, in the order in which they are shown.
 pub static SETTINGS: &[Setting] = settings! {
     Server / "listen" "ADDR" One = r#""127.0.0.1:11211""#:
-        "Address and port that the server listens on; port 0 takes a free one. The protocol is plain TCP without \
-         passwords or encryption: whoever reaches this address can write to every vdisk. Anything but this machine's own \
-         addresses has to be said here, and is for networks that you trust.";
+        "Address and port that the server listens on; port 0 takes a free one. Anything but this machine's own addresses needs \
+         TLS (tls-certificate-file), or allow-unencrypted-network.";
+    Server / "tls-certificate-file" "FILE" One ("plain TCP", r#""/etc/tlog/server.pem""#):
+        "PEM file with the server's certificate, followed by those that lead to its authority: with it the server speaks TLS, and \
+         nothing else. Goes with tls-key-file. It is read again on SIGHUP.";
+    Server / "tls-key-file" "FILE" One ("plain TCP", r#""/etc/tlog/server.key""#):
+        "PEM file with the private key of tls-certificate-file, without a password.";
+    Server / "tls-client-ca-file" "FILE" One ("clients need no certificate", r#""/etc/tlog/clients-ca.pem""#):
+        "PEM file with the certificates of the authorities that clients' certificates must come from. Without it whoever reaches \
+         the server can write to every vdisk, over TLS too.";
+    Server / "tls-permissions" "NAME=VDISK,..." List ("every certificate of tls-client-ca-file may write every vdisk",
+        r#"["backup.example.org=*", "hypervisor-1.example.org=vm-1-*"]"#):
+        "Who may write what: NAME is a DNS name in the subjectAltName of the client's certificate, VDISK a vdisk id, with * for any \
+         characters. What no rule permits is refused. Needs tls-client-ca-file.";
+    Server / "allow-unencrypted-network" "BOOL" Switch = "false":
+        "Lets the server listen on the network without TLS. Whoever reaches it can read and change what is sent, and write to every \
+         vdisk: only for a network that is closed to others.";
     Server / "admin-listen" "ADDR" One ("no admin endpoint", r#""127.0.0.1:11212""#):
         "Address for /metrics, /healthz, /readyz, /status and the scrub of a running server. Plain HTTP without \
          passwords.";
@@ -151,6 +175,16 @@ pub static SETTINGS: &[Setting] = settings! {
         "Where the documents of vdisks and clusters come from: a YAML file, or etcd endpoints. Not in this version yet.";
     Server / "slave-sync" "BOOL" Switch = "false":
         "Keeps a slave storage cluster up to date with every vdisk that has one. Not in this version yet.";
+
+    Client / "server-ca-file" "FILE" One ("plain TCP", r#""/etc/tlog/ca.pem""#):
+        "PEM file with the certificates of the authorities that the server's certificate must come from: with it tlog speaks TLS to \
+         the server.";
+    Client / "client-certificate-file" "FILE" One ("no client certificate", r#""/etc/tlog/client.pem""#):
+        "PEM file with the certificate that the server is shown. Goes with client-key-file.";
+    Client / "client-key-file" "FILE" One ("no client certificate", r#""/etc/tlog/client.key""#):
+        "PEM file with the private key of client-certificate-file.";
+    Client / "server-name" "NAME" One ("the host that is connected to", r#""tlog.example.org""#):
+        "Name that the server's certificate must have.";
 
     Storage / "data-dir" "DIR" One = r#""tlog-data""# everyday:
         "Directory of the embedded store; store i is its subdirectory store-i. A key that key-file does not name is here too.";

@@ -129,6 +129,11 @@ fn a_bad_value_is_refused_with_its_place_and_what_would_be_right() {
         ("format = 3", "1 or 2"),
         ("require-durable-stores = 'maybe'", "true or false"),
         ("log-format = 'xml'", "text or json"),
+        ("tls-permissions = ['a=*', 'vda']", "\"vda\" is no rule; write NAME=VDISK"),
+        ("tls-permissions = 'a=v?'", "fits no vdisk"),
+        ("tls-permissions = []", "it is empty"),
+        ("server-name = 'a b'", "the name or the address of a host"),
+        ("tls-certificate-file = ''", "it is empty"),
         ("log-level = 'loud'", "error, warn, info"),
         ("log-level = 'a=b=c'", "error, warn, info"),
         ("server-id = ''", "it is empty"),
@@ -199,7 +204,26 @@ fn nonsense_is_refused_with_a_sentence_that_says_what_to_change() {
         ("storage = ['127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:1']", "names redis://127.0.0.1:1/0 twice"),
         ("storage = ['localhost:1@2', 'redis://u:hush@127.0.0.1:1/2']", "names redis://localhost:1/2 twice"),
         ("storage = ['rediss://u:hush@h']", "needs a host and a port"),
-        ("store-certificate-file = 'a'", "set both or none"),
+        ("store-certificate-file = 'a'", "store-certificate-file and store-key-file go together"),
+        ("tls-certificate-file = 'a'", "tls-certificate-file and tls-key-file go together; set both or none"),
+        ("tls-key-file = 'a'", "tls-key-file and tls-certificate-file go together"),
+        ("tls-client-ca-file = 'a'", "tls-client-ca-file does nothing without tls-certificate-file"),
+        (
+            "tls-certificate-file = 'a'\ntls-key-file = 'a'\ntls-permissions = 'a=b'",
+            "tls-permissions does nothing without tls-client-ca-file",
+        ),
+        ("client-key-file = 'a'", "client-key-file and client-certificate-file go together"),
+        (
+            "client-certificate-file = 'a'\nclient-key-file = 'a'",
+            "client-certificate-file does nothing without server-ca-file",
+        ),
+        ("server-name = 'a'", "server-name does nothing without server-ca-file"),
+        ("listen = '0.0.0.0:7'", "listening on 0.0.0.0:7 without TLS, whoever reaches it"),
+        ("listen = '[::]:7'", "set tls-certificate-file and tls-key-file"),
+        (
+            "listen = 'tlog-1.example.org:7'",
+            "or set allow-unencrypted-network if others cannot reach that network",
+        ),
     ] {
         let error = refused(file);
         assert!(error.contains(says), "{file}: {error}");
@@ -228,7 +252,13 @@ fn missing_redis_servers_are_on_the_next_ports_of_the_last_ones_host() {
 #[test]
 fn what_is_allowed_and_doubtful_is_warned_of() {
     let warned = |file: &str| load(file, &[], &[]).unwrap().warnings().join("\n");
-    assert!(warned("listen = '0.0.0.0:11211'").contains("plain TCP without passwords"));
+    let open = "listen = '0.0.0.0:11211'\n";
+    assert!(
+        warned(&format!("{open}allow-unencrypted-network = true")).contains("plain TCP without passwords")
+    );
+    let tls = format!("{open}tls-certificate-file = 'c'\ntls-key-file = 'k'\n");
+    assert!(warned(&tls).contains("clients need no certificate"));
+    assert_eq!(warned(&format!("{tls}tls-client-ca-file = 'a'")), "");
     assert!(warned("admin-listen = '0.0.0.0:11212'").contains("plain HTTP without passwords"));
     assert!(warned("admin-listen = '127.0.0.1:11212'").is_empty());
     assert!(warned("listen = '127.0.0.1:0'\nadmin-listen = '127.0.0.1:0'").is_empty());
@@ -238,6 +268,32 @@ fn what_is_allowed_and_doubtful_is_warned_of() {
         warned(extra).contains("forgets everything") && warned(extra).contains("only the first 2 are used")
     );
     assert_eq!(load(extra, &[], &[]).unwrap().stores().len(), 2);
+}
+
+#[test]
+fn tls_is_for_both_sides() {
+    let settings = load(
+        "tls-certificate-file = 'c'\ntls-key-file = 'k'\ntls-client-ca-file = 'ca'\n\
+         tls-permissions = ['one.example.org=vda', 'two=*']\nserver-ca-file = 'sca'\nclient-certificate-file = 'cc'\n\
+         client-key-file = 'ck'\nserver-name = 'tlog.example.org'",
+        &[],
+        &[],
+    )
+    .unwrap();
+    let files = TlsFiles { certificate: "c".into(), key: "k".into(), client_ca: Some("ca".into()) };
+    let rules = ["one.example.org=vda", "two=*"].map(|rule| rule.parse().unwrap());
+    assert_eq!(settings.tls, Some(ServerTlsSettings { files, permissions: Permissions::new(rules.into()) }));
+    let client = ClientTlsSettings {
+        ca_file: "sca".into(),
+        client: Some(("cc".into(), "ck".into())),
+        server_name: Some("tlog.example.org".to_owned()),
+    };
+    assert_eq!(settings.client_tls, Some(client));
+    let nothing = load("", &[], &[]).unwrap();
+    assert_eq!((nothing.tls, nothing.client_tls), (None, None));
+    let by_flag =
+        load("server-ca-file = 'a'", &[("TLOG_SERVER_NAME", "10.0.0.7")], &[]).unwrap().client_tls.unwrap();
+    assert_eq!((by_flag.client, by_flag.server_name.as_deref()), (None, Some("10.0.0.7")));
 }
 
 #[test]

@@ -39,6 +39,12 @@ pub enum ValueFault {
     /// Not a store address.
     #[error("{0}")]
     Store(#[from] tlog_config::StoreAddressFault),
+    /// Not a rule of permission.
+    #[error("{0}")]
+    Permission(#[from] tlog_server::PermissionRuleError),
+    /// Not the name of a host.
+    #[error("it must be the name or the address of a host, such as tlog.example.org or 10.0.0.7")]
+    HostName,
     /// Not one of a few words.
     #[error("it must be {0}")]
     OneOf(&'static str),

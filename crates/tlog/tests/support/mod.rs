@@ -78,6 +78,19 @@ impl Place {
         Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments), true)
     }
 
+    /// The same, with a log that can be read.
+    pub fn server_with_log(&self, arguments: &[&str]) -> Server {
+        self.server_on("127.0.0.1:0", arguments)
+    }
+
+    /// The same on another address than this machine's own.
+    pub fn server_on(&self, listen: &str, arguments: &[&str]) -> Server {
+        let arguments = [&["--listen", listen, "--admin-listen", "127.0.0.1:0"], arguments].concat();
+        let mut command = self.command(env!("CARGO_BIN_EXE_tlog-server"), &arguments);
+        command.stderr(Stdio::piped());
+        Server::start_as_is(command, true)
+    }
+
     /// The same without an admin endpoint.
     pub fn server_without_admin(&self) -> Server {
         Server::start(self.command(env!("CARGO_BIN_EXE_tlog-server"), &["--listen", "127.0.0.1:0"]), false)
@@ -93,13 +106,20 @@ pub fn of_one_connection() -> ClientOptions {
 pub struct Server {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
+    log: Option<BufReader<std::process::ChildStderr>>,
     pub address: SocketAddr,
     pub admin: Option<SocketAddr>,
 }
 
 impl Server {
     fn start(mut command: Command, admin: bool) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        command.stderr(Stdio::null());
+        Self::start_as_is(command, admin)
+    }
+
+    fn start_as_is(mut command: Command, admin: bool) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let log = child.stderr.take().map(BufReader::new);
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut after = |words: &str| {
             let mut line = String::new();
@@ -109,7 +129,21 @@ impl Server {
         };
         let address = after("listening on ");
         let admin = admin.then(|| after("admin endpoint on "));
-        Self { child, out, address, admin }
+        Self { child, out, log, address, admin }
+    }
+
+    /// Reads its log, where it has one, until a line has these words in it, and answers that line.
+    pub fn waits_for_log(&mut self, words: &str) -> String {
+        let log = self.log.as_mut().unwrap();
+        let mut read = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "no {words:?} in:\n{read}");
+            if line.contains(words) {
+                return line;
+            }
+            read.push_str(&line);
+        }
     }
 
     pub fn addr(&self) -> String {
