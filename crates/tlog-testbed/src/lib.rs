@@ -18,4 +18,5 @@ mod spawn;
 
 pub use certificates::{Authority, IdentityFiles, TlsFiles};
 pub use options::{RedisOptions, Tls};
+pub use port::ReservedPort;
 pub use redis::{RedisProcess, RedisServers};

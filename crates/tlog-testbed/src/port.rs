@@ -11,13 +11,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, soc
 /// connection, while a server that is killed and started again on it must find it free. A server sets `SO_REUSEADDR`, and
 /// with that on both, the two may be bound side by side as long as only one listens.
 #[derive(Debug)]
-pub(crate) struct ReservedPort {
+pub struct ReservedPort {
     _socket: OwnedFd,
     port: u16,
 }
 
+#[allow(clippy::new_without_default)] // it takes something
 impl ReservedPort {
-    pub(crate) fn new() -> Self {
+    /// Takes one.
+    pub fn new() -> Self {
         let socket =
             socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         // Bound without it, so that it shares with nobody who is there already; set after that, so that the server may come.
@@ -27,7 +29,8 @@ impl ReservedPort {
         Self { _socket: socket, port: address.port() }
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    /// Its number.
+    pub fn number(&self) -> u16 {
         self.port
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod degraded;
+mod failover;
 mod fencing;
 mod format1;
 mod operator;
