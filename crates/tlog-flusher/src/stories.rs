@@ -114,6 +114,26 @@ async fn with_too_few_stores_the_log_closes_and_says_which_are_missing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_writer_that_asks_knows_whether_a_newer_one_has_the_log() {
+    let cluster = Cluster::new(4, 2, None);
+    let (older, controls) = cluster.open().await;
+    append(&older, 1, 1..=5).await;
+    durable(&older, position(1, 5)).await.unwrap();
+    older.confirm().await.unwrap();
+    // Every opening has five of the six stores: any two tell of it.
+    let (newer, _) = cluster.open().await;
+    controls[1..5].iter().for_each(|control| control.set_down(true));
+    assert_eq!(older.confirm().await.unwrap_err().0, CloseReason::Fenced);
+    // One alone may be the one that was not asked.
+    controls[0].set_down(true);
+    controls[5].set_down(true);
+    older.confirm().await.unwrap();
+    newer.confirm().await.unwrap();
+    newer.close().await.unwrap();
+    assert_eq!(newer.confirm().await.unwrap_err().0, CloseReason::Requested);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_older_writer_is_fenced_at_its_next_write() {
     let cluster = Cluster::new(4, 2, None);
     let (older, _) = cluster.open().await;

@@ -96,7 +96,8 @@ async fn a_disk_is_written_over_tls_and_goes_on_over_a_restart_with_another_cert
     let client = connect(&server, "vm-1", site.options()).await.unwrap();
     write(&client, 100).await;
     // A large block goes out in many records.
-    client.set(BlockIndex::new(0).unwrap(), vec![9; 4 << 20]).await.unwrap().await.unwrap();
+    client.set(BlockIndex::new(0).unwrap(), vec![9; 4 << 20]).await.unwrap();
+    client.flush().await.unwrap();
     server.kill();
     let server = site.serve(&site.servers.issue("server-2", &[NAME]));
     client.set_servers(server.addr()).unwrap();

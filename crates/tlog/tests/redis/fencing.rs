@@ -102,3 +102,20 @@ async fn a_paused_server_that_goes_on_is_fenced_and_nothing_is_acknowledged_by_b
     let missing: Vec<_> = acknowledged.keys().filter(|sequence| !sequences.contains(sequence)).collect();
     assert!(missing.is_empty(), "acknowledged, and not in the log: {missing:?}");
 }
+
+/// A server that was idle while another one had the log must not tell anybody the end that it remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_idle_meanwhile_knows_the_end_of_the_log_when_a_client_comes() {
+    let site = Site::with(6, &RedisOptions::default(), "");
+    let servers = [site.serve(), site.serve()];
+    let mut next = 1;
+    for round in 0..6 {
+        // The log stays open on the other server, which is not told of anything.
+        let client = connect(&servers[round % 2]).await;
+        assert_eq!(client.first_sequence().0, next, "round {round}");
+        let (acknowledged, all) = write(&client, 7, round as u64).await;
+        assert!(all && acknowledged.len() == 7, "round {round}: the first write found out instead");
+        client.close_after_flush().await.unwrap();
+        next += 7;
+    }
+}
