@@ -28,7 +28,7 @@ async fn print_stream(stream: impl AsyncRead + Unpin, mut out: impl Write) -> Re
     };
     let HandshakeRequest { version, vdisk_id, first_sequence, session, .. } = request;
     let reset = if request.reset_first_sequence { ", reset" } else { "" };
-    let returning = if request.returning { ", was here before" } else { "" };
+    let returning = if request.returning.is_some() { ", was here before" } else { "" };
     writeln!(
         out,
         "handshake: {version}, vdisk {vdisk_id}, from sequence {first_sequence}{reset}, session {session}{returning}"
@@ -60,7 +60,7 @@ fn describe(block: UnverifiedBlock) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tlog_proto::{Block, BlockIndex, Sequence, SessionId, Timestamp, VdiskId};
+    use tlog_proto::{Block, BlockIndex, LogPosition, Sequence, SessionId, Timestamp, VdiskId};
 
     #[tokio::test]
     async fn each_message_of_a_stream_is_a_line() {
@@ -68,7 +68,7 @@ mod tests {
         let request = HandshakeRequest {
             reset_first_sequence: true,
             session: SessionId(5),
-            returning: true,
+            returning: Some(LogPosition::default()),
             ..HandshakeRequest::new(VdiskId::new("myimg").unwrap(), Sequence(7))
         };
         let block = Block::set(Sequence(7), index, Timestamp(1), "abc".into());

@@ -13,7 +13,8 @@ struct HandshakeRequest {
   resetFirstSequence @3 :Bool;    # start over at firstSequence, whatever the log holds
   session            @4 :UInt64;  # random, one per client instance; 0: unknown
   returning          @5 :Bool;    # this client instance was accepted before, here or at another server
-  mustContinue       @6 :Bool;    # refuse rather than begin a new generation
+  foundGeneration    @6 :UInt64;  # only if returning: endGeneration and endSequence of
+  foundSequence      @7 :UInt64;  #   the first answer that it was accepted with
 }
 
 # Answer to it, server to client.
@@ -23,6 +24,9 @@ struct HandshakeResponse {
   lastFlushedSequence @2 :UInt64;  # only if hasLastFlushed
   hasLastFlushed      @3 :Bool;
   refusal             @4 :UInt8;   # why status is below 0: a Refusal; 0: not told
+  hasEnd              @5 :Bool;
+  endGeneration       @6 :UInt64;  # only if hasEnd: where the log ends; both 0 in an empty one
+  endSequence         @7 :UInt64;
 }
 
 # Server to client, any time after the handshake.

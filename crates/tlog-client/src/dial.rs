@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use tlog_proto::{
-    FrameError, FrameReader, HandshakeRequest, HandshakeResponse, HandshakeStatus, Refusal, Sequence,
-    SessionId, VdiskId,
+    FrameError, FrameReader, Generation, HandshakeRequest, HandshakeResponse, HandshakeStatus, LogPosition,
+    Refusal, Sequence, SessionId, VdiskId,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -36,6 +36,19 @@ pub(crate) struct Accepted {
     pub(crate) first: Sequence,
     /// What the log durably holds of the generation that goes on.
     pub(crate) last_flushed: Option<Sequence>,
+    /// Where the log ends; none where the server does not tell.
+    pub(crate) end: Option<LogPosition>,
+}
+
+impl Accepted {
+    /// Whether the log ends right before the client's first block, so that this is no new generation.
+    fn goes_on(&self) -> bool {
+        let Some(end) = self.end else { return true };
+        match end.generation == Generation::default() {
+            true => self.first == Sequence(1),
+            false => end.sequence.next() == self.first,
+        }
+    }
 }
 
 /// Where a client that comes back stands.
@@ -43,12 +56,12 @@ pub(crate) struct Accepted {
 pub(crate) struct Standing {
     /// The first sequence that is not durable.
     pub(crate) first: Sequence,
-    /// The one after the last that was ever sent.
+    /// The one after the last that a server can have of it.
     pub(crate) sent: Sequence,
-    /// What it sent is durable in part, or it went on with what others wrote: a new generation would be wrong.
-    pub(crate) must_continue: bool,
-    /// It began by starting over, and nothing is durable yet: that may be still to be done.
-    pub(crate) reset: bool,
+    /// Where the log ended when it was accepted first; none where that server did not tell.
+    pub(crate) found: Option<LogPosition>,
+    /// Whether anything of it is durable.
+    pub(crate) durable: bool,
 }
 
 /// Connects one client instance, again and again.
@@ -62,10 +75,10 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) fn new(vdisk: VdiskId, options: Arc<ClientOptions>) -> Result<Self, ConnectError> {
         let session = match (options.start, options.session) {
-            // Always a new one: with that of an earlier client, whose last blocks the server may hold and not have flushed, ours
-            // would be taken for those blocks sent again, and be acknowledged without being stored.
-            (Start::Continue, _) | (_, None) => random_session()?,
-            (_, Some(session)) => session,
+            // With that of an earlier client, whose blocks the log holds, ours would be taken for those sent again, and be
+            // acknowledged without being stored.
+            (Start::Continue | Start::Reset(_), _) | (_, None) => random_session()?,
+            (Start::At(_), Some(session)) => session,
         };
         Ok(Self { vdisk, session, options })
     }
@@ -89,7 +102,7 @@ impl Dialer {
             let request = self.request(end.map_or(Sequence(1), Sequence::next));
             tries += 1;
             match self.accepted(server, &request).await {
-                Ok(accepted) if accepted.last_flushed == end => return Ok(accepted),
+                Ok(accepted) if accepted.last_flushed == end && accepted.goes_on() => return Ok(accepted),
                 Ok(_) | Err(ConnectError::Gap { .. }) if tries < TRIES => {}
                 Ok(_) => {
                     return Err(ConnectError::LogEndUnknown {
@@ -110,14 +123,10 @@ impl Dialer {
         };
         let response = self.greet(server, &question).await?.2;
         match (response.status, response.last_flushed, response.refusal) {
-            // An empty log may also take even that; then nothing is sent, and nothing has changed.
-            (HandshakeStatus::Ok, end, _) => {
-                Self::check(server, &question, &response)?;
-                Ok(end)
-            }
             (HandshakeStatus::InternalServerError, Some(end), _) => Ok(Some(end)),
             (HandshakeStatus::InternalServerError, None, Some(Refusal::Gap)) => Ok(None),
-            (HandshakeStatus::InternalServerError, None, None) => {
+            // It does not know the question, and takes it for a first sequence like any other, or refuses it.
+            (HandshakeStatus::InternalServerError, None, None) | (HandshakeStatus::Ok, ..) => {
                 Err(ConnectError::LogEndUnknown { server: server.to_string(), vdisk: self.vdisk.clone() })
             }
             _ => match Self::check(server, &question, &response) {
@@ -133,11 +142,12 @@ impl Dialer {
         server: &Arc<str>,
         standing: Standing,
     ) -> Result<Accepted, ConnectError> {
-        let Standing { first, sent, must_continue, reset } = standing;
+        let Standing { first, sent, found, durable } = standing;
+        let resets = matches!(self.options.start, Start::Reset(_));
         let request = HandshakeRequest {
-            reset_first_sequence: reset,
-            returning: true,
-            must_continue,
+            // A server that is told where the log ended knows whether it was done.
+            reset_first_sequence: resets && (found.is_some() || !durable),
+            returning: found,
             ..self.request(first)
         };
         let accepted = self.accepted(server, &request).await?;
@@ -168,12 +178,12 @@ impl Dialer {
     ) -> Result<Accepted, ConnectError> {
         let (reader, writer, response) = self.greet(server, request).await?;
         Self::check(server, request, &response)?;
-        let (first, last_flushed) = (request.first_sequence, response.last_flushed);
+        let (first, last_flushed, end) = (request.first_sequence, response.last_flushed, response.end);
         tracing::debug!(
             vdisk = %self.vdisk, %server, version = %response.version, %first, ?last_flushed, session = %self.session,
             "accepted"
         );
-        Ok(Accepted { server: Arc::clone(server), reader, writer, first, last_flushed })
+        Ok(Accepted { server: Arc::clone(server), reader, writer, first, last_flushed, end })
     }
 
     /// Connects and says what is asked for; the answer may be a refusal.

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use tlog_proto::{Block, Sequence};
+use tlog_proto::{Block, LogPosition, Sequence};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::plan::{Plan, Step};
 use crate::shared::{Ended, Handed, Shared, Ticket};
 use crate::state::{Action, Command, Patience, State};
-use crate::{ConnectError, EndCause, Ending, Event, LostCause, Servers, Start, Stats, Unacknowledged};
+use crate::{ConnectError, EndCause, Ending, Event, LostCause, Servers, Stats, Unacknowledged};
 
 /// A question to the task.
 pub(crate) enum Request {
@@ -54,8 +54,10 @@ pub(crate) struct Driver {
     plan: Plan,
     /// Some until the end.
     state: Option<State<Ticket>>,
-    /// The client began with what the log held before, so that it never begins a new generation.
-    began_behind_others: bool,
+    /// Where the log ended when the first server accepted, if it told.
+    found: Option<LogPosition>,
+    /// What that server said to hold of an earlier client instance of the same session.
+    held_at_first: Option<Sequence>,
     /// What the last event brought, told by the tail.
     actions: Vec<Action<Ticket>>,
     /// Set by the tail: the connection is to be left.
@@ -86,12 +88,13 @@ impl Driver {
             resend: options.resend_timeout,
             flush: options.flush_after,
         };
-        let Accepted { first, last_flushed, .. } = *accepted;
+        let Accepted { first, last_flushed, end, .. } = *accepted;
         Self {
             servers: shared.servers.subscribe(),
             requests,
             state: Some(State::new(first, patience, Instant::now())),
-            began_behind_others: last_flushed.is_some_and(|last| last.next() == first),
+            found: end,
+            held_at_first: last_flushed,
             actions: Vec::new(),
             leave: None,
             slave_syncs: VecDeque::new(),
@@ -164,6 +167,7 @@ impl Driver {
                 Ok(()) = self.servers.changed() => {
                     let servers = self.servers.borrow_and_update().clone();
                     self.plan.set_servers(servers, None);
+                    self.failures.clear();
                     attempt = None;
                 }
             }
@@ -183,9 +187,8 @@ impl Driver {
             }
             None => (Sequence(0), Sequence(0), false),
         };
-        let must_continue = durable || self.began_behind_others;
-        let reset = !must_continue && matches!(self.dialer.options.start, Start::Reset(_));
-        Standing { first, sent, must_continue, reset }
+        let held = self.held_at_first.map_or(first, Sequence::next);
+        Standing { first, sent: sent.max(held), found: self.found, durable }
     }
 
     fn handle_lost(&mut self, server: Arc<str>, cause: LostCause) {
@@ -245,9 +248,7 @@ impl Driver {
         let Some(state) = &mut self.state else { return };
         self.reconnects += 1;
         let unflushed_blocks = state.stats().unflushed_blocks;
-        if unflushed_blocks == 0 {
-            self.plan.handle_progress(); // there is nothing by which more could be seen
-        }
+        self.plan.handle_accepted(Instant::now(), unflushed_blocks == 0);
         let (server, first) = (Arc::clone(&accepted.server), accepted.first);
         tracing::info!(vdisk = %self.dialer.vdisk, %server, %first, unflushed_blocks, "reconnected");
         self.notice(Event::Reconnected { server, unflushed_blocks });

@@ -275,7 +275,7 @@ pub enum EndCause {
     #[error("the client was closed")]
     Closed,
     /// No server accepted, or none made anything durable, for
-    /// [`ClientOptions::reconnect_deadline`](crate::ClientOptions::reconnect_deadline); or the list of servers is empty.
+    /// [`ClientOptions::reconnect_deadline`](crate::ClientOptions::reconnect_deadline).
     #[error("no server worked for {after:?}: {}", with_semicolons(.failures))]
     GaveUp {
         /// The deadline.

@@ -19,8 +19,8 @@ use crate::TlsOptions;
 pub struct ClientOptions {
     /// Where in the log it begins. Default [`Start::Continue`].
     pub start: Start,
-    /// Which client instance this is. Default: none, and a random one is drawn for each client. Not looked at with
-    /// [`Start::Continue`], for which a new one is always drawn.
+    /// Which client instance this is. Default: none, and a random one is drawn for each client. Only looked at with
+    /// [`Start::At`]; for the others a new one is always drawn.
     ///
     /// Give the same one again only where what this program sends again under a sequence is what it sent before: the
     /// server then takes resent blocks for duplicates without looking at them.
@@ -39,8 +39,8 @@ pub struct ClientOptions {
     pub handshake_timeout: Duration,
     /// For how long the first connect goes round the servers before it fails. Default: zero, each is tried once.
     pub connect_deadline: Duration,
-    /// How long a client that had a connection may be without a server with which anything becomes durable before it ends.
-    /// Default: none, it tries for ever.
+    /// How long a client that lost its connection goes round the servers before it ends: until one accepts and something becomes
+    /// durable there, or nothing has to. Each is tried once more in any case. Default: none, it tries for ever.
     pub reconnect_deadline: Option<Duration>,
     /// How long is waited between two rounds through the servers.
     pub backoff: Backoff,
@@ -71,7 +71,8 @@ pub enum Start {
     Continue,
     /// With this sequence. An empty log takes any. Else: the log's last sequence + 1 continues it; higher is refused as a gap
     /// ([`ConnectError::Gap`](crate::ConnectError::Gap)); lower starts a new generation, unless
-    /// [`ClientOptions::session`] is the one that wrote the log's end.
+    /// [`ClientOptions::session`] is the one that wrote the log's end. Where that lies before the last sequence, this is the way to
+    /// send again what [`Client::unflushed`](crate::Client::unflushed) gave back.
     At(Sequence),
     /// With this sequence, whatever the log holds: a new generation.
     Reset(Sequence),

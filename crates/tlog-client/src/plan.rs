@@ -48,11 +48,23 @@ pub(crate) struct Plan {
     out_since: Option<Instant>,
     /// Set while a wait between two rounds is on.
     wait_until: Option<Instant>,
+    /// When a server accepted last, where nothing became durable since.
+    accepted: Option<Instant>,
 }
 
 impl Plan {
     pub(crate) fn new(servers: Servers, backoff: Backoff, deadline: Option<Duration>) -> Self {
-        Self { servers, backoff, deadline, next: 0, tried: 0, hopeless: 0, out_since: None, wait_until: None }
+        Self {
+            servers,
+            backoff,
+            deadline,
+            next: 0,
+            tried: 0,
+            hopeless: 0,
+            out_since: None,
+            wait_until: None,
+            accepted: None,
+        }
     }
 
     pub(crate) fn servers(&self) -> &Servers {
@@ -96,8 +108,21 @@ impl Plan {
         self.next += 1;
     }
 
+    /// A server has accepted. Where nothing waits to become durable, that alone ends the time without a server; what was tried
+    /// still counts, so that one which accepts and closes is not run round.
+    pub(crate) fn handle_accepted(&mut self, now: Instant, nothing_waits: bool) {
+        self.accepted = Some(now);
+        if nothing_waits {
+            self.out_since = None;
+        }
+    }
+
     /// The connection was lost: the next server's turn.
     pub(crate) fn handle_lost(&mut self, now: Instant) {
+        // It lasted longer than any wait: that is no running round.
+        if self.accepted.take().is_some_and(|since| since + self.backoff.longest <= now) {
+            self.handle_progress();
+        }
         self.out_since.get_or_insert(now);
         self.handle_failed(false);
     }
@@ -110,7 +135,7 @@ impl Plan {
     /// Something works again: what was tried before no longer counts.
     pub(crate) fn handle_progress(&mut self) {
         (self.tried, self.hopeless) = (0, 0);
-        (self.out_since, self.wait_until) = (None, None);
+        (self.out_since, self.wait_until, self.accepted) = (None, None, None);
     }
 
     /// Another list counts from now on, from its beginning; `current` is the server that is connected, and, where it is still listed,
@@ -179,6 +204,31 @@ mod tests {
         plan.handle_progress();
         plan.handle_lost(until);
         assert_eq!(plan.poll(until, 0.0), dial("b"));
+    }
+
+    #[test]
+    fn servers_that_accept_and_close_are_waited_for_unless_the_connection_lasts() {
+        let mut plan = plan("a,b", Some(Duration::from_secs(60)));
+        let mut now = Instant::now();
+        let mut dialled = 0;
+        let begun = now;
+        while now < begun + Duration::from_secs(30) {
+            match plan.poll(now, 1.0) {
+                Step::Dial(_) => {
+                    dialled += 1;
+                    plan.handle_accepted(now, true);
+                    plan.handle_lost(now);
+                }
+                Step::Wait(until) => now = until,
+                Step::GiveUp => panic!("there is a server all the while"),
+            }
+        }
+        assert!(dialled < 50, "{dialled}");
+        assert!(matches!(plan.poll(now, 1.0), Step::Dial(_)));
+        plan.handle_accepted(now, true);
+        now += BACKOFF.longest;
+        plan.handle_lost(now);
+        assert!(matches!(plan.poll(now, 1.0), Step::Dial(_)), "at once, after one that lasted");
     }
 
     #[test]

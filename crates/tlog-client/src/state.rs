@@ -8,7 +8,7 @@
 //!     |  RecvFailed           v                 v        FlushOK counts from every phase that was sent here
 //!     +-----------------------+-----------------+        and, at a new connection, what the server says it has
 //!     |                                         |
-//!     +--- handle_offline: all but Durable -----+
+//!     +--- handle_offline: all that is kept -----+
 //! ```
 //!
 //! Calling order: [`State::push`] and [`State::command`] at any time. For each connection [`State::handle_online`] once, then
@@ -53,14 +53,14 @@ pub(crate) struct Patience {
 
 /// The blocks that are not known to be durable, in order. `T` is what the caller wants back with a block's fate.
 ///
-/// Invariants: `entries[i]` has sequence `first + i`; the first entry is not durable; everything below `next_to_send` was
+/// Invariants: `entries[i]` has sequence `first + i`; everything below `next_to_send` was
 /// given out by [`State::poll_send`] on this connection, nothing at or above it was; `resends` are the entries below it that are in
-/// phase Waiting; a durable entry holds no block; `sent` counts the entries in phase Sent.
+/// phase Waiting; the first entry is not acknowledged; `sent` counts the entries in phase Sent.
 pub(crate) struct State<T> {
     patience: Patience,
     /// First sequence of this client.
     start: Sequence,
-    /// Lowest sequence that is not durable: of `entries[0]`, or of the next block.
+    /// Lowest sequence that is not acknowledged as durable: of `entries[0]`, or of the next block.
     first: Sequence,
     entries: VecDeque<Entry<T>>,
     next_to_send: Sequence,
@@ -83,8 +83,11 @@ pub(crate) struct State<T> {
 }
 
 struct Entry<T> {
-    /// None once durable.
-    block: Option<Block>,
+    /// Kept until everything before it is durable too: a server that comes next orders blocks from the first one that is not, and
+    /// needs those behind it.
+    block: Block,
+    /// It is durable, and whoever waited for that was told.
+    acknowledged: bool,
     phase: Phase,
     /// When it was given out last, and how often in vain, on this connection.
     at: Instant,
@@ -188,7 +191,8 @@ impl<T> State<T> {
 
     /// Every block that is not durable, in order. Data is shared, not copied.
     pub(crate) fn unflushed(&self) -> Vec<Block> {
-        self.entries.iter().filter_map(|entry| entry.block.clone()).collect()
+        let unflushed = self.entries.iter().filter(|entry| !entry.acknowledged);
+        unflushed.map(|entry| entry.block.clone()).collect()
     }
 
     /// Takes the next block. `cost` comes back through [`State::take_released`] when it is durable.
@@ -197,7 +201,8 @@ impl<T> State<T> {
         self.stats.unflushed_blocks += 1;
         self.stats.unflushed_bytes += block.data.len() as u64;
         self.entries.push_back(Entry {
-            block: Some(block),
+            block,
+            acknowledged: false,
             phase: Phase::Waiting,
             at: self.heard, // set when it is sent
             tries: 0,
@@ -227,9 +232,7 @@ impl<T> State<T> {
     ) {
         if let Some(last) = last_flushed.filter(|last| *last >= self.first) {
             let end = last.next().min(self.ever_sent);
-            let known = (self.first.0..end.0).map(Sequence);
-            let undurable = known.filter(|sequence| !self.is_durable(*sequence)).collect();
-            self.make_durable(undurable, actions);
+            self.make_durable((self.first.0..end.0).map(Sequence).collect(), actions);
         }
         self.next_to_send = self.first;
         (self.heard, self.owed_since, self.look_at) = (now, None, None);
@@ -239,7 +242,7 @@ impl<T> State<T> {
     /// The connection is gone: nothing that is not durable counts as sent. Answers how many commands that the caller has queued no
     /// longer take a place in the queue.
     pub(crate) fn handle_offline(&mut self) -> usize {
-        for entry in self.entries.iter_mut().filter(|entry| entry.phase != Phase::Durable) {
+        for entry in &mut self.entries {
             (entry.phase, entry.tries, entry.refusals) = (Phase::Waiting, 0, 0);
         }
         self.resends.clear();
@@ -255,16 +258,15 @@ impl<T> State<T> {
             self.stats.resent_blocks += 1;
             return self.give_out(sequence, now);
         }
-        // What is durable here and was not sent here was acknowledged out of order on an earlier connection.
-        while self.entry(self.next_to_send).is_some_and(|entry| entry.phase == Phase::Durable) {
-            self.next_to_send = self.next_to_send.next();
-        }
         if let Some(command) = self.commands.poll(self.next_to_send, now) {
-            self.owes(now);
+            // A wait for the slave may take long: it is nothing that is owed at once.
+            if self.is_owed() {
+                self.owes(now);
+            }
             return Some(Send::Command(command));
         }
         let sequence = self.next_to_send;
-        let bytes = self.entry(sequence)?.block.as_ref().map_or(0, Block::size);
+        let bytes = self.entry(sequence)?.block.size();
         self.next_to_send = sequence.next();
         if sequence < self.ever_sent {
             self.stats.resent_blocks += 1;
@@ -322,9 +324,9 @@ impl<T> State<T> {
         let sequences = (self.first.0..=u64::MAX).map(Sequence);
         let (mut tickets, mut unacknowledged, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for (sequence, entry) in sequences.zip(self.entries) {
-            if let Some(block) = entry.block {
+            if !entry.acknowledged {
                 unacknowledged.push(sequence);
-                blocks.push(block);
+                blocks.push(entry.block);
             }
             tickets.extend(entry.ticket.map(|ticket| (sequence, ticket)));
         }
@@ -339,7 +341,7 @@ impl<T> State<T> {
         entry.refusals += 1;
         entry.at = now;
         let refusals = entry.refusals;
-        let whole = entry.block.as_ref().is_some_and(|block| BlockHash::of(&block.data) == block.hash);
+        let whole = BlockHash::of(&entry.block.data) == entry.block.hash;
         self.stats.refused_blocks += 1;
         actions.push(match (whole, refusals) {
             (false, _) => Action::Damaged(sequence),
@@ -351,30 +353,32 @@ impl<T> State<T> {
         }
     }
 
-    /// Lets go of blocks that are durable, and of everything before which nothing is missing.
-    fn make_durable(&mut self, sequences: Vec<Sequence>, actions: &mut Vec<Action<T>>) {
+    /// Tells of blocks that are durable, and lets go of those before which nothing is missing.
+    fn make_durable(&mut self, mut sequences: Vec<Sequence>, actions: &mut Vec<Action<T>>) {
         let mut tickets = Vec::with_capacity(sequences.len());
-        let (mut durable_bytes, mut released) = (0, 0);
-        for &sequence in &sequences {
-            let Some(entry) = self.entry(sequence) else { continue };
-            entry.phase = Phase::Durable;
-            // The place stays taken while an earlier block is missing, and so does its share of the cost.
-            released += entry.cost.saturating_sub(BLOCK_OVERHEAD);
-            entry.cost = entry.cost.min(BLOCK_OVERHEAD);
-            durable_bytes += entry.block.take().map_or(0, |block| block.size() as u64);
-            tickets.extend(entry.ticket.take());
-        }
-        self.released += released;
+        let mut durable_bytes = 0;
+        sequences.retain(|&sequence| match self.entry(sequence) {
+            Some(entry) if !entry.acknowledged => {
+                entry.acknowledged = true;
+                durable_bytes += entry.block.size() as u64;
+                tickets.extend(entry.ticket.take());
+                true
+            }
+            _ => false,
+        });
         let durable_blocks = sequences.len() as u64;
         self.stats.durable_blocks += durable_blocks;
         self.stats.durable_bytes += durable_bytes;
         self.stats.unflushed_blocks -= durable_blocks;
         self.stats.unflushed_bytes -= durable_bytes;
-        while let Some(entry) = self.entries.pop_front_if(|entry| entry.phase == Phase::Durable) {
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.acknowledged) {
             self.released += entry.cost;
+            // Acknowledged on an earlier connection, it may be on its way here, or wait for that.
+            self.sent -= usize::from(entry.phase == Phase::Sent);
+            self.resends.remove(&self.first);
             self.first = self.first.next();
         }
-        // What was durable behind a gap on an earlier connection has never had its turn on this one.
+        // What was acknowledged on an earlier connection has not had its turn on this one.
         self.next_to_send = self.next_to_send.max(self.first);
         self.commands.forget_below(self.first);
         if !sequences.is_empty() {
@@ -409,12 +413,7 @@ impl<T> State<T> {
         self.owes(now);
         let entry = self.entry(sequence)?;
         (entry.phase, entry.at) = (Phase::Sent, now);
-        entry.block.as_ref().map(Send::Block)
-    }
-
-    fn is_durable(&self, sequence: Sequence) -> bool {
-        let entry = self.offset(sequence).and_then(|at| self.entries.get(at));
-        entry.is_none_or(|entry| entry.phase == Phase::Durable)
+        Some(Send::Block(&entry.block))
     }
 
     fn offset(&self, sequence: Sequence) -> Option<usize> {

@@ -16,7 +16,7 @@ pub struct Stats {
     pub sent_bytes: u64,
     /// Blocks given to the connection again.
     pub resent_blocks: u64,
-    /// Blocks that the server said it holds in memory.
+    /// Blocks that a server said it holds in memory; each server that a block is sent to counts.
     pub received_blocks: u64,
     /// Blocks that the server said are durable.
     pub durable_blocks: u64,

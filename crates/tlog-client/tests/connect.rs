@@ -9,7 +9,8 @@ use std::time::Duration;
 use scripted::{SHORT, ScriptedServer, at, starting_at, vdisk};
 use tlog_client::{Client, ClientOptions, ConnectError, Start};
 use tlog_proto::{
-    FrameError, HandshakeResponse, HandshakeStatus, Limits, Refusal, Sequence, SessionId, Version,
+    FrameError, Generation, HandshakeResponse, HandshakeStatus, Limits, LogPosition, Refusal, Sequence,
+    SessionId, Version,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -37,17 +38,24 @@ async fn answered_with_bytes(bytes: &[u8]) -> ConnectError {
 async fn the_handshake_says_who_wants_what() {
     let server = ScriptedServer::start().await;
     let options =
-        ClientOptions { start: Start::Reset(Sequence(3)), session: Some(SessionId(7)), ..starting_at(3) };
+        ClientOptions { start: Start::At(Sequence(3)), session: Some(SessionId(7)), ..starting_at(3) };
     let connect = Client::connect(server.addr(), vdisk(), options);
     let (client, peer) = tokio::join!(connect, server.accept_handshake());
     let client = client.unwrap();
     assert_eq!(peer.request.version, Version::CURRENT);
     assert_eq!(peer.request.vdisk_id, vdisk());
     assert_eq!(peer.request.first_sequence, Sequence(3));
-    assert!(peer.request.reset_first_sequence);
+    assert!(!peer.request.reset_first_sequence);
     assert_eq!(peer.request.session, SessionId(7));
     assert_eq!((client.first_sequence(), client.next_sequence()), (Sequence(3), Sequence(3)));
     assert_eq!(client.session(), SessionId(7));
+
+    // A reset makes no use of a session: what the log holds of it must not pass for what is sent now.
+    let options =
+        ClientOptions { start: Start::Reset(Sequence(3)), session: Some(SessionId(7)), ..starting_at(3) };
+    let connect = Client::connect(server.addr(), vdisk(), options);
+    let (_client, peer) = tokio::join!(connect, server.accept_handshake());
+    assert!(peer.request.reset_first_sequence && peer.request.session != SessionId(7));
 }
 
 #[tokio::test]
@@ -181,7 +189,7 @@ async fn continuing_a_log_starts_after_its_last_durable_sequence() {
     assert_eq!(peer.request.first_sequence, Sequence(42));
     assert_ne!(peer.request.session, question.session);
     assert_ne!(peer.request.session, SessionId(7), "what an earlier client sent must not pass for ours");
-    assert!(!peer.request.returning && !peer.request.must_continue);
+    assert_eq!(peer.request.returning, None);
     assert_eq!(client.last_flushed_at_connect(), Some(Sequence(41)));
     client.set(at(0), vec![1]).await.unwrap();
     peer.expect_block(42).await;
@@ -205,7 +213,7 @@ async fn a_log_that_grows_between_the_question_and_the_beginning_is_asked_again(
 }
 
 #[tokio::test]
-async fn continuing_an_empty_log_begins_at_one_however_a_server_says_that_it_is_empty() {
+async fn continuing_an_empty_log_begins_at_one() {
     let server = ScriptedServer::start().await;
     let script = async {
         let question = server.refuse_because(Refusal::Gap).await;
@@ -214,14 +222,24 @@ async fn continuing_an_empty_log_begins_at_one_however_a_server_says_that_it_is_
     };
     let (client, peer) = tokio::join!(Client::connect(server.addr(), vdisk(), continuing()), script);
     assert_eq!((client.unwrap().next_sequence(), peer.request.first_sequence), (Sequence(1), Sequence(1)));
+}
 
+#[tokio::test]
+async fn an_empty_log_in_which_somebody_writes_between_the_question_and_the_beginning_is_asked_again() {
+    let server = ScriptedServer::start().await;
     let script = async {
-        let mut question = server.accept_handshake().await;
-        question.expect_close().await;
-        server.accept_handshake().await
+        server.refuse_because(Refusal::Gap).await;
+        let mut peer = server.accept_request().await;
+        // Three blocks are there by now: it would begin a new generation.
+        let end = Some(LogPosition { generation: Generation(1), sequence: Sequence(3) });
+        let accepted = HandshakeResponse { end, ..HandshakeResponse::new(HandshakeStatus::Ok) };
+        peer.answer_handshake_with(accepted).await;
+        peer.expect_close().await;
+        server.refuse_handshake(HandshakeStatus::InternalServerError, Some(3)).await;
+        server.accept_continuing(3).await
     };
     let (client, _peer) = tokio::join!(Client::connect(server.addr(), vdisk(), continuing()), script);
-    assert_eq!(client.unwrap().next_sequence(), Sequence(1));
+    assert_eq!(client.unwrap().first_sequence(), Sequence(4));
 }
 
 #[tokio::test]
@@ -230,6 +248,9 @@ async fn continuing_fails_where_the_server_does_not_tell_the_end_or_refuses() {
     let connect = || Client::connect(server.addr(), vdisk(), continuing());
     let refuse = |status| server.refuse_handshake(status, None);
     let (client, _) = tokio::join!(connect(), refuse(HandshakeStatus::InternalServerError));
+    assert!(matches!(client, Err(ConnectError::LogEndUnknown { .. })));
+    // A server that does not know the question takes it for a sequence; that says nothing of where the log ends.
+    let (client, _peer) = tokio::join!(connect(), server.accept_handshake());
     assert!(matches!(client, Err(ConnectError::LogEndUnknown { .. })));
     let (client, _) = tokio::join!(connect(), refuse(HandshakeStatus::InvalidVdiskId));
     assert!(matches!(client, Err(ConnectError::UnknownVdisk { .. })));

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use scripted::{Peer, ScriptedServer, at, connected_to, defaults, is_pending, set, set_many, soon, vdisk};
-use tlog_client::{AppendError, BLOCK_OVERHEAD, Client, ClientOptions, EndCause, Event, LostCause, Start};
-use tlog_proto::{BlockStatus, HandshakeStatus, Operation, Refusal, Response, Sequence};
+use tlog_client::{
+    AppendError, BLOCK_OVERHEAD, Backoff, Client, ClientOptions, EndCause, Event, LostCause, Start,
+};
+use tlog_proto::{
+    BlockStatus, HandshakeStatus, LogPosition, Operation, Refusal, Response, Sequence, SessionId,
+};
 use tokio::io::AsyncReadExt;
 
 /// Two servers, and a client that is connected to the first.
@@ -33,7 +37,7 @@ async fn next_cause(events: &mut tlog_client::Events) -> std::sync::Arc<LostCaus
 async fn when_a_server_dies_the_next_one_gets_what_is_not_durable_and_is_told_who_comes() {
     let (client, mut peer, _first, second) = two(defaults()).await;
     let mut events = client.events();
-    assert!(!peer.request.returning && !peer.request.must_continue);
+    assert_eq!(peer.request.returning, None);
     let mut handles = set_many(&client, 5).await;
     peer.expect_blocks(1..=5).await;
     peer.ack_received(2).await;
@@ -44,18 +48,20 @@ async fn when_a_server_dies_the_next_one_gets_what_is_not_durable_and_is_told_wh
     let mut peer = soon(second.accept_handshake()).await;
     let request = &peer.request;
     assert_eq!((request.first_sequence, request.session), (Sequence(2), client.session()));
-    assert!(request.returning && request.must_continue && !request.reset_first_sequence);
+    assert_eq!(request.returning, Some(LogPosition::default()), "what it found when it came first");
+    assert!(!request.reset_first_sequence);
     assert_eq!(soon(peer.expect_block(2)).await.data[..], [1]);
-    peer.expect_blocks(4..=5).await; // 3 is durable
+    peer.expect_blocks(3..=5).await; // 3 is durable, and needed for what comes behind it
     set(&client, 9).await;
     peer.expect_block(6).await;
+    peer.ack_flush([3]).await;
     peer.ack_flush([2, 4, 5]).await;
     for handle in handles {
         handle.await.unwrap();
     }
     assert_eq!(client.server().as_deref(), Some(&*second.addr()));
     let stats = client.stats();
-    assert_eq!((stats.reconnects, stats.resent_blocks, stats.sent_blocks), (1, 3, 6));
+    assert_eq!((stats.reconnects, stats.resent_blocks, stats.sent_blocks), (1, 4, 6));
 
     let mut seen = Vec::new();
     while seen.last().is_none_or(|last: &String| !last.contains("Durable(SequenceSet(2, 4-5))")) {
@@ -73,7 +79,6 @@ async fn what_the_next_server_holds_durably_is_not_sent_again() {
     peer.expect_blocks(1..=4).await;
     peer.drop_connection();
     let mut peer = soon(second.accept_continuing(3)).await;
-    assert!(!peer.request.must_continue, "nothing is known to be durable yet");
     for handle in handles.into_iter().take(3) {
         handle.await.unwrap();
     }
@@ -238,20 +243,20 @@ async fn where_every_server_lacks_what_was_acknowledged_the_client_ends_and_wher
 }
 
 #[tokio::test]
-async fn a_reset_is_repeated_until_something_is_durable() {
+async fn a_reset_is_asked_for_again_with_what_the_log_looked_like_before_it() {
     let options = ClientOptions { start: Start::Reset(Sequence(5)), ..defaults() };
     let (client, mut peer, first, second) = two(options).await;
     set_many(&client, 2).await;
     peer.expect_block(5).await;
     peer.drop_connection();
     let mut peer = soon(second.accept_handshake()).await;
-    assert!(peer.request.reset_first_sequence && peer.request.returning && !peer.request.must_continue);
+    assert!(peer.request.reset_first_sequence && peer.request.returning.is_some());
     peer.expect_blocks(5..=6).await;
     peer.ack_flush([5]).await;
     client.durable_up_to(Sequence(5)).await.unwrap();
     peer.drop_connection();
     let peer = soon(first.accept_handshake()).await;
-    assert!(!peer.request.reset_first_sequence && peer.request.must_continue);
+    assert!(peer.request.reset_first_sequence, "the server knows that it was done");
     assert_eq!(peer.request.first_sequence, Sequence(6));
 }
 
@@ -293,6 +298,39 @@ async fn a_client_with_a_deadline_gives_up_after_it_and_gives_everything_back() 
     assert_eq!(failures.len(), 2, "one for each server");
     assert!(began.elapsed() >= Duration::from_millis(100));
     assert_eq!(client.unflushed().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_again_what_an_earlier_one_left_is_not_taken_for_another() {
+    let (first, second) = (ScriptedServer::start().await, ScriptedServer::start().await);
+    let options = ClientOptions { session: Some(SessionId(9)), start: Start::At(Sequence(5)), ..defaults() };
+    let connect = Client::connect([first.addr(), second.addr()], vdisk(), options);
+    let (client, mut peer) = tokio::join!(connect, first.accept_continuing(10));
+    let client = client.unwrap();
+    set(&client, 0).await;
+    peer.expect_block(5).await;
+    peer.drop_connection();
+    soon(second.accept_continuing(10)).await;
+    soon(client.durable_up_to(Sequence(5))).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_client_does_not_run_round_servers_that_accept_and_close() {
+    let (client, peer, first, second) =
+        two(ClientOptions { backoff: Backoff::default(), ..defaults() }).await;
+    peer.drop_connection();
+    let closing = async {
+        loop {
+            tokio::select! {
+                _ = first.accept_handshake() => {}
+                _ = second.accept_handshake() => {}
+            }
+        }
+    };
+    let second_long = tokio::time::timeout(Duration::from_secs(1), closing);
+    assert!(second_long.await.is_err());
+    let reconnects = client.stats().reconnects;
+    assert!(reconnects < 20, "{reconnects} in a second");
 }
 
 /// A client in each state in which it can be, and the state's name.

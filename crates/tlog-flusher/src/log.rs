@@ -271,9 +271,9 @@ impl Log {
     }
 
     /// Asks the stores whether a newer writer has begun to take the log over; then nothing more can be appended here. Waits for so
-    /// many answers that every opening that was over before has one of its stores among them, and says that there is none where
-    /// these many do not come. Changes nothing: the next append finds out in any case.
-    pub async fn confirm(&self) -> Result<(), AppendError> {
+    /// many answers that every opening that was over before has one of its stores among them. False where these many do not come.
+    /// Changes nothing: the next append finds out in any case.
+    pub async fn confirm(&self) -> Result<bool, AppendError> {
         if self.durability.borrow().closed.is_some() {
             return Err(self.closed());
         }
@@ -292,10 +292,10 @@ impl Log {
             }
             missing -= 1;
             if missing == 0 {
-                break;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Flushes, waits until everything is durable or that has failed, tells the stores what is committed, and closes. Again,

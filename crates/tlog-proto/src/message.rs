@@ -8,8 +8,8 @@ use crate::generated::tlog_capnp::{
 };
 use crate::wire::{self, FrameLength};
 use crate::{
-    Block, BlockHash, BlockStatus, HandshakeStatus, IllegalVdiskId, Limits, Refusal, Sequence, SessionId,
-    Timestamp, UnknownStatus, UnverifiedBlock, VdiskId, Version,
+    Block, BlockHash, BlockStatus, Generation, HandshakeStatus, IllegalVdiskId, Limits, LogPosition, Refusal,
+    Sequence, SessionId, Timestamp, UnknownStatus, UnverifiedBlock, VdiskId, Version,
 };
 
 /// A whole message arrived and does not mean anything.
@@ -39,11 +39,10 @@ pub struct HandshakeRequest {
     pub reset_first_sequence: bool,
     /// Which client instance this is; [`SessionId::UNKNOWN`] from clients that do not tell.
     pub session: SessionId,
-    /// This client instance was accepted before, here or at another server: it does not take the vdisk over from a client that
-    /// came after it.
-    pub returning: bool,
-    /// What it sent before is durable: refuse it rather than begin a new generation.
-    pub must_continue: bool,
+    /// This client instance was accepted before, here or at another server, and the log ended there then
+    /// ([`HandshakeResponse::end`] of the first answer that accepted it). It takes the vdisk over from nobody who came after it, and
+    /// begins a new generation only where nothing was stored since. None from a client that comes for the first time.
+    pub returning: Option<LogPosition>,
 }
 
 impl HandshakeRequest {
@@ -55,8 +54,7 @@ impl HandshakeRequest {
             first_sequence,
             reset_first_sequence: false,
             session: SessionId::UNKNOWN,
-            returning: false,
-            must_continue: false,
+            returning: None,
         }
     }
 
@@ -70,14 +68,15 @@ impl HandshakeRequest {
             first_sequence: Sequence(root.get_first_sequence()),
             reset_first_sequence: root.get_reset_first_sequence(),
             session: SessionId(root.get_session()),
-            returning: root.get_returning(),
-            must_continue: root.get_must_continue(),
+            returning: root
+                .get_returning()
+                .then(|| position(root.get_found_generation(), root.get_found_sequence())),
         })
     }
 
     /// Appends it to `out` as it goes over the wire.
     pub fn encode_into(&self, out: &mut BytesMut) {
-        let words = 1 + 3 + 1 + wire::words(self.vdisk_id.as_str().len() + 1);
+        let words = 1 + 5 + 1 + wire::words(self.vdisk_id.as_str().len() + 1);
         wire::build(out, words, |message| {
             let mut root = message.init_root::<handshake_request::Builder<'_>>();
             root.set_version(self.version.to_wire());
@@ -85,8 +84,11 @@ impl HandshakeRequest {
             root.set_first_sequence(self.first_sequence.0);
             root.set_reset_first_sequence(self.reset_first_sequence);
             root.set_session(self.session.0);
-            root.set_returning(self.returning);
-            root.set_must_continue(self.must_continue);
+            if let Some(found) = self.returning {
+                root.set_returning(true);
+                root.set_found_generation(found.generation.0);
+                root.set_found_sequence(found.sequence.0);
+            }
         });
     }
 }
@@ -103,12 +105,15 @@ pub struct HandshakeResponse {
     pub last_flushed: Option<Sequence>,
     /// Why the status is an error, closer than it can say. None from servers that do not tell.
     pub refusal: Option<Refusal>,
+    /// Where the log ends for the client that is accepted; generation and sequence 0 where it is empty. None from servers that do not
+    /// tell, and in a refusal.
+    pub end: Option<LogPosition>,
 }
 
 impl HandshakeResponse {
     /// The answer of this version, with nothing told beside the status.
     pub fn new(status: HandshakeStatus) -> Self {
-        Self { version: Version::CURRENT, status, last_flushed: None, refusal: None }
+        Self { version: Version::CURRENT, status, last_flushed: None, refusal: None, end: None }
     }
 
     /// The answer of this version that refuses, and says why.
@@ -132,12 +137,13 @@ impl HandshakeResponse {
             status: root.get_status().try_into()?,
             last_flushed: root.get_has_last_flushed().then(|| Sequence(root.get_last_flushed_sequence())),
             refusal: Refusal::from_wire(root.get_refusal()),
+            end: root.get_has_end().then(|| position(root.get_end_generation(), root.get_end_sequence())),
         })
     }
 
     /// Appends it to `out` as it goes over the wire.
     pub fn encode_into(&self, out: &mut BytesMut) {
-        wire::build(out, 1 + 2, |message| {
+        wire::build(out, 1 + 4, |message| {
             let mut root = message.init_root::<handshake_response::Builder<'_>>();
             root.set_version(self.version.to_wire());
             root.set_status(self.status.number());
@@ -146,8 +152,17 @@ impl HandshakeResponse {
                 root.set_has_last_flushed(true);
             }
             root.set_refusal(self.refusal.map_or(0, Refusal::to_wire));
+            if let Some(end) = self.end {
+                root.set_has_end(true);
+                root.set_end_generation(end.generation.0);
+                root.set_end_sequence(end.sequence.0);
+            }
         });
     }
+}
+
+fn position(generation: u64, sequence: u64) -> LogPosition {
+    LogPosition { generation: Generation(generation), sequence: Sequence(sequence) }
 }
 
 /// The byte in front of every message that a client sends after the handshake.

@@ -8,8 +8,8 @@ use support::{
     aggregation, bytes_of, delete, from_hex, handshake_request, handshake_response, response, set, vdisk,
 };
 use tlog_proto::{
-    Aggregation, Block, BlockStatus, ClientMessage, HandshakeRequest, HandshakeResponse, HandshakeStatus,
-    Limits, Refusal, Response, Sequence, SessionId, Timestamp,
+    Aggregation, Block, BlockStatus, ClientMessage, Generation, HandshakeRequest, HandshakeResponse,
+    HandshakeStatus, Limits, LogPosition, Refusal, Response, Sequence, SessionId, Timestamp,
 };
 
 /// Recorded bytes; none where they are not beside the repository, which is no reason to fail.
@@ -178,16 +178,18 @@ fn handshakes_have_the_documented_bytes() {
         first_sequence: Sequence(3),
         reset_first_sequence: true,
         session: SessionId(0x0102_0304_0506_0708),
-        must_continue: true,
+        returning: Some(LogPosition { generation: Generation(2), sequence: Sequence(0x0c) }),
         ..handshake_request()
     };
     let bytes = documented(
         "
-        00000000 06000000                    one segment of 6 words
-        00000000 03000100                    root: a struct of 3 words of data, 1 pointer
-        08000101 05 000000                   version; reset (lowest bit), not returning, must continue
+        00000000 08000000                    one segment of 8 words
+        00000000 05000100                    root: a struct of 5 words of data, 1 pointer
+        08000101 03 000000                   version; reset (lowest bit), returning (the next)
         0300000000000000                     first sequence
         0807060504030201                     session
+        0200000000000000                     found generation
+        0c00000000000000                     found sequence
         01000000 32000000                    vdisk id: right behind, 6 bytes with the zero
         6d79696d67 000000                    myimg
         ",
@@ -199,14 +201,17 @@ fn handshakes_have_the_documented_bytes() {
         status: HandshakeStatus::InternalServerError,
         last_flushed: Some(Sequence(9)),
         refusal: Some(Refusal::TakenOver),
+        end: Some(LogPosition { generation: Generation(1), sequence: Sequence(0x0a) }),
         ..handshake_response()
     };
     let bytes = documented(
         "
-        00000000 03000000                    one segment of 3 words
-        00000000 02000000                    root: a struct of 2 words of data
-        08000101 fc 01 02 00                 version, status, hasLastFlushed (lowest bit), refusal
+        00000000 05000000                    one segment of 5 words
+        00000000 04000000                    root: a struct of 4 words of data
+        08000101 fc 03 02 00                 version, status, hasLastFlushed (lowest bit) and hasEnd, refusal
         0900000000000000                     last flushed sequence
+        0100000000000000                     end: generation
+        0a00000000000000                     end: sequence
         ",
     );
     assert_eq!(hex::encode(bytes_of(|out| response.encode_into(out))), hex::encode(&bytes));

@@ -146,7 +146,7 @@ fn a_list_of_another_kind_is_refused_wherever_one_is_read() {
             refused(&decoder, &changed, how);
         }
     };
-    check("HandshakeRequest", 4, &[2]);
+    check("HandshakeRequest", 6, &[2]);
     check("Response", 2, &[5, 7]);
     check("ClientMessage of a block", 5, &[2]);
     check("ClientMessage of a block", 6, &[2]);

@@ -7,10 +7,17 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use support::{bytes_of, decoders, in_segments_of, segments};
 use tlog_proto::{
-    Aggregation, Block, BlockHash, BlockIndex, BlockStatus, ClientMessage, HandshakeRequest,
-    HandshakeResponse, HandshakeStatus, Limits, Refusal, Response, Sequence, SessionId, Timestamp,
-    UnverifiedBlock, VdiskId, Version,
+    Aggregation, Block, BlockHash, BlockIndex, BlockStatus, ClientMessage, Generation, HandshakeRequest,
+    HandshakeResponse, HandshakeStatus, Limits, LogPosition, Refusal, Response, Sequence, SessionId,
+    Timestamp, UnverifiedBlock, VdiskId, Version,
 };
+
+fn position() -> impl Strategy<Value = LogPosition> {
+    any::<(u64, u64)>().prop_map(|(generation, sequence)| LogPosition {
+        generation: Generation(generation),
+        sequence: Sequence(sequence),
+    })
+}
 
 fn vdisk_id() -> impl Strategy<Value = VdiskId> {
     ("[a-zA-Z0-9]", prop::collection::vec("[a-zA-Z0-9._:@+-]", 0..128))
@@ -59,7 +66,7 @@ proptest! {
     fn handshake_requests(
         vdisk_id in vdisk_id(),
         (version, first, reset, session) in any::<(u32, u64, bool, u64)>(),
-        (returning, must_continue) in any::<(bool, bool)>(),
+        returning in prop::option::of(position()),
         words in 1..20u32,
     ) {
         let request = HandshakeRequest {
@@ -69,7 +76,6 @@ proptest! {
             reset_first_sequence: reset,
             session: SessionId(session),
             returning,
-            must_continue,
         };
         let bytes = bytes_of(|out| request.encode_into(out));
         prop_assert_eq!(segments(&bytes), 1);
@@ -83,10 +89,11 @@ proptest! {
         status in prop::sample::select(HandshakeStatus::ALL),
         last_flushed: Option<u64>,
         refusal in prop::option::of(prop::sample::select(Refusal::ALL)),
+        end in prop::option::of(position()),
         words in 1..20u32,
     ) {
         let version = Version::from_wire(version);
-        let response = HandshakeResponse { version, status, last_flushed: last_flushed.map(Sequence), refusal };
+        let response = HandshakeResponse { version, status, last_flushed: last_flushed.map(Sequence), refusal, end };
         let bytes = bytes_of(|out| response.encode_into(out));
         prop_assert_eq!(segments(&bytes), 1);
         prop_assert_eq!(&HandshakeResponse::decode(&bytes).unwrap(), &response);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tlog_proto::{
     BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
-    HandshakeResponse, HandshakeStatus, Refusal, Response, Sequence, VdiskId,
+    HandshakeResponse, HandshakeStatus, LogPosition, Refusal, Response, Sequence, VdiskId,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -138,8 +138,8 @@ where
         }
         Connected::Gone => return Linger::No,
     };
-    let last_flushed = link.last_flushed;
-    let accepted = HandshakeResponse { last_flushed, ..HandshakeResponse::new(HandshakeStatus::Ok) };
+    let (last_flushed, end) = (link.last_flushed, Some(link.end));
+    let accepted = HandshakeResponse { last_flushed, end, ..HandshakeResponse::new(HandshakeStatus::Ok) };
     if !respond(&mut write, &accepted, shared).await {
         return Linger::No;
     }
@@ -243,6 +243,7 @@ async fn respond(write: &mut (impl AsyncWrite + Unpin), answer: &HandshakeRespon
 /// What ties a connection to the task of its vdisk.
 struct Link {
     last_flushed: Option<Sequence>,
+    end: LogPosition,
     outbox: Arc<Outbox>,
     inbound: mpsc::Sender<Vec<Incoming>>,
     budget: Arc<Budget>,
@@ -263,7 +264,7 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
                 first: request.first_sequence,
                 reset: request.reset_first_sequence,
                 returning: request.returning,
-                must_continue: request.must_continue,
+                certain: true, // the task of the vdisk asks
             };
             let outbox = Arc::new(Outbox::default());
             let (sender, inbound) = mpsc::channel(INBOUND_BATCHES);
@@ -273,8 +274,8 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
                 continue; // its task was just ending
             }
             match answer.await {
-                Ok(Verdict::Accepted { last_flushed, budget }) => {
-                    return Connected::Live(Link { last_flushed, outbox, inbound: sender, budget });
+                Ok(Verdict::Accepted { last_flushed, end, budget }) => {
+                    return Connected::Live(Link { last_flushed, end, outbox, inbound: sender, budget });
                 }
                 Ok(Verdict::Refused(answer)) => {
                     if answer.status == HandshakeStatus::InvalidVdiskId {

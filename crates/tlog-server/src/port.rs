@@ -45,9 +45,9 @@ pub trait VdiskLog: Send + Sync + 'static {
     async fn find(&self, position: LogPosition) -> Result<Option<BlockDigest>, Closed>;
 
     /// Asks whether this is still the newest writer of the log, and fails where it is known not to be. Asked before a client
-    /// that comes is told where the log ends: a writer that was idle while another server had the log does not know of it. Where
-    /// it cannot be told, it answers that it is; the next write finds out. The server may drop the future.
-    async fn confirm(&self) -> Result<(), Closed>;
+    /// that comes is told where the log ends: a writer that was idle while another server had the log does not know of it. False
+    /// where it cannot be told. The server may drop the future.
+    async fn confirm(&self) -> Result<bool, Closed>;
 
     /// Flushes what was appended, waits until it is durable or that has failed, and closes the log. Calling it again, or on a
     /// log that has closed by itself, answers at once. Answers whether everything appended is durable.

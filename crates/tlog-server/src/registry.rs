@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tlog_proto::{Block, HandshakeResponse, Sequence, VdiskId};
+use tlog_proto::{Block, HandshakeResponse, LogPosition, Sequence, VdiskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +30,7 @@ pub(crate) struct Hello {
 /// What becomes of a handshake.
 pub(crate) enum Verdict {
     /// The client may send. What it sends is counted in this budget too.
-    Accepted { last_flushed: Option<Sequence>, budget: Arc<Budget> },
+    Accepted { last_flushed: Option<Sequence>, end: LogPosition, budget: Arc<Budget> },
     /// It may not.
     Refused(HandshakeResponse),
     /// Another connection came before it was answered.

@@ -55,10 +55,10 @@ pub(crate) struct Greeting {
     pub(crate) session: SessionId,
     pub(crate) first: Sequence,
     pub(crate) reset: bool,
-    /// It was accepted before, here or elsewhere.
-    pub(crate) returning: bool,
-    /// Refuse it rather than begin a new generation.
-    pub(crate) must_continue: bool,
+    /// It was accepted before, here or elsewhere, and found the log ending there.
+    pub(crate) returning: Option<LogPosition>,
+    /// Whether the log is known to be ours still, so that what it looks like here is what it is.
+    pub(crate) certain: bool,
 }
 
 impl Greeting {
@@ -70,7 +70,7 @@ impl Greeting {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action<P> {
     /// The handshake is OK; the connection is the live one.
-    Accept { connection: ConnectionId, last_flushed: Option<Sequence> },
+    Accept { connection: ConnectionId, last_flushed: Option<Sequence>, end: LogPosition },
     /// The handshake failed.
     Refuse { connection: ConnectionId, why: Refusal, last_flushed: Option<Sequence> },
     /// Tell the live connection.
@@ -96,6 +96,8 @@ pub(crate) enum Refusal {
     Gap { first: Sequence, next: Option<Sequence> },
     /// Another client has written since, or has connected.
     TakenOver { by: SessionId },
+    /// One of these, if the log is ours still, which could not be told.
+    Uncertain,
     /// The log has closed.
     LogClosed,
 }
@@ -148,8 +150,18 @@ pub(crate) struct Session<P> {
     window_limits: WindowLimits,
     link: Option<Link<P>>,
     greeted: Vec<Greeted>,
-    /// The client instance that took the vdisk last; none since the log was opened.
-    owner: Option<SessionId>,
+}
+
+/// Where a client's blocks go.
+struct Place {
+    /// Where the window begins.
+    expects: Sequence,
+    /// A generation begins with the first block.
+    starts_over: bool,
+    /// What is ordered is made durable before the handshake is answered.
+    flush_first: bool,
+    /// Blocks that are held are compared.
+    compares: bool,
 }
 
 /// A handshake that is answered once everything up to `until` is durable.
@@ -166,8 +178,8 @@ impl<P> Session<P> {
     pub(crate) fn new(end: LogEnd, window_limits: WindowLimits) -> Self {
         let log = LogTail::new(end);
         let durable = log.position();
-        let core = Core { log, durable, actions: VecDeque::new() };
-        Self { core, window_limits, link: None, greeted: Vec::new(), owner: None }
+        let core = Core { log, durable, owner: None, actions: VecDeque::new() };
+        Self { core, window_limits, link: None, greeted: Vec::new() }
     }
 
     /// What is to be done next.
@@ -177,37 +189,17 @@ impl<P> Session<P> {
 
     /// A client has said where it stands. It takes over, unless it leaves a gap, or comes back and another one is there.
     pub(crate) fn handle_greeting(&mut self, greeting: Greeting) {
-        let Greeting { connection, session, first, reset, returning, must_continue } = greeting;
-        if let Some(by) = self.owner.filter(|owner| returning && *owner != session) {
-            return self.core.refuse(connection, Refusal::TakenOver { by });
-        }
-        let log = &self.core.log;
-        let unknown_writer = !log.session().is_known();
-        // Where the window begins, whether a generation starts there, and whether what is ordered is flushed first.
-        let (expects, starts_over, flush_first) = match log.next() {
-            None if must_continue || first == Greeting::QUESTION => {
-                return self.core.refuse(connection, Refusal::Gap { first, next: None });
-            }
-            None => (first, true, false),
-            Some(next) if first == next => (next, false, reset),
-            // A reset that was done already is not done again.
-            Some(next) if returning && log.is_by(session, first) => (next, false, false),
-            Some(_) if reset => (first, true, true),
-            Some(next) if first > next => {
-                return self.refuse_gap(connection, Refusal::Gap { first, next: Some(next) });
-            }
-            Some(next) if log.is_by(session, first) => (next, false, false),
-            // A log that does not know who wrote it is compared block by block, as for a client that does not tell.
-            Some(_) if returning && unknown_writer => (first, false, false),
-            Some(_) if must_continue => {
-                let by = log.session();
-                return self.core.refuse(connection, Refusal::TakenOver { by });
-            }
-            Some(_) if session.is_known() => (first, true, true),
-            Some(_) => (first, false, false),
+        let Greeting { connection, session, returning, certain, .. } = greeting;
+        let place = match self.place_of(&greeting) {
+            Ok(place) => place,
+            Err(_) if !certain => return self.core.refuse(connection, Refusal::Uncertain),
+            Err(gap @ Refusal::Gap { next: Some(_), .. }) => return self.refuse_gap(connection, gap),
+            Err(why) => return self.core.refuse(connection, why),
         };
-        let compares = !session.is_known() || returning && unknown_writer;
-        self.owner = Some(session);
+        let Place { expects, starts_over, flush_first, compares } = place;
+        // What was stored since it was here first is its own, or it is not let go on.
+        let must_continue = returning.is_some_and(|found| found != self.end());
+        self.core.owner = Some(session);
         if let Some(old) = self.link.take() {
             self.greeted.retain(|greeted| greeted.connection != old.id);
             self.core.actions.push_back(Action::Replace(old.id));
@@ -216,6 +208,8 @@ impl<P> Session<P> {
             id: connection,
             session,
             compares,
+            must_continue,
+            is_over: false,
             accepted: false,
             starts_over,
             window: Window::new(expects, self.window_limits),
@@ -234,6 +228,52 @@ impl<P> Session<P> {
         }
     }
 
+    /// Where a client's blocks go, or why nowhere.
+    fn place_of(&self, greeting: &Greeting) -> Result<Place, Refusal> {
+        let Greeting { session, first, reset, returning, .. } = *greeting;
+        if let Some(by) = self.core.owner.filter(|owner| returning.is_some() && *owner != session) {
+            return Err(Refusal::TakenOver { by });
+        }
+        let log = &self.core.log;
+        let compares = !session.is_known();
+        let goes_on = |next| Place { expects: next, starts_over: false, flush_first: false, compares };
+        let starts_over = Place { expects: first, starts_over: true, flush_first: true, compares };
+        let is_compared = Place { expects: first, starts_over: false, flush_first: false, compares: true };
+        let Some(next) = log.next() else {
+            return match returning {
+                Some(found) if found != LogPosition::default() => Err(Refusal::Gap { first, next: None }),
+                _ if first == Greeting::QUESTION => Err(Refusal::Gap { first, next: None }),
+                _ => Ok(Place { flush_first: false, ..starts_over }),
+            };
+        };
+        let gap = Refusal::Gap { first, next: Some(next) };
+        if returning.is_some_and(|found| found != self.end()) {
+            // Something was stored since it was here first: its own, or it must not begin anything here.
+            return match log.session() {
+                _ if first > next => Err(gap),
+                by if by == session && (first == next || log.is_by(session, first)) => Ok(goes_on(next)),
+                // A log that does not know who wrote it is compared, block by block.
+                by if !by.is_known() => Ok(if first == next { goes_on(next) } else { is_compared }),
+                by => Err(Refusal::TakenOver { by }),
+            };
+        }
+        // What somebody else has sent lies before what this one sends: it is durable first.
+        let foreign = log.session() != session;
+        Ok(match reset {
+            _ if first == next => Place { flush_first: reset || foreign, ..goes_on(next) },
+            true => starts_over,
+            false if first > next => return Err(gap),
+            false if log.is_by(session, first) => goes_on(next),
+            false if session.is_known() => starts_over,
+            false => is_compared,
+        })
+    }
+
+    /// Where the log ends; generation 0 in an empty one.
+    fn end(&self) -> LogPosition {
+        self.core.log.position().unwrap_or_default()
+    }
+
     /// A connection is gone. What waited for an earlier block goes with it.
     pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
         self.link.take_if(|link| link.id == connection);
@@ -248,6 +288,9 @@ impl<P> Session<P> {
     /// A verified block has come in on the live connection.
     pub(crate) fn handle_block(&mut self, block: Block, permit: P) {
         let Some(link) = &mut self.link else { return };
+        if link.is_over {
+            return;
+        }
         let core = &mut self.core;
         debug_assert!(link.comparing.is_none(), "blocks wait while one is compared");
         let sequence = block.sequence;
@@ -375,12 +418,13 @@ impl<P> Session<P> {
     }
 
     fn accept(&mut self) {
+        let end = self.end();
         let Some(link) = &mut self.link else { return };
         link.accepted = true;
         // An unknown session that comes in lower may be anybody: it hears of nothing that it has not sent here.
         let continues = !link.starts_over && self.core.log.next() == Some(link.window.next());
         let last_flushed = self.core.last_flushed().filter(|_| continues);
-        self.core.actions.push_back(Action::Accept { connection: link.id, last_flushed });
+        self.core.actions.push_back(Action::Accept { connection: link.id, last_flushed, end });
     }
 
     fn refuse_gap(&mut self, connection: ConnectionId, gap: Refusal) {

@@ -96,7 +96,7 @@ struct Vdisk<'a> {
     /// Whether the log was opened just now, so that nobody can have taken it over.
     fresh: bool,
     /// Connections that wait until the log is known to be ours still; and those that wait for the next time it is asked.
-    confirming: Slot<Result<(), Closed>>,
+    confirming: Slot<Result<bool, Closed>>,
     being_confirmed: Vec<Hello>,
     unconfirmed: Vec<Hello>,
     /// Connections whose handshake has not been answered.
@@ -218,7 +218,7 @@ impl<'a> Vdisk<'a> {
                     }
                 }
                 confirmed = wait_for(&mut self.confirming) => match confirmed {
-                    Ok(()) => self.greet_confirmed(),
+                    Ok(certain) => self.greet_confirmed(certain),
                     // Those who wait are not answered, and come to the task that opens the log next.
                     Err(Closed(reason)) => return self.fail(reason).await,
                 },
@@ -255,8 +255,9 @@ impl<'a> Vdisk<'a> {
         }
     }
 
-    fn greet_confirmed(&mut self) {
-        for hello in std::mem::take(&mut self.being_confirmed) {
+    fn greet_confirmed(&mut self, certain: bool) {
+        for mut hello in std::mem::take(&mut self.being_confirmed) {
+            hello.greeting.certain = certain;
             self.greet(hello);
         }
         self.confirm();
@@ -363,9 +364,9 @@ impl<'a> Vdisk<'a> {
                 Action::Answer(response) => self.answer(response),
                 Action::Append(block, permit) => self.ordered(block, permit),
                 Action::Flush => self.flush(),
-                Action::Accept { connection, last_flushed } => {
+                Action::Accept { connection, last_flushed, end } => {
                     if let Some(hello) = self.greeted.remove(&connection) {
-                        self.accept(hello, last_flushed);
+                        self.accept(hello, last_flushed, end);
                     }
                 }
                 Action::Refuse { connection, why, last_flushed } => {
@@ -435,12 +436,13 @@ impl<'a> Vdisk<'a> {
         }
     }
 
-    fn accept(&mut self, mut hello: Hello, last_flushed: Option<Sequence>) {
+    fn accept(&mut self, mut hello: Hello, last_flushed: Option<Sequence>, end: LogPosition) {
         let id = hello.greeting.connection;
         info!(vdisk = %self.id, peer = %hello.peer, first = %hello.greeting.first, ?last_flushed, "connected");
         let (unused, _) = oneshot::channel();
         let verdict = std::mem::replace(&mut hello.verdict, unused);
-        if verdict.send(Verdict::Accepted { last_flushed, budget: Arc::clone(&self.budget) }).is_err() {
+        let budget = Arc::clone(&self.budget);
+        if verdict.send(Verdict::Accepted { last_flushed, end, budget }).is_err() {
             return self.session.handle_gone(id);
         }
         self.live = Some(Live {
@@ -478,6 +480,11 @@ impl<'a> Vdisk<'a> {
                 let session = hello.greeting.session;
                 warn!(%vdisk, %peer, %session, %by, "refused: another client has the vdisk since this one was there");
                 tlog_proto::Refusal::TakenOver
+            }
+            Refusal::Uncertain => {
+                count("uncertain");
+                warn!(%vdisk, %peer, "refused: too few stores tell whether the log is ours still");
+                tlog_proto::Refusal::LogUnavailable
             }
             Refusal::LogClosed => {
                 warn!(%vdisk, %peer, "refused: the log has closed");

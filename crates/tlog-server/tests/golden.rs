@@ -35,8 +35,8 @@ async fn expect(stream: &mut TcpStream, expected: &[u8], what: &str) {
 }
 
 async fn expect_handshake(stream: &mut TcpStream, recorded: &[u8]) {
-    // Ours has two more fields, which existing clients do not look at: 2 words of root pointer and table, 2 of data.
-    let mut got = vec![0; 32];
+    // Ours has more fields, which existing clients do not look at: 2 words of root pointer and table, 4 of data.
+    let mut got = vec![0; 48];
     soon(stream.read_exact(&mut got)).await.unwrap();
     let (got, recorded) = (HandshakeResponse::decode(&got), HandshakeResponse::decode(recorded));
     let (got, recorded) = (got.unwrap(), recorded.unwrap());

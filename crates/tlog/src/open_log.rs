@@ -74,11 +74,11 @@ impl AnyLog {
         }
     }
 
-    async fn confirm(&self) -> Result<(), AppendError> {
+    async fn confirm(&self) -> Result<bool, AppendError> {
         match self {
             Self::Two(log) => log.confirm().await,
             // Nothing fences a writer of format 1, so nothing can be asked.
-            Self::One(_) => Ok(()),
+            Self::One(_) => Ok(true),
         }
     }
 
@@ -188,7 +188,7 @@ impl VdiskLog for OpenLog {
         }))
     }
 
-    async fn confirm(&self) -> Result<(), Closed> {
+    async fn confirm(&self) -> Result<bool, Closed> {
         self.log.confirm().await.map_err(|error| Closed(reason(error.0)))
     }
 

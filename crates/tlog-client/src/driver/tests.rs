@@ -39,6 +39,7 @@ fn running() -> (Arc<Shared>, mpsc::Sender<Request>, DuplexStream) {
         writer: Box::new(writer),
         first: Sequence(1),
         last_flushed: None,
+        end: None,
     };
     let plan = Plan::new(servers, Backoff::default(), None);
     tokio::spawn(Driver::new(shared.clone(), questions, dialer, plan, &accepted).run(accepted));

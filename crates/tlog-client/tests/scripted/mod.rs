@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tlog_client::{Backoff, Client, ClientOptions, Durable, Start};
 use tlog_proto::{
-    Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, HandshakeRequest, HandshakeResponse,
-    HandshakeStatus, Limits, Refusal, Response, Sequence, VdiskId,
+    Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, Generation, HandshakeRequest,
+    HandshakeResponse, HandshakeStatus, Limits, LogPosition, Refusal, Response, Sequence, VdiskId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -148,7 +148,10 @@ pub struct Peer {
 impl Peer {
     pub async fn answer_handshake(&mut self, status: HandshakeStatus, last_flushed: Option<u64>) {
         let last_flushed = last_flushed.map(Sequence);
-        let response = HandshakeResponse { last_flushed, ..HandshakeResponse::new(status) };
+        // Of a log that was empty, or ends with what was flushed last.
+        let last = |sequence| LogPosition { generation: Generation(1), sequence };
+        let end = (!status.is_error()).then(|| last_flushed.map_or(LogPosition::default(), last));
+        let response = HandshakeResponse { last_flushed, end, ..HandshakeResponse::new(status) };
         self.answer_handshake_with(response).await;
     }
 

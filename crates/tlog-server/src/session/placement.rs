@@ -16,6 +16,10 @@ pub(super) struct Link<P> {
     pub(super) session: SessionId,
     /// What it sends below the log's end is compared with what is held: it cannot be told who wrote that.
     pub(super) compares: bool,
+    /// It came back, and something was stored since it was here first: it must not begin a new generation.
+    pub(super) must_continue: bool,
+    /// It turned out that another client has written: nothing of it counts any more, and it is closed.
+    pub(super) is_over: bool,
     pub(super) accepted: bool,
     /// Its next block starts a new generation.
     pub(super) starts_over: bool,
@@ -42,6 +46,8 @@ pub(super) struct Arrival<P> {
 pub(super) struct Core<P> {
     pub(super) log: LogTail,
     pub(super) durable: Option<LogPosition>,
+    /// The client instance that took the vdisk last; none since the log was opened.
+    pub(super) owner: Option<SessionId>,
     pub(super) actions: VecDeque<Action<P>>,
 }
 
@@ -49,6 +55,7 @@ impl<P> Core<P> {
     /// Blocks that have waited and whose turn has come.
     pub(super) fn place_waiting(&mut self, link: &mut Link<P>) {
         while link.comparing.is_none()
+            && !link.is_over
             && let Some(arrival) = link.window.take_next()
         {
             self.place(link, arrival);
@@ -101,6 +108,12 @@ impl<P> Core<P> {
     }
 
     pub(super) fn start_generation(&mut self, link: &mut Link<P>, arrival: Arrival<P>) {
+        if link.must_continue {
+            // Somebody who does not tell who he is has written what it never sent. When it comes again, it is told so.
+            link.is_over = true;
+            self.owner = Some(SessionId::UNKNOWN);
+            return self.actions.push_back(Action::Replace(link.id));
+        }
         self.flush();
         let before = self.log.position();
         let position = self.log.start_generation(link.session, &arrival.block);
@@ -174,7 +187,7 @@ impl<P> Core<P> {
     pub(super) fn refuse(&mut self, connection: ConnectionId, why: Refusal) {
         let last_flushed = match why {
             Refusal::Gap { .. } => self.last_flushed(),
-            Refusal::LogClosed | Refusal::TakenOver { .. } => None,
+            Refusal::LogClosed | Refusal::TakenOver { .. } | Refusal::Uncertain => None,
         };
         self.actions.push_back(Action::Refuse { connection, why, last_flushed });
     }

@@ -118,7 +118,7 @@ impl World {
                     let known: Vec<_> = self.client.kept.range(..=last_flushed).copied().collect();
                     known.into_iter().for_each(|sequence| self.acknowledge(sequence));
                 }
-                Gap { .. } | TakenOver { .. } | LogClosed(_) => {
+                Gap { .. } | TakenOver { .. } | LogClosed(_) | Uncertain(_) => {
                     panic!("{seen:?} for a client that leaves no gap")
                 }
                 _ => {}

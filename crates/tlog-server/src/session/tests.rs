@@ -15,6 +15,8 @@ pub(super) struct Bench {
     pub(super) flush_asked: usize,
     pub(super) seen: Vec<Seen>,
     pub(super) finds: usize,
+    /// The end that the client was told that was accepted last.
+    pub(super) found: LogPosition,
 }
 
 /// What came out of the state, in short.
@@ -24,6 +26,7 @@ pub(super) enum Seen {
     Gap { connection: u64, first: u64, next: Option<u64>, last_flushed: Option<u64> },
     TakenOver { connection: u64, by: u64 },
     LogClosed(u64),
+    Uncertain(u64),
     Replaced(u64),
     Said(BlockStatus, Vec<u64>),
     Appended(u64, u64),
@@ -47,8 +50,8 @@ pub(super) fn greeting(connection: u64, session: u64, first: u64, reset: bool) -
         session: SessionId(session),
         first: Sequence(first),
         reset,
-        returning: false,
-        must_continue: false,
+        returning: None,
+        certain: true,
     }
 }
 
@@ -74,6 +77,7 @@ impl Bench {
             flush_asked: 0,
             seen: Vec::new(),
             finds: 0,
+            found: LogPosition::default(),
         }
     }
 
@@ -156,7 +160,8 @@ impl Bench {
         while let Some(action) = self.session.poll_action() {
             let number = |sequence: Option<Sequence>| sequence.map(|Sequence(sequence)| sequence);
             match action {
-                Action::Accept { connection, last_flushed } => {
+                Action::Accept { connection, last_flushed, end } => {
+                    self.found = end;
                     self.seen.push(Accepted(connection.0, number(last_flushed)));
                 }
                 Action::Refuse { connection, why: Refusal::Gap { first, next }, last_flushed } => {
@@ -173,6 +178,9 @@ impl Bench {
                 }
                 Action::Refuse { connection, why: Refusal::TakenOver { by }, last_flushed: None } => {
                     self.seen.push(TakenOver { connection: connection.0, by: by.0 });
+                }
+                Action::Refuse { connection, why: Refusal::Uncertain, .. } => {
+                    self.seen.push(Uncertain(connection.0));
                 }
                 Action::Refuse { .. } => panic!("who was taken over is not told where the log ends"),
                 Action::Answer(Response { status, sequences }) => {
@@ -536,45 +544,83 @@ fn who_is_gone_takes_what_waited_along_and_leaves_what_was_ordered() {
     assert_eq!(bench.heard(), [Accepted(2, Some(1)), recv_ok(2)]);
 }
 
-fn returning(connection: u64, session: u64, first: u64, must_continue: bool) -> Greeting {
-    Greeting { returning: true, must_continue, ..greeting(connection, session, first, false) }
+fn at(generation: u64, sequence: u64) -> LogPosition {
+    LogPosition { generation: Generation(generation), sequence: Sequence(sequence) }
 }
+
+fn returning(connection: u64, session: u64, first: u64, found: LogPosition) -> Greeting {
+    Greeting { returning: Some(found), ..greeting(connection, session, first, false) }
+}
+
+const EMPTY: LogPosition = LogPosition { generation: Generation(0), sequence: Sequence(0) };
 
 #[test]
 fn a_client_that_comes_back_goes_on_and_one_that_was_replaced_by_another_is_told() {
     let mut bench = Bench::new();
     bench.connect(1, 7, 1, false);
+    assert_eq!(bench.found, EMPTY);
     bench.blocks(1..=4, 1);
     bench.make_durable(2);
     bench.seen();
-    bench.greet(returning(2, 7, 3, true));
+    bench.greet(returning(2, 7, 3, EMPTY));
     assert_eq!(bench.seen(), [Replaced(1), Accepted(2, Some(2))]);
+    // What the other one has ordered is durable before the next one is let in behind it.
     bench.connect(3, 9, 5, false);
-    assert_eq!(bench.seen(), [Replaced(2), Accepted(3, Some(2))]);
-    bench.greet(returning(4, 7, 3, true));
-    bench.greet(returning(5, 7, 3, false));
-    let taken_over = |connection| TakenOver { connection, by: 9 };
-    assert_eq!(bench.seen(), [taken_over(4), taken_over(5)], "the other one is not disturbed");
+    assert_eq!(bench.seen(), [Replaced(2), Flush]);
+    bench.all_durable();
+    assert_eq!((bench.seen(), bench.found), (vec![Accepted(3, Some(4))], at(1, 4)));
+    bench.greet(returning(4, 7, 3, EMPTY));
+    assert_eq!(bench.seen(), [TakenOver { connection: 4, by: 9 }], "the other one is not disturbed");
     bench.blocks([5], 2);
-    bench.greet(returning(6, 9, 5, true));
-    assert_eq!(bench.heard(), [recv_ok(5), Accepted(6, Some(2))]);
+    bench.greet(returning(6, 9, 5, at(1, 4)));
+    assert_eq!(bench.heard(), [recv_ok(5), Accepted(6, Some(4))]);
 }
 
 #[test]
-fn a_client_that_must_continue_is_refused_where_another_one_wrote_last_or_nothing_is_left() {
+fn a_client_that_comes_back_is_refused_where_another_one_wrote_last_or_nothing_is_left() {
     let mut bench = Bench::with_history(7, 1, 1..=4);
-    bench.greet(returning(1, 9, 3, true));
+    bench.greet(returning(1, 9, 3, at(1, 2)));
     assert_eq!(bench.seen(), [TakenOver { connection: 1, by: 7 }]);
-    bench.greet(returning(2, 9, 6, true));
+    bench.greet(returning(2, 9, 6, at(1, 5)));
     assert_eq!(bench.seen(), [Gap { connection: 2, first: 6, next: Some(5), last_flushed: Some(4) }]);
-    bench.greet(returning(3, 7, 2, true));
-    assert_eq!(bench.seen(), [Accepted(3, Some(4))]);
+    bench.greet(returning(3, 9, 5, at(1, 2)));
+    assert_eq!(
+        bench.seen(),
+        [TakenOver { connection: 3, by: 7 }],
+        "what lies before is not what it has written"
+    );
+    bench.greet(returning(4, 7, 2, at(1, 1)));
+    assert_eq!(bench.seen(), [Accepted(4, Some(4))]);
 
     let mut empty = Bench::new();
-    empty.greet(returning(1, 7, 5, true));
+    empty.greet(returning(1, 7, 5, at(1, 4)));
     assert_eq!(empty.seen(), [Gap { connection: 1, first: 5, next: None, last_flushed: None }]);
-    empty.greet(returning(2, 7, 5, false));
+    empty.greet(returning(2, 7, 5, EMPTY));
     assert_eq!(empty.seen(), [Accepted(2, None)]);
+}
+
+#[test]
+fn who_comes_back_with_nothing_acknowledged_does_not_write_over_what_another_one_wrote_meanwhile() {
+    // Its first blocks were stored, and it did not hear of it; then another one came, wrote, and the log was opened anew.
+    let mut bench = Bench::new();
+    bench.connect(1, 7, 1, false);
+    bench.blocks(1..=3, 1);
+    bench.all_durable();
+    bench.connect(2, 9, 4, false);
+    bench.blocks(4..=8, 2);
+    bench.all_durable();
+    bench.reopen();
+    for reset in [false, true] {
+        bench.greet(Greeting { reset, ..returning(3, 7, 1, EMPTY) });
+        assert_eq!(bench.seen(), [TakenOver { connection: 3, by: 9 }]);
+    }
+    // Where nothing was stored since, what was to be begun is still to be begun.
+    let mut bench = Bench::with_history(7, 1, 1..=4);
+    for connection in 1..=3 {
+        bench.greet(returning(connection, 9, 1, at(1, 4)));
+    }
+    bench.blocks(1..=2, 2);
+    assert_eq!(bench.positions()[4..], [(2, 1), (2, 2)]);
 }
 
 #[test]
@@ -592,9 +638,9 @@ fn asking_where_an_empty_log_ends_disturbs_nobody() {
 fn a_reset_that_was_done_is_not_done_again_when_the_client_comes_back() {
     let mut bench = Bench::with_history(7, 1, 1..=4);
     let reset = |connection, returning| Greeting { returning, ..greeting(connection, 9, 2, true) };
-    bench.greet(reset(1, false));
-    assert_eq!(bench.seen(), [Accepted(1, None)]);
-    bench.greet(reset(2, true));
+    bench.greet(reset(1, None));
+    assert_eq!((bench.seen(), bench.found), (vec![Accepted(1, None)], at(1, 4)));
+    bench.greet(reset(2, Some(at(1, 4))));
     assert_eq!(
         bench.seen(),
         [Replaced(1), Accepted(2, None)],
@@ -602,18 +648,53 @@ fn a_reset_that_was_done_is_not_done_again_when_the_client_comes_back() {
     );
     bench.blocks(2..=3, 2);
     bench.seen();
-    bench.greet(reset(3, true));
+    bench.greet(reset(3, Some(at(1, 4))));
     assert_eq!(bench.seen(), [Replaced(2), Accepted(3, None)]);
     bench.blocks(2..=4, 2);
     assert_eq!(bench.positions()[4..], [(2, 2), (2, 3), (2, 4)]);
 }
 
 #[test]
+fn a_reset_of_a_known_session_is_done_again_where_nothing_of_it_was_stored() {
+    // The log is by the same session, from before the reset.
+    let mut bench = Bench::with_history(7, 1, 1..=9);
+    let reset = |connection, returning| Greeting { returning, ..greeting(connection, 7, 5, true) };
+    bench.greet(reset(1, None));
+    bench.greet(reset(2, Some(at(1, 9))));
+    assert_eq!(bench.heard(), [Accepted(1, None), Accepted(2, None)], "nothing is called durable");
+    bench.blocks(5..=6, 2);
+    assert_eq!(bench.positions()[9..], [(2, 5), (2, 6)]);
+}
+
+#[test]
 fn where_the_log_does_not_know_its_writer_what_comes_again_is_compared() {
     let mut bench = Bench::with_history(0, 1, 1..=4);
-    bench.greet(returning(1, 9, 3, true));
+    bench.greet(returning(1, 9, 3, at(1, 2)));
     assert_eq!(bench.seen(), [Accepted(1, None)]);
     bench.blocks(3..=5, 1);
     assert_eq!(bench.heard(), [flush_ok([3]), flush_ok([4]), recv_ok(5)]);
     assert_eq!(bench.positions().last(), Some(&(1, 5)));
+
+    // What differs was written by another one, who is not written over.
+    let mut bench = Bench::with_history(0, 1, 1..=6);
+    bench.greet(returning(1, 9, 3, at(1, 2)));
+    bench.seen();
+    bench.blocks(3..=4, 1);
+    bench.blocks(5..=7, 2);
+    assert_eq!(bench.seen(), [flush_ok([3]), flush_ok([4]), Replaced(1)]);
+    assert_eq!(bench.positions().len(), 6);
+    bench.greet(returning(2, 9, 5, at(1, 2)));
+    assert_eq!(bench.seen(), [TakenOver { connection: 2, by: 0 }]);
+}
+
+#[test]
+fn where_it_cannot_be_told_whether_the_log_is_ours_nobody_is_refused_for_what_it_looks_like() {
+    let mut bench = Bench::with_history(7, 1, 1..=4);
+    let uncertain = |greeting| Greeting { certain: false, ..greeting };
+    bench.greet(uncertain(returning(1, 9, 3, at(1, 2))));
+    bench.greet(uncertain(greeting(2, 9, 8, false)));
+    bench.greet(uncertain(greeting(3, 9, u64::MAX, false)));
+    assert_eq!(bench.seen(), [Uncertain(1), Uncertain(2), Uncertain(3)]);
+    bench.greet(uncertain(greeting(4, 9, 5, false)));
+    assert_eq!(bench.seen(), [Accepted(4, Some(4))], "the first write finds out");
 }

@@ -346,7 +346,7 @@ async fn a_client_that_comes_back_after_another_one_is_told_so() {
     let mut first = Client::connect(server.addr, "vd", 7, 1).await;
     first.works(1).await;
     let mut second = Client::connect(server.addr, "vd", 8, 2).await;
-    let back = tlog_proto::HandshakeRequest { returning: true, must_continue: true, ..handshake("vd", 7, 2) };
+    let back = tlog_proto::HandshakeRequest { returning: Some(Default::default()), ..handshake("vd", 7, 2) };
     let (mut refused, response) = Client::greet(server.addr, back).await;
     assert_eq!(response.status, HandshakeStatus::InternalServerError);
     assert_eq!(response.refusal, Some(tlog_proto::Refusal::TakenOver));

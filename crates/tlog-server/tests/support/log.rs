@@ -34,6 +34,8 @@ pub struct Disk {
     pub confirms: watch::Sender<usize>,
     /// Another server has it, and this one finds out when it asks the next time.
     pub taken_over: AtomicBool,
+    /// Whether it is ours cannot be told.
+    pub uncertain: AtomicBool,
 }
 
 #[derive(Default)]
@@ -61,6 +63,7 @@ impl MemoryLogs {
                 flushes: watch::Sender::new(0),
                 confirms: watch::Sender::new(0),
                 taken_over: AtomicBool::new(false),
+                uncertain: AtomicBool::new(false),
             })
         };
         Arc::clone(self.disks.lock().unwrap().entry(vdisk).or_insert_with(new))
@@ -228,11 +231,11 @@ impl VdiskLog for Open {
         Ok(found.map(|found| (&found.block).into()))
     }
 
-    async fn confirm(&self) -> Result<(), Closed> {
+    async fn confirm(&self) -> Result<bool, Closed> {
         self.disk.confirms.send_modify(|confirms| *confirms += 1);
         match self.disk.taken_over.swap(false, Ordering::Relaxed) {
             true => Err(Closed(CloseReason::Fenced)),
-            false => Ok(()),
+            false => Ok(!self.disk.uncertain.load(Ordering::Relaxed)),
         }
     }
 

@@ -113,9 +113,9 @@ async fn a_server_that_was_idle_meanwhile_knows_the_end_of_the_log_when_a_client
         // The log stays open on the other server, which is not told of anything.
         let client = connect(&servers[round % 2]).await;
         assert_eq!(client.first_sequence().0, next, "round {round}");
-        let (acknowledged, all) = write(&client, 7, round as u64).await;
-        assert!(all && acknowledged.len() == 7, "round {round}: the first write found out instead");
+        let (acknowledged, all) = write(&client, 5, round as u64).await;
+        assert!(all && acknowledged.len() == 5, "round {round}: the first write found out instead");
         client.close_after_flush().await.unwrap();
-        next += 7;
+        next += 5;
     }
 }

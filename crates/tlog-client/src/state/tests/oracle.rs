@@ -23,6 +23,7 @@ struct OracleBlock {
     sent_here: bool,
     ever_sent: bool,
     refusals: u32,
+    acknowledged: bool,
     size: usize,
     ticket: Option<u64>,
 }
@@ -37,35 +38,36 @@ impl Oracle {
     }
 
     fn first_unacknowledged(&self) -> u64 {
-        let durable = self.blocks.iter().take_while(|block| block.phase == Phase::Durable).count();
+        let durable = self.blocks.iter().take_while(|block| block.acknowledged).count();
         START + durable as u64
     }
 
     fn unflushed(&self) -> Vec<u64> {
-        (START..).zip(&self.blocks).filter(|(_, b)| b.phase != Phase::Durable).map(|(s, _)| s).collect()
+        (START..).zip(&self.blocks).filter(|(_, b)| !b.acknowledged).map(|(s, _)| s).collect()
     }
 
-    /// Data of all durable blocks, and the rest of those with nothing missing before them.
+    /// What everything costs that is durable with nothing missing before it.
     fn released(&self) -> usize {
         let whole = (self.first_unacknowledged() - START) as usize;
-        let data: usize = self.blocks.iter().filter(|b| b.phase == Phase::Durable).map(|b| b.size).sum();
-        data + whole * BLOCK_OVERHEAD
+        self.blocks.iter().take(whole).map(|block| block.size + BLOCK_OVERHEAD).sum()
     }
 
     fn poll(&mut self) -> Option<Sent> {
-        let again = (START..).zip(&self.blocks).find(|(_, b)| b.phase == Phase::Waiting && b.sent_here);
+        let first = self.first_unacknowledged();
+        let again = |(sequence, b): &(u64, &OracleBlock)| {
+            *sequence >= first && b.phase == Phase::Waiting && b.sent_here
+        };
+        let again = (START..).zip(&self.blocks).find(again);
         if let Some((sequence, _)) = again {
             self.get(sequence).unwrap().phase = Phase::Sent;
             self.stats.resent_blocks += 1;
             return Some(Sent::Block(sequence));
         }
-        while self.get(self.frontier).is_some_and(|block| block.phase == Phase::Durable) {
-            self.frontier += 1;
-        }
+        let first = self.first_unacknowledged();
         let next = loop {
-            let next = self.to_send.pop_front()?;
-            match next {
-                Sent::Block(sequence) if self.get(sequence).unwrap().phase == Phase::Durable => {}
+            match self.to_send.pop_front()? {
+                // Everything up to it became durable before its turn.
+                Sent::Block(sequence) if sequence < first => {}
                 next => break next,
             }
         };
@@ -104,13 +106,14 @@ impl Oracle {
             BlockStatus::FlushFailed => actions.push(Action::FlushFailed),
             _ => {
                 // A durable block that was not sent here, and that nothing before it holds up, counts as if it was.
-                let frontier = self.frontier;
+                let (frontier, first) = (self.frontier, self.first_unacknowledged());
                 for &sequence in sequences {
                     let Some(block) = self.get(sequence).filter(|_| sequence < frontier) else {
                         self.stats.unexpected_responses += 1;
                         continue;
                     };
                     match (status, block.phase) {
+                        _ if sequence < first => self.stats.repeated_responses += 1,
                         (BlockStatus::RecvOk, Phase::Sent) => {
                             block.phase = Phase::Received;
                             self.stats.received_blocks += 1;
@@ -137,9 +140,11 @@ impl Oracle {
 
     fn durable(&mut self, sequences: Vec<u64>, actions: &mut Vec<Action<u64>>) {
         let mut tickets = Vec::new();
+        let sequences: Vec<u64> =
+            sequences.into_iter().filter(|sequence| !self.get(*sequence).unwrap().acknowledged).collect();
         for &sequence in &sequences {
             let block = self.get(sequence).unwrap();
-            block.phase = Phase::Durable;
+            block.acknowledged = true;
             let size = block.size as u64;
             tickets.extend(block.ticket.take());
             self.stats.durable_blocks += 1;
@@ -156,7 +161,7 @@ impl Oracle {
     fn reconnect(&mut self, last_flushed: Option<u64>) -> Vec<Action<u64>> {
         let mut actions = Vec::new();
         let known = |(sequence, block): &(u64, &OracleBlock)| {
-            block.phase != Phase::Durable && block.ever_sent && Some(*sequence) <= last_flushed
+            !block.acknowledged && block.ever_sent && Some(*sequence) <= last_flushed
         };
         let known: Vec<_> = (START..).zip(&self.blocks).filter(known).map(|(sequence, _)| sequence).collect();
         let unwritten =
@@ -167,9 +172,10 @@ impl Oracle {
         self.durable(known, &mut actions);
         (self.flushes, self.slave_syncs) = (0, 0);
         self.to_send = vec![Sent::Command(Command::WaitSlaveSyncAgain); waits].into();
+        let first = self.first_unacknowledged();
         for (sequence, block) in (START..).zip(&mut self.blocks) {
             (block.sent_here, block.refusals) = (false, 0);
-            if block.phase != Phase::Durable {
+            if sequence >= first {
                 block.phase = Phase::Waiting;
                 self.to_send.push_back(Sent::Block(sequence));
             }
@@ -227,8 +233,16 @@ proptest! {
                     next_ticket += 1;
                     state.push(block(sequence, size), size + BLOCK_OVERHEAD, next_ticket);
                     let (sent_here, ever_sent, refusals) = (false, false, 0);
-                    let (phase, ticket) = (Phase::Waiting, Some(next_ticket));
-                    oracle.blocks.push(OracleBlock { phase, sent_here, ever_sent, refusals, size, ticket });
+                    let (phase, acknowledged, ticket) = (Phase::Waiting, false, Some(next_ticket));
+                    oracle.blocks.push(OracleBlock {
+                        phase,
+                        sent_here,
+                        ever_sent,
+                        refusals,
+                        acknowledged,
+                        size,
+                        ticket,
+                    });
                     oracle.to_send.push_back(Sent::Block(sequence));
                 }
                 Op::Send(count) => {
@@ -257,7 +271,8 @@ proptest! {
             prop_assert_eq!(state.next().0, oracle.next());
             prop_assert_eq!(state.first_unacknowledged().0, oracle.first_unacknowledged());
             prop_assert_eq!(state.unflushed().iter().map(|b| b.sequence.0).collect::<Vec<_>>(), &unflushed[..]);
-            let sent = oracle.blocks.iter().filter(|block| block.phase == Phase::Sent).count();
+            let first = (oracle.first_unacknowledged() - START) as usize;
+            let sent = oracle.blocks.iter().skip(first).filter(|block| block.phase == Phase::Sent).count();
             prop_assert_eq!(state.sent, sent);
             oracle.stats.unflushed_blocks = unflushed.len() as u64;
             oracle.stats.unflushed_bytes = unflushed.iter().map(|s| oracle.get(*s).unwrap().size as u64).sum();

@@ -129,3 +129,14 @@ fn nothing_is_awaited_where_nothing_was_sent_and_a_new_connection_begins_anew() 
     poll_all(&mut state, later);
     assert_eq!(state.handle_time(later + PATIENCE.answer - Duration::from_secs(1)), Ok(()));
 }
+
+#[test]
+fn a_wait_for_the_slave_is_nothing_that_a_server_owes_at_once() {
+    let now = Instant::now();
+    let mut state: State<u64> = State::new(Sequence(START), PATIENCE, now);
+    state.handle_online(None, now, &mut Vec::new());
+    state.command(Command::WaitSlaveSync);
+    assert_eq!(poll_all(&mut state, now), [Sent::Command(Command::WaitSlaveSync)]);
+    assert_eq!(pass(&mut state, now, 10_000, false), []);
+    assert_eq!(respond(&mut state, BlockStatus::WaitNbdSlaveSyncReceived, &[], now), [Action::SlaveSynced]);
+}
