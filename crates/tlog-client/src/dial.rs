@@ -268,9 +268,7 @@ impl Dialer {
                 ConnectError::ServerTooOld { server, version }
             }
             (HandshakeStatus::Ok, ..) => return Ok(()),
-            (_, Some(Refusal::TlsWanted), _) => {
-                ConnectError::Tls { server, failure: TlsFailure::TlsWanted }
-            }
+            (_, Some(Refusal::TlsWanted), _) => ConnectError::Tls { server, failure: TlsFailure::TlsWanted },
             (HandshakeStatus::InvalidRequest, ..) => ConnectError::InvalidRequest { server, version },
             (HandshakeStatus::InvalidVersion, ..) => ConnectError::ClientTooOld { server, version },
             (_, Some(Refusal::NotPermitted), _) => ConnectError::NotPermitted { server, vdisk },
