@@ -5,8 +5,8 @@
 //! zcat disk.img.gz | cargo run -p tlog-client --example copy_file -- tlog-1:11211,tlog-2:11211 myimg -
 //! ```
 //!
-//! Goes on behind whatever the log holds: a second copy is a later moment of the same disk. What the disk had beyond the end of
-//! the file stays there; `tlog record` is for images that become shorter, and sends only what has changed.
+//! Goes on behind whatever the log holds: a second copy is a later moment of the same disk. What the disk had beyond
+//! the end of the file stays there; `tlog record` is for images that become shorter, and sends only what has changed.
 
 use std::error::Error;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! Shows that a client survives its servers: appends a block every few milliseconds and says what happens to its connection.
-//! Kill the server that it is connected to, with whatever signal, and see.
+//! Shows that a client survives its servers: appends a block every few milliseconds and says what happens to its
+//! connection. Kill the server that it is connected to, with whatever signal, and see.
 //!
 //! ```text
 //! cargo run -p tlog-client --example failover -- 127.0.0.1:11211,127.0.0.1:11311 myimg 10000

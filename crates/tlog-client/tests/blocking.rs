@@ -17,7 +17,7 @@ use tlog_proto::{Block, BlockStatus, ClientMessage, Operation, Sequence, Timesta
 use tokio::runtime::Handle;
 use tokio::sync::{RwLock, RwLockReadGuard, oneshot};
 
-/// Threads are counted for the whole process: whoever makes some holds this for reading, whoever counts them for writing.
+/// Threads are counted for the whole process: whoever makes some holds this for reading, who counts them for writing.
 static THREADS: RwLock<()> = RwLock::const_new(());
 
 /// Does something on a thread of its own, on which there is no runtime, and awaits what comes of it.

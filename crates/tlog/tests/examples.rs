@@ -1,4 +1,4 @@
-//! The client's examples, run as anybody would run them, against real servers.
+//! The client's examples, run as anybody would run them, and a recipe of `docs/client.md`, against real servers.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -18,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use site::Site;
-use support::Place;
+use support::{Place, Server, of_one_connection};
+use tlog_client::{Client, ClientOptions, EndCause, Event, Start};
+use tlog_proto::{BlockIndex, Sequence, VdiskId};
 
-/// An example's binary. `cargo test --workspace` has built it, into the folder beside the one that this test is in; where it
-/// did not, or only of what the source was before, it is built here.
+/// An example's binary. `cargo test --workspace` has built it, into the folder beside the one that this test is in;
+/// where it did not, or only of what the source was before, it is built here.
 fn example(name: &str) -> Command {
     let this = std::env::current_exe().unwrap();
     let profile = this.parent().unwrap().parent().unwrap();
@@ -166,4 +168,62 @@ fn failover_ends_well_when_its_server_is_killed() {
     let expected: Vec<u8> = (0..BLOCKS).flat_map(|number| number.to_le_bytes().repeat(512)).collect();
     assert!(site.restored("vda") == expected);
     second.stop();
+}
+
+/// "What to do with `unflushed()`" of `docs/client.md`, with another server in the place of the one that died.
+async fn deliver(ended: &Client, server: &Server) -> Result<Client, &'static str> {
+    let left = ended.unflushed().await;
+    let start = Start::At(left[0].sequence);
+    let options = ClientOptions { start, session: Some(ended.session()), ..ClientOptions::default() };
+    let client = Client::connect(server.addr(), ended.vdisk().clone(), options).await.unwrap();
+    if client.last_flushed_at_connect().is_none() && ended.stats().durable_blocks > 0 {
+        client.close().await;
+        return Err("somebody else has written the vdisk, or the log is another one");
+    }
+    for block in left {
+        client.send(block).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    Ok(client)
+}
+
+async fn set(client: &Client, number: u8) -> tlog_client::Durable {
+    client.set(BlockIndex::new(number.into()).unwrap(), vec![number; 512]).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_client_could_not_deliver_another_one_does_and_not_where_somebody_else_has_written() {
+    let place = Place::new();
+    let server = place.server(&[]);
+    let vdisk = VdiskId::new("myimg").unwrap();
+    let client = Client::connect(server.addr(), vdisk.clone(), of_one_connection()).await.unwrap();
+    let mut events = client.events();
+    for number in 1..=3 {
+        set(&client, number).await;
+    }
+    client.flush().await.unwrap();
+    let (_, last) = (set(&client, 4).await, set(&client, 5).await);
+    while !matches!(events.next().await.unwrap(), Event::Received(Sequence(5))) {}
+    server.kill();
+    let failed = last.await.unwrap_err();
+    assert!(matches!(failed.ending.cause(), EndCause::GaveUp { .. }), "{failed}");
+    assert_eq!(failed.ending.unacknowledged().to_string(), "4-5");
+
+    let server = place.server(&[]);
+    let second = deliver(&client, &server).await.unwrap();
+    assert_eq!(second.last_flushed_at_connect(), Some(Sequence(3)));
+    // What the first one has is durable now, and no gap and no new generation come of saying it once more.
+    let third = deliver(&client, &server).await.unwrap();
+    assert_eq!((third.last_flushed_at_connect(), third.stats().durable_blocks), (Some(Sequence(5)), 2));
+    let expected: Vec<u8> = (0..=5).flat_map(|number| [number; 512]).collect();
+    assert!(restored(&place, "myimg") == expected);
+    assert_eq!(place.tlog_ok(&["history", "myimg", "--json"]).matches("\"generation\":1,").count(), 2);
+
+    let another = Client::connect(server.addr(), vdisk, of_one_connection()).await.unwrap();
+    set(&another, 6).await;
+    another.flush().await.unwrap();
+    deliver(&client, &server).await.unwrap_err();
+    let expected: Vec<u8> = (0..=6).flat_map(|number| [number; 512]).collect();
+    assert!(restored(&place, "myimg") == expected);
+    server.stop();
 }
