@@ -67,3 +67,12 @@ pub use set::SequenceSet;
 pub use state::BLOCK_OVERHEAD;
 pub use stats::Stats;
 pub use tls::{ClientCertificate, TlsFailure, TlsOptions};
+
+/// What the documents show compiles.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/client.md")]
+    struct ClientPage;
+}
