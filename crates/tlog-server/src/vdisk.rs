@@ -8,15 +8,15 @@
 //! It awaits one event, hands it to the [`Session`], and carries out what that says. Nothing it awaits holds up the other
 //! events: appending, finding, the slave and closing are futures in slots.
 
+mod greeting;
+
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tlog_proto::{
-    Block, BlockStatus, HandshakeResponse, HandshakeStatus, LogPosition, Response, Sequence, VdiskId,
-};
-use tokio::sync::{oneshot, watch};
+use tlog_proto::{Block, BlockStatus, HandshakeResponse, HandshakeStatus, LogPosition, Response, VdiskId};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -28,7 +28,7 @@ use crate::port::{
     VdiskLog,
 };
 use crate::registry::{Hello, Incoming, Registration, Verdict, lock};
-use crate::session::{Action, ConnectionId, Greeting, Note, Refusal, Session, cost};
+use crate::session::{Action, ConnectionId, Note, Session, cost};
 use crate::status::VdiskReport;
 use crate::window::WindowLimits;
 
@@ -237,39 +237,6 @@ impl<'a> Vdisk<'a> {
         }
     }
 
-    /// A log that stayed open while nothing was written may have been taken over by another server meanwhile. It is asked each
-    /// time that somebody comes: where the log ends decides what becomes of the client's blocks.
-    fn handle_hello(&mut self, hello: Hello) {
-        if std::mem::take(&mut self.fresh) {
-            return self.greet(hello);
-        }
-        self.unconfirmed.push(hello);
-        self.confirm();
-    }
-
-    fn confirm(&mut self) {
-        if self.confirming.is_none() && !self.unconfirmed.is_empty() {
-            self.being_confirmed = std::mem::take(&mut self.unconfirmed);
-            let log = Arc::clone(&self.log);
-            self.confirming = Some(Box::pin(async move { log.confirm().await }));
-        }
-    }
-
-    fn greet_confirmed(&mut self, certain: bool) {
-        for mut hello in std::mem::take(&mut self.being_confirmed) {
-            hello.greeting.certain = certain;
-            self.greet(hello);
-        }
-        self.confirm();
-    }
-
-    fn greet(&mut self, hello: Hello) {
-        let greeting = hello.greeting;
-        debug!(vdisk = %self.id, peer = %hello.peer, ?greeting, next = ?self.session.ordered(), "handshake");
-        self.greeted.insert(greeting.connection, hello);
-        self.session.handle_greeting(greeting);
-    }
-
     fn handle_arrived(&mut self, batch: Option<Vec<Incoming>>, stopping: bool) {
         let Some(live) = &mut self.live else { return };
         match batch {
@@ -434,65 +401,6 @@ impl<'a> Vdisk<'a> {
                 Ok(())
             }));
         }
-    }
-
-    fn accept(&mut self, mut hello: Hello, last_flushed: Option<Sequence>, end: LogPosition) {
-        let id = hello.greeting.connection;
-        info!(vdisk = %self.id, peer = %hello.peer, first = %hello.greeting.first, ?last_flushed, "connected");
-        let (unused, _) = oneshot::channel();
-        let verdict = std::mem::replace(&mut hello.verdict, unused);
-        let budget = Arc::clone(&self.budget);
-        if verdict.send(Verdict::Accepted { last_flushed, end, budget }).is_err() {
-            return self.session.handle_gone(id);
-        }
-        self.live = Some(Live {
-            id,
-            hello,
-            arrived: VecDeque::new(),
-            at_end: false,
-            slave: None,
-            more_slave_waits: 0,
-        });
-    }
-
-    fn refuse(&mut self, hello: Hello, why: Refusal, last_flushed: Option<Sequence>) {
-        let (vdisk, peer) = (&self.id, hello.peer);
-        let count = |reason: &'static str| {
-            metrics::counter!("tlog_server_handshakes_refused_total", "reason" => reason).increment(1);
-        };
-        let refusal = match why {
-            Refusal::Gap { first: Greeting::QUESTION, next } => {
-                info!(%vdisk, %peer, ?next, "told a client where the log ends");
-                tlog_proto::Refusal::Gap
-            }
-            Refusal::Gap { first, next: Some(next) } => {
-                count("gap");
-                warn!(%vdisk, %peer, %first, %next, "refused: the client begins at {first}, and the log goes on at {next}");
-                tlog_proto::Refusal::Gap
-            }
-            Refusal::Gap { first, next: None } => {
-                count("gap");
-                warn!(%vdisk, %peer, %first, "refused: the client goes on at {first} with what is durable, and the log is empty");
-                tlog_proto::Refusal::Gap
-            }
-            Refusal::TakenOver { by } => {
-                count("taken_over");
-                let session = hello.greeting.session;
-                warn!(%vdisk, %peer, %session, %by, "refused: another client has the vdisk since this one was there");
-                tlog_proto::Refusal::TakenOver
-            }
-            Refusal::Uncertain => {
-                count("uncertain");
-                warn!(%vdisk, %peer, "refused: too few stores tell whether the log is ours still");
-                tlog_proto::Refusal::LogUnavailable
-            }
-            Refusal::LogClosed => {
-                warn!(%vdisk, %peer, "refused: the log has closed");
-                tlog_proto::Refusal::LogUnavailable
-            }
-        };
-        let answer = HandshakeResponse::refused(HandshakeStatus::InternalServerError, refusal);
-        let _ = hello.verdict.send(Verdict::Refused(HandshakeResponse { last_flushed, ..answer }));
     }
 
     fn replace(&mut self, connection: ConnectionId) {

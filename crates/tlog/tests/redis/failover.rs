@@ -94,6 +94,8 @@ enum Fault {
     WithoutStores,
 }
 
+const FAULTS: [Fault; 4] = [Fault::Killed, Fault::Stopped, Fault::Refuses, Fault::WithoutStores];
+
 /// What is written, as fast as the log takes it.
 struct Writing {
     handles: Vec<Durable>,
@@ -169,7 +171,6 @@ async fn whatever_happens_to_the_server_every_handle_resolves_and_the_log_has_ev
                 None => tokio::task::yield_now().await,
             }
         };
-        const FAULTS: [Fault; 4] = [Fault::Killed, Fault::Stopped, Fault::Refuses, Fault::WithoutStores];
         let fault = FAULTS[random.random_range(0..FAULTS.len())];
         nodes[current].suffer(fault).await;
         let took = progress(50, &format!("round {round}, {fault:?}")).await;
@@ -206,4 +207,40 @@ async fn whatever_happens_to_the_server_every_handle_resolves_and_the_log_has_ev
     let expected: Vec<u8> =
         (0..=*last).flat_map(|index| content.get(&index).unwrap_or(&zeros).to_vec()).collect();
     assert!(site.restored("vda") == expected, "the disk is not what was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_is_immediate_whatever_happens_to_the_server_and_everything_is_given_back() {
+    let site = Site::with(6, &RedisOptions::default(), "");
+    let mut node = Node::start(&site).await;
+    for fault in FAULTS {
+        let vdisk = VdiskId::new(&format!("{fault:?}")).unwrap();
+        let client = Client::connect(node.front.address(), vdisk, ClientOptions::default()).await.unwrap();
+        let mut handles = Vec::new();
+        let mut writes = async |blocks: u64| {
+            for index in 0..blocks {
+                handles.push(client.set(BlockIndex::new(index).unwrap(), vec![1; BLOCK]).await.unwrap());
+            }
+        };
+        writes(50).await;
+        node.suffer(fault).await;
+        writes(50).await;
+        let began = Instant::now();
+        let ending = client.close().await;
+        let took = began.elapsed();
+        println!("close() where the server is {fault:?}: {took:?}");
+        assert!(took < Duration::from_secs(2), "{fault:?}: {took:?}; usually well below a millisecond");
+        // Each handle has its answer, and what is not acknowledged is given back.
+        let mut unacknowledged = Vec::new();
+        for handle in handles {
+            let sequence = handle.sequence();
+            if handle.await.is_err() {
+                unacknowledged.push(sequence);
+            }
+        }
+        let left: Vec<_> = client.unflushed().await.iter().map(|block| block.sequence).collect();
+        assert_eq!(left, unacknowledged);
+        assert_eq!(*ending.unacknowledged(), unacknowledged.into_iter().collect());
+        node.recover(fault, &site).await;
+    }
 }
