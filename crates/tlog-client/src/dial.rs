@@ -145,8 +145,8 @@ impl Dialer {
         let Standing { first, sent, found, durable } = standing;
         let resets = matches!(self.options.start, Start::Reset(_));
         let request = HandshakeRequest {
-            // A server that is told where the log ended knows whether it was done.
-            reset_first_sequence: resets && (found.is_some() || !durable),
+            // A server of ours that is told where the log ended knows whether it was done; to others it is not said twice.
+            reset_first_sequence: resets && !durable,
             returning: found,
             ..self.request(first)
         };
@@ -158,6 +158,11 @@ impl Dialer {
             }
             // It lacks what was acknowledged, and does not know it.
             Some(last) if last.next() < first => Err(self.gap(server, first, Some(last))),
+            // The log is as it was before anything was acknowledged.
+            None if durable && accepted.end.is_some() && accepted.end == found => {
+                let end = found.filter(|end| end.generation != Generation::default());
+                Err(self.gap(server, first, end.map(|end| end.sequence)))
+            }
             _ => Ok(accepted),
         }
     }

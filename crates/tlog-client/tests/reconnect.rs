@@ -11,7 +11,8 @@ use tlog_client::{
     AppendError, BLOCK_OVERHEAD, Backoff, Client, ClientOptions, EndCause, Event, LostCause, Start,
 };
 use tlog_proto::{
-    BlockStatus, HandshakeStatus, LogPosition, Operation, Refusal, Response, Sequence, SessionId,
+    BlockStatus, HandshakeResponse, HandshakeStatus, LogPosition, Operation, Refusal, Response, Sequence,
+    SessionId,
 };
 use tokio::io::AsyncReadExt;
 
@@ -243,6 +244,31 @@ async fn where_every_server_lacks_what_was_acknowledged_the_client_ends_and_wher
 }
 
 #[tokio::test]
+async fn a_log_that_is_as_it_was_before_anything_was_acknowledged_lacks_it() {
+    let (client, mut peer, _first, second) = two(defaults()).await;
+    set_many(&client, 2).await;
+    peer.expect_blocks(1..=2).await;
+    peer.ack_flush([1]).await;
+    client.durable_up_to(Sequence(1)).await.unwrap();
+    client.set_servers(second.addr()).unwrap();
+    let script = async {
+        loop {
+            // An empty log, which takes any first sequence.
+            let mut peer = second.accept_request().await;
+            let end = Some(LogPosition::default());
+            let accepted = HandshakeResponse { end, ..HandshakeResponse::new(HandshakeStatus::Ok) };
+            peer.answer_handshake_with(accepted).await;
+        }
+    };
+    let error = tokio::select! {
+        () = soon(script) => unreachable!(),
+        error = client.durable_up_to(Sequence(2)) => error.unwrap_err(),
+    };
+    let EndCause::Gap { expected, last_flushed: None, .. } = error.cause() else { panic!("{error}") };
+    assert_eq!(*expected, Sequence(2));
+}
+
+#[tokio::test]
 async fn a_reset_is_asked_for_again_with_what_the_log_looked_like_before_it() {
     let options = ClientOptions { start: Start::Reset(Sequence(5)), ..defaults() };
     let (client, mut peer, first, second) = two(options).await;
@@ -256,7 +282,7 @@ async fn a_reset_is_asked_for_again_with_what_the_log_looked_like_before_it() {
     client.durable_up_to(Sequence(5)).await.unwrap();
     peer.drop_connection();
     let peer = soon(first.accept_handshake()).await;
-    assert!(peer.request.reset_first_sequence, "the server knows that it was done");
+    assert!(!peer.request.reset_first_sequence);
     assert_eq!(peer.request.first_sequence, Sequence(6));
 }
 

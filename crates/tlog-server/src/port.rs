@@ -23,6 +23,11 @@ pub trait VdiskLog: Send + Sync + 'static {
     /// Where the log ended when it was opened; all of that is durable.
     fn end(&self) -> LogEnd;
 
+    /// Whether generations are stored. A log that does not is in generation 1 whenever it is opened, whatever was begun before.
+    fn keeps_generations(&self) -> bool {
+        true
+    }
+
     /// Takes the next block of the log. Positions rise: within a generation the sequences follow each other without gaps,
     /// a new generation starts at any sequence. Waits while too many bytes are not durable yet, and then makes them durable
     /// without waiting for a full aggregation: nothing else will. Never called while an earlier call has not answered; the

@@ -23,7 +23,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tlog_proto::{Block, BlockStatus, LogPosition, Response, Sequence, SessionId};
+use tlog_proto::{Block, BlockStatus, Generation, LogPosition, Response, Sequence, SessionId};
 
 use crate::port::{BlockDigest, LogEnd, OrderedBlock};
 use crate::tail::LogTail;
@@ -150,6 +150,8 @@ pub(crate) struct Session<P> {
     window_limits: WindowLimits,
     link: Option<Link<P>>,
     greeted: Vec<Greeted>,
+    /// Whether generations are stored.
+    keeps_generations: bool,
 }
 
 /// Where a client's blocks go.
@@ -179,7 +181,12 @@ impl<P> Session<P> {
         let log = LogTail::new(end);
         let durable = log.position();
         let core = Core { log, durable, owner: None, actions: VecDeque::new() };
-        Self { core, window_limits, link: None, greeted: Vec::new() }
+        Self { core, window_limits, link: None, greeted: Vec::new(), keeps_generations: true }
+    }
+
+    /// Over a log that knows no generations: those of today are forgotten when it is opened again.
+    pub(crate) fn without_generations(self) -> Self {
+        Self { keeps_generations: false, ..self }
     }
 
     /// What is to be done next.
@@ -190,6 +197,10 @@ impl<P> Session<P> {
     /// A client has said where it stands. It takes over, unless it leaves a gap, or comes back and another one is there.
     pub(crate) fn handle_greeting(&mut self, greeting: Greeting) {
         let Greeting { connection, session, returning, certain, .. } = greeting;
+        // What a client of ours is told of the log's end counts for as long as it lives.
+        if !certain && session.is_known() {
+            return self.core.refuse(connection, Refusal::Uncertain);
+        }
         let place = match self.place_of(&greeting) {
             Ok(place) => place,
             Err(_) if !certain => return self.core.refuse(connection, Refusal::Uncertain),
@@ -199,7 +210,7 @@ impl<P> Session<P> {
         let Place { expects, starts_over, flush_first, compares } = place;
         // What was stored since it was here first is its own, or it is not let go on.
         let must_continue = returning.is_some_and(|found| found != self.end());
-        self.core.owner = Some(session);
+        let owner_before = self.core.owner.replace(session);
         if let Some(old) = self.link.take() {
             self.greeted.retain(|greeted| greeted.connection != old.id);
             self.core.actions.push_back(Action::Replace(old.id));
@@ -209,6 +220,7 @@ impl<P> Session<P> {
             session,
             compares,
             must_continue,
+            owner_before,
             is_over: false,
             accepted: false,
             starts_over,
@@ -252,18 +264,23 @@ impl<P> Session<P> {
             return match log.session() {
                 _ if first > next => Err(gap),
                 by if by == session && (first == next || log.is_by(session, first)) => Ok(goes_on(next)),
-                // A log that does not know who wrote it is compared, block by block.
-                by if !by.is_known() => Ok(if first == next { goes_on(next) } else { is_compared }),
+                // A log that does not know who wrote it is compared, block by block, where there is something to compare.
+                by if !by.is_known() && first < next => Ok(is_compared),
+                by if !by.is_known()
+                    && returning.map(|found| found.generation) == Some(self.end().generation) =>
+                {
+                    Ok(goes_on(next))
+                }
                 by => Err(Refusal::TakenOver { by }),
             };
         }
-        // What somebody else has sent lies before what this one sends: it is durable first.
-        let foreign = log.session() != session;
+        // Where the log ends when a client comes first decides about it when it comes again: that end is durable first.
+        let settled = Place { flush_first: reset || session.is_known(), ..goes_on(next) };
         Ok(match reset {
-            _ if first == next => Place { flush_first: reset || foreign, ..goes_on(next) },
+            _ if first == next => settled,
             true => starts_over,
             false if first > next => return Err(gap),
-            false if log.is_by(session, first) => goes_on(next),
+            false if log.is_by(session, first) => settled,
             false if session.is_known() => starts_over,
             false => is_compared,
         })
@@ -271,12 +288,30 @@ impl<P> Session<P> {
 
     /// Where the log ends; generation 0 in an empty one.
     fn end(&self) -> LogPosition {
-        self.core.log.position().unwrap_or_default()
+        let end = self.core.log.position().unwrap_or_default();
+        match self.keeps_generations || end.generation == Generation::default() {
+            true => end,
+            // Counted in memory only, it would be another one after a restart.
+            false => LogPosition { generation: Generation(1), ..end },
+        }
+    }
+
+    /// The client that was just accepted did not hear of it any more.
+    pub(crate) fn handle_unheard(&mut self, connection: ConnectionId) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.id == connection) {
+            link.accepted = false;
+        }
+        self.handle_gone(connection);
     }
 
     /// A connection is gone. What waited for an earlier block goes with it.
     pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
-        self.link.take_if(|link| link.id == connection);
+        if let Some(link) = self.link.take_if(|link| link.id == connection)
+            && !link.accepted
+        {
+            // It never heard that it has the vdisk: nobody was taken over.
+            self.core.owner = link.owner_before;
+        }
         self.greeted.retain(|greeted| greeted.connection != connection);
     }
 

@@ -144,11 +144,12 @@ impl<'a> Vdisk<'a> {
         let budget = Arc::new(Budget::new(settings.max_unflushed_bytes));
         let pressure = [budget.pressure(), registration.shared.unflushed.pressure()];
         let end = log.end();
+        let session = Session::new(end, limits);
         info!(vdisk = %registration.id, generation = %end.generation, last = ?end.last, "log opened");
         Self {
             id: registration.id.clone(),
             durability: log.durability(),
-            session: Session::new(end, limits),
+            session: if log.keeps_generations() { session } else { session.without_generations() },
             log,
             budget,
             pressure,
@@ -458,7 +459,9 @@ impl<'a> Vdisk<'a> {
             let log = Arc::clone(&self.log);
             self.closing = Closing::Now(Box::pin(async move { log.close().await }));
         }
-        let in_use = self.live.is_some() || !self.greeted.is_empty() || !self.undurable.is_empty();
+        let greeting =
+            !(self.greeted.is_empty() && self.unconfirmed.is_empty() && self.being_confirmed.is_empty());
+        let in_use = self.live.is_some() || greeting || !self.undurable.is_empty();
         self.idle_since = if in_use { None } else { self.idle_since.or_else(|| Some(Instant::now())) };
     }
 

@@ -159,6 +159,10 @@ impl VdiskLog for OpenLog {
         LogEnd { generation, first, last, session }
     }
 
+    fn keeps_generations(&self) -> bool {
+        matches!(&*self.log, AnyLog::Two(_))
+    }
+
     async fn append(&self, block: OrderedBlock) -> Result<(), Closed> {
         let OrderedBlock { generation, session, block } = block;
         let block = tlog_flusher::PositionedBlock { generation, session, block };

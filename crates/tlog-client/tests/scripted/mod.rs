@@ -148,9 +148,13 @@ pub struct Peer {
 impl Peer {
     pub async fn answer_handshake(&mut self, status: HandshakeStatus, last_flushed: Option<u64>) {
         let last_flushed = last_flushed.map(Sequence);
-        // Of a log that was empty, or ends with what was flushed last.
+        // Of a log that was empty when the client came first, or that ends with what was flushed last.
         let last = |sequence| LogPosition { generation: Generation(1), sequence };
-        let end = (!status.is_error()).then(|| last_flushed.map_or(LogPosition::default(), last));
+        let unflushed = match self.request.returning {
+            Some(_) => last(self.request.first_sequence),
+            None => LogPosition::default(),
+        };
+        let end = (!status.is_error()).then(|| last_flushed.map_or(unflushed, last));
         let response = HandshakeResponse { last_flushed, end, ..HandshakeResponse::new(status) };
         self.answer_handshake_with(response).await;
     }

@@ -18,6 +18,8 @@ pub(super) struct Link<P> {
     pub(super) compares: bool,
     /// It came back, and something was stored since it was here first: it must not begin a new generation.
     pub(super) must_continue: bool,
+    /// Who had the vdisk before it.
+    pub(super) owner_before: Option<SessionId>,
     /// It turned out that another client has written: nothing of it counts any more, and it is closed.
     pub(super) is_over: bool,
     pub(super) accepted: bool,

@@ -100,14 +100,17 @@ impl Bench {
     pub(super) fn reopen(&mut self) {
         self.log.truncate(self.durable);
         self.flush_asked = self.durable;
-        let end = self.log.last().map_or(LogEnd::default(), |last| LogEnd {
+        self.session = Session::new(self.end(), Self::LIMITS);
+        self.seen.clear();
+    }
+
+    pub(super) fn end(&self) -> LogEnd {
+        self.log.last().map_or(LogEnd::default(), |last| LogEnd {
             generation: last.generation,
             first: self.log.iter().find(|b| b.generation == last.generation).unwrap().block.sequence,
             last: Some(last.block.sequence),
             session: last.session,
-        });
-        self.session = Session::new(end, Self::LIMITS);
-        self.seen.clear();
+        })
     }
 
     pub(super) fn connect(&mut self, connection: u64, session: u64, first: u64, reset: bool) {
@@ -266,7 +269,7 @@ fn the_same_session_comes_back_and_what_it_sends_again_is_a_duplicate() {
     bench.blocks(1..=4, 1);
     bench.make_durable(2);
     bench.seen();
-    bench.connect(2, 7, 1, false);
+    bench.greet(returning::returning(2, 7, 1, bench.found));
     assert_eq!(bench.seen(), [Replaced(1), Accepted(2, Some(2))]);
     bench.blocks([2, 3, 5, 4], 1);
     assert_eq!(bench.seen(), [flush_ok([2]), recv_ok(3), Appended(1, 5), recv_ok(5), recv_ok(4)]);
@@ -279,7 +282,7 @@ fn a_flush_is_told_only_for_what_this_connection_has_sent() {
     let mut bench = Bench::new();
     bench.connect(1, 7, 1, false);
     bench.blocks(1..=3, 1);
-    bench.connect(2, 7, 1, false);
+    bench.greet(returning::returning(2, 7, 1, bench.found));
     bench.seen();
     bench.block(2, 1);
     bench.all_durable();

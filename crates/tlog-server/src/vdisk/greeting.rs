@@ -7,7 +7,7 @@ use tlog_proto::{HandshakeResponse, HandshakeStatus, LogPosition, Sequence};
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use super::Vdisk;
+use super::{Closing, Vdisk};
 use crate::live::Live;
 use crate::registry::{Hello, Verdict};
 use crate::session::{Greeting, Refusal};
@@ -16,6 +16,9 @@ impl Vdisk<'_> {
     /// A log that stayed open while nothing was written may have been taken over by another server meanwhile. It is asked each
     /// time that somebody comes: where the log ends decides what becomes of the client's blocks.
     pub(super) fn handle_hello(&mut self, hello: Hello) {
+        if hello.verdict.is_closed() {
+            return;
+        }
         if std::mem::take(&mut self.fresh) {
             return self.greet(hello);
         }
@@ -32,7 +35,12 @@ impl Vdisk<'_> {
     }
 
     pub(super) fn greet_confirmed(&mut self, certain: bool) {
-        for mut hello in std::mem::take(&mut self.being_confirmed) {
+        let confirmed = std::mem::take(&mut self.being_confirmed);
+        if !matches!(self.closing, Closing::No) {
+            return; // not answered, they come to the task that opens the log next
+        }
+        // Who gave up meanwhile takes nothing over.
+        for mut hello in confirmed.into_iter().filter(|hello| !hello.verdict.is_closed()) {
             hello.greeting.certain = certain;
             self.greet(hello);
         }
@@ -53,7 +61,7 @@ impl Vdisk<'_> {
         let verdict = std::mem::replace(&mut hello.verdict, unused);
         let budget = Arc::clone(&self.budget);
         if verdict.send(Verdict::Accepted { last_flushed, end, budget }).is_err() {
-            return self.session.handle_gone(id);
+            return self.session.handle_unheard(id);
         }
         self.live = Some(Live {
             id,

@@ -61,8 +61,8 @@ async fn a_log_that_is_full_holds_up_its_own_connection_only() {
     client.hears_recv_ok(1..=10).await;
     bystander.works(1).await;
     assert_eq!(disk.appended(), 0);
-    // Even now somebody else can take over.
-    let mut client2 = Client::connect(server.addr, "vd", 7, 1).await;
+    // Even now the client can come back.
+    let (mut client2, _) = Client::greet(server.addr, back("vd", 7, 1)).await;
     disk.set_full(false);
     client2.sends((1..=40).map(|sequence| block_of(sequence, BLOCK))).await;
     client2.asks_to_flush(40).await;

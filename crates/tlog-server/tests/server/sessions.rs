@@ -49,7 +49,7 @@ async fn a_new_connection_takes_over_and_the_old_one_is_closed() {
     let mut old = Client::connect(server.addr, "vd", 7, 1).await;
     old.sends_blocks(1..=3).await;
     old.hears_recv_ok(1..=3).await;
-    let mut new = Client::connect(server.addr, "vd", 7, 1).await;
+    let (mut new, _) = Client::greet(server.addr, back("vd", 7, 1)).await;
     old.sees_the_end().await;
     new.sends_blocks([2]).await;
     new.hears_recv_ok([2]).await;
@@ -86,7 +86,7 @@ async fn a_client_that_comes_back_hears_what_is_durable_and_sends_the_rest_again
     client.sends_blocks(3..=4).await;
     client.hears_recv_ok(3..=4).await;
     drop(client);
-    let (mut client, response) = Client::greet(server.addr, handshake("vd", 7, 2)).await;
+    let (mut client, response) = Client::greet(server.addr, back("vd", 7, 2)).await;
     assert_eq!((response.status, response.last_flushed), (HandshakeStatus::Ok, Some(Sequence(2))));
     client.sends_blocks(2..=5).await;
     client.hears_flush_ok([2]).await;
@@ -346,8 +346,7 @@ async fn a_client_that_comes_back_after_another_one_is_told_so() {
     let mut first = Client::connect(server.addr, "vd", 7, 1).await;
     first.works(1).await;
     let mut second = Client::connect(server.addr, "vd", 8, 2).await;
-    let back = tlog_proto::HandshakeRequest { returning: Some(Default::default()), ..handshake("vd", 7, 2) };
-    let (mut refused, response) = Client::greet(server.addr, back).await;
+    let (mut refused, response) = Client::greet(server.addr, back("vd", 7, 2)).await;
     assert_eq!(response.status, HandshakeStatus::InternalServerError);
     assert_eq!(response.refusal, Some(tlog_proto::Refusal::TakenOver));
     refused.sees_the_end().await;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 use tlog_proto::{
     Block, BlockIndex, BlockStatus, ClientMessage, FrameReader, HandshakeRequest, HandshakeResponse,
-    HandshakeStatus, Limits, Response, Sequence, SessionId, Timestamp, VdiskId, Version,
+    HandshakeStatus, Limits, LogPosition, Response, Sequence, SessionId, Timestamp, VdiskId, Version,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,6 +19,11 @@ pub fn handshake(vdisk: &str, session: u64, first: u64) -> HandshakeRequest {
         session: SessionId(session),
         ..HandshakeRequest::new(VdiskId::new(vdisk).unwrap(), Sequence(first))
     }
+}
+
+/// The same, of one that was there before and found an empty log.
+pub fn back(vdisk: &str, session: u64, first: u64) -> HandshakeRequest {
+    HandshakeRequest { returning: Some(LogPosition::default()), ..handshake(vdisk, session, first) }
 }
 
 /// A block of so many bytes, which tell its sequence.

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, block, handshake};
+pub use client::{Client, back, block, handshake};
 pub use counters::Counters;
 pub use log::MemoryLogs;
 pub use said::Said;

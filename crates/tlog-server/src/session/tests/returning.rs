@@ -6,7 +6,7 @@ fn at(generation: u64, sequence: u64) -> LogPosition {
     LogPosition { generation: Generation(generation), sequence: Sequence(sequence) }
 }
 
-fn returning(connection: u64, session: u64, first: u64, found: LogPosition) -> Greeting {
+pub(super) fn returning(connection: u64, session: u64, first: u64, found: LogPosition) -> Greeting {
     Greeting { returning: Some(found), ..greeting(connection, session, first, false) }
 }
 
@@ -153,6 +153,81 @@ fn where_it_cannot_be_told_whether_the_log_is_ours_nobody_is_refused_for_what_it
     bench.greet(uncertain(greeting(2, 9, 8, false)));
     bench.greet(uncertain(greeting(3, 9, u64::MAX, false)));
     assert_eq!(bench.seen(), [Uncertain(1), Uncertain(2), Uncertain(3)]);
+    // Nor is anybody told an end that would count for as long as he lives; who has no session is told none.
     bench.greet(uncertain(greeting(4, 9, 5, false)));
-    assert_eq!(bench.seen(), [Accepted(4, Some(4))], "the first write finds out");
+    assert_eq!(bench.seen(), [Uncertain(4)]);
+    bench.greet(uncertain(greeting(5, 0, 5, false)));
+    assert_eq!(bench.seen(), [Accepted(5, Some(4))], "the first write finds out");
+}
+
+#[test]
+fn the_end_that_a_client_is_told_first_is_durable_also_where_its_own_session_wrote_it() {
+    // What an earlier client of the same session left: six blocks, of which the last three are not durable.
+    let mut bench = Bench::with_history(3, 1, 1..=5);
+    bench.connect(1, 7, 6, false);
+    bench.blocks(6..=10, 2);
+    bench.make_durable(7);
+    bench.seen();
+    for (connection, first) in [(2, 6), (3, 11)] {
+        bench.connect(connection, 7, first, false);
+        assert_eq!(bench.seen(), [Replaced(connection - 1), Flush], "from {first} on");
+    }
+    bench.all_durable();
+    assert_eq!((bench.seen(), bench.found), (vec![Accepted(3, Some(10))], at(1, 10)));
+    // Coming back does not wait: what it found is durable long since.
+    bench.block(11, 2);
+    bench.seen();
+    bench.greet(returning(4, 7, 11, at(1, 10)));
+    assert_eq!(bench.seen(), [Replaced(3), Accepted(4, Some(10))]);
+}
+
+#[test]
+fn a_client_that_never_heard_that_it_was_accepted_has_taken_nothing_over() {
+    let mut bench = Bench::new();
+    bench.connect(1, 7, 1, false);
+    bench.block(1, 1);
+    bench.connect(2, 9, 2, false);
+    assert_eq!(bench.seen().last(), Some(&Flush), "it waits until what was ordered is durable");
+    bench.session.handle_gone(ConnectionId(2));
+    bench.all_durable();
+    bench.greet(returning(3, 7, 1, EMPTY));
+    assert_eq!(bench.seen(), [Accepted(3, Some(1))]);
+
+    bench.connect(4, 9, 2, false);
+    bench.session.handle_unheard(ConnectionId(4));
+    bench.greet(returning(5, 7, 2, EMPTY));
+    assert!(matches!(bench.seen()[..], [.., Accepted(5, Some(1))]));
+
+    // One that heard it has, though it sent nothing.
+    bench.connect(6, 9, 2, false);
+    bench.session.handle_gone(ConnectionId(6));
+    bench.seen();
+    bench.greet(returning(7, 7, 2, EMPTY));
+    assert_eq!(bench.seen(), [TakenOver { connection: 7, by: 9 }]);
+}
+
+#[test]
+fn where_an_unknown_writer_started_over_nobody_goes_on_behind_it_by_chance() {
+    let mut bench = Bench::with_history(0, 1, 1..=8);
+    bench.greet(returning(1, 9, 9, at(1, 5)));
+    assert_eq!(bench.seen(), [Accepted(1, Some(8))], "the same generation");
+    let mut bench = Bench::with_history(0, 1, 5..=8);
+    bench.connect(1, 0, 1, true);
+    bench.blocks(1..=8, 2);
+    bench.all_durable();
+    bench.reopen();
+    bench.greet(returning(2, 9, 9, at(1, 5)));
+    assert_eq!(bench.seen(), [TakenOver { connection: 2, by: 0 }]);
+}
+
+#[test]
+fn a_log_that_forgets_its_generations_tells_none_that_would_be_another_one_tomorrow() {
+    let mut bench = Bench::with_history(0, 1, 1..=4);
+    bench.session =
+        Session::new(LogEnd { last: Some(Sequence(4)), ..bench.end() }, Bench::LIMITS).without_generations();
+    bench.connect(1, 0, 2, true);
+    bench.blocks(2..=6, 2);
+    bench.all_durable();
+    bench.connect(2, 9, 7, false);
+    assert_eq!(bench.found, at(1, 6), "it is the second one, as far as is known here");
 }
