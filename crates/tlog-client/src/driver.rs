@@ -192,9 +192,6 @@ impl Driver {
     }
 
     fn handle_lost(&mut self, server: Arc<str>, cause: LostCause) {
-        if let LostCause::Silent(_) = cause {
-            self.pass_over(&server);
-        }
         let Some(state) = &mut self.state else { return };
         let freed_slots = state.handle_offline();
         self.shared.command_slots.add_permits(freed_slots);
@@ -218,11 +215,6 @@ impl Driver {
             true => tracing::debug!(%vdisk, %error, "not reconnected"),
             false => tracing::warn!(%vdisk, %error, "not reconnected; trying on"),
         }
-        if let ConnectError::ConnectTimeout { server, .. } | ConnectError::HandshakeTimeout { server, .. } =
-            &error
-        {
-            self.pass_over(server);
-        }
         let error = Arc::new(error);
         self.notice(Event::NotReconnected(Arc::clone(&error)));
         if let ConnectError::TakenOver { server, .. } = &*error {
@@ -234,11 +226,6 @@ impl Driver {
         }
         self.failures.push_back(error);
         Ok(())
-    }
-
-    /// Not for long: it may be back before the others are.
-    fn pass_over(&mut self, server: &str) {
-        self.plan.handle_hanging(server, Instant::now() + self.dialer.options.backoff.longest);
     }
 
     fn given_up(&mut self) -> EndCause {

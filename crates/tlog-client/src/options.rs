@@ -84,7 +84,7 @@ pub enum Start {
 pub struct Backoff {
     /// Before the second round. Default 100 ms.
     pub first: Duration,
-    /// Never longer; and so long a server that hangs is passed over, as long as there is another. Default 5 s.
+    /// Never longer. Default 5 s.
     pub longest: Duration,
 }
 

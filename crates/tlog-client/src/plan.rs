@@ -11,9 +11,6 @@
 //!                 lost: the next one in the list
 //! ```
 //!
-//! A server that hangs is passed over for a while, as long as another one is listed: waiting for it would take the time in which that
-//! one may be back.
-//!
 //! The first round goes without a wait. Each further one waits before it, twice as long as the one before, until
 //! something becomes durable: a connection that is accepted and then fails again and again is waited for like one that is
 //! refused.
@@ -53,8 +50,6 @@ pub(crate) struct Plan {
     wait_until: Option<Instant>,
     /// When a server accepted last, where nothing became durable since.
     accepted: Option<Instant>,
-    /// Servers that hang, and until when each is passed over.
-    hanging: Vec<(Arc<str>, Instant)>,
 }
 
 impl Plan {
@@ -69,7 +64,6 @@ impl Plan {
             out_since: None,
             wait_until: None,
             accepted: None,
-            hanging: Vec::new(),
         }
     }
 
@@ -79,23 +73,6 @@ impl Plan {
 
     /// What to do now. `jitter`, from 0 to 1, spreads the waits of clients that lost the same server.
     pub(crate) fn poll(&mut self, now: Instant, jitter: f64) -> Step {
-        self.hanging.retain(|(_, until)| *until > now);
-        loop {
-            let step = self.next_step(now, jitter);
-            match &step {
-                // As if it had been tried: the waits between rounds stay.
-                Step::Dial(server) if self.is_passed_over(server) => self.handle_failed(false),
-                _ => return step,
-            }
-        }
-    }
-
-    fn is_passed_over(&self, server: &str) -> bool {
-        let hangs = |server: &str| self.hanging.iter().any(|(hanging, _)| **hanging == *server);
-        hangs(server) && self.servers.iter().any(|server| !hangs(server))
-    }
-
-    fn next_step(&mut self, now: Instant, jitter: f64) -> Step {
         let out_since = *self.out_since.get_or_insert(now);
         let count = self.servers.len();
         let give_up_at = self.deadline.and_then(|deadline| out_since.checked_add(deadline));
@@ -129,14 +106,6 @@ impl Plan {
         self.tried += 1;
         self.hopeless += usize::from(hopeless);
         self.next += 1;
-    }
-
-    /// A server says nothing, be it asked or connected to.
-    pub(crate) fn handle_hanging(&mut self, server: &str, until: Instant) {
-        self.hanging.retain(|(hanging, _)| **hanging != *server);
-        if self.servers.contains(server) {
-            self.hanging.push((server.into(), until));
-        }
     }
 
     /// A server has accepted. Where nothing waits to become durable, that alone ends the time without a server; what was tried
@@ -174,7 +143,6 @@ impl Plan {
     pub(crate) fn set_servers(&mut self, servers: Servers, current: Option<&str>) {
         self.next = current.and_then(|current| servers.position(current)).unwrap_or(0);
         self.servers = servers;
-        self.hanging.clear();
         (self.tried, self.hopeless, self.wait_until) = (0, 0, None);
     }
 
@@ -264,30 +232,6 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hangs_is_passed_over_for_a_while_as_long_as_there_is_another() {
-        let mut plan = plan("a,b", None);
-        let mut now = Instant::now();
-        let end = now + Duration::from_secs(5);
-        plan.handle_hanging("a", end);
-        let mut dialled = Vec::new();
-        while now < end {
-            match plan.poll(now, 1.0) {
-                Step::Dial(server) => {
-                    dialled.push(server);
-                    plan.handle_failed(false);
-                }
-                Step::Wait(until) => now = until,
-                Step::GiveUp => panic!("there is no deadline"),
-            }
-        }
-        assert!(dialled.len() > 3 && dialled.iter().all(|server| **server == *"b"), "{dialled:?}");
-        assert_eq!(plan.poll(now, 1.0), dial("a"), "the while is over");
-        plan.handle_hanging("a", now + Duration::from_secs(5));
-        plan.handle_hanging("b", now + Duration::from_secs(5));
-        assert_eq!(plan.poll(now, 1.0), dial("a"), "better than none");
-    }
-
-    #[test]
     fn after_the_deadline_it_gives_up_but_every_server_was_tried() {
         let mut plan = plan("a,b,c", Some(Duration::ZERO));
         let mut now = Instant::now();
@@ -355,9 +299,6 @@ mod tests {
             let mut now = Instant::now();
             let mut since = Vec::new();
             for (outcome, jitter) in outcomes {
-                if outcome == 1 {
-                    plan.handle_hanging("s0", now + Duration::from_secs(1));
-                }
                 match plan.poll(now, jitter) {
                     Step::Dial(server) => {
                         prop_assert!(!since.contains(&server), "{server} again after {since:?}");
