@@ -9,7 +9,7 @@
 set -eu
 
 first=${2:-6379}
-data=${TLOG_REDIS_DATA:-redis-data}
+data=${REDIS_DATA:-redis-data}
 
 case "${1:-}" in
 start)

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tlog_proto::{Block, BlockIndex, Operation, Sequence, VdiskId};
+use tlog_proto::{Block, BlockIndex, Operation, Sequence, SessionId, VdiskId};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -125,6 +125,56 @@ impl Client {
             Err(AppendError::Full) => self.wait_for(self.client.send(block)),
             sent => sent.map(|durable| self.durable(durable)),
         }
+    }
+
+    /// See [`Client::try_send`](crate::Client::try_send).
+    pub fn try_send(&self, block: Block) -> Result<Durable, AppendError> {
+        Ok(self.durable(self.client.try_send(block)?))
+    }
+
+    /// See [`Client::force_flush_at`](crate::Client::force_flush_at).
+    pub fn force_flush_at(&self, sequence: Sequence) -> Result<(), Ending> {
+        self.runtime.handle.block_on(self.client.force_flush_at(sequence))
+    }
+
+    /// See [`Client::servers`](crate::Client::servers).
+    pub fn servers(&self) -> Servers {
+        self.client.servers()
+    }
+
+    /// See [`Client::server`](crate::Client::server).
+    pub fn server(&self) -> Option<Arc<str>> {
+        self.client.server()
+    }
+
+    /// See [`Client::next_sequence`](crate::Client::next_sequence).
+    pub fn next_sequence(&self) -> Sequence {
+        self.client.next_sequence()
+    }
+
+    /// See [`Client::first_sequence`](crate::Client::first_sequence).
+    pub fn first_sequence(&self) -> Sequence {
+        self.client.first_sequence()
+    }
+
+    /// See [`Client::last_flushed_at_connect`](crate::Client::last_flushed_at_connect).
+    pub fn last_flushed_at_connect(&self) -> Option<Sequence> {
+        self.client.last_flushed_at_connect()
+    }
+
+    /// See [`Client::vdisk`](crate::Client::vdisk).
+    pub fn vdisk(&self) -> &VdiskId {
+        self.client.vdisk()
+    }
+
+    /// See [`Client::session`](crate::Client::session).
+    pub fn session(&self) -> SessionId {
+        self.client.session()
+    }
+
+    /// See [`Client::ending`](crate::Client::ending).
+    pub fn ending(&self) -> Option<Ending> {
+        self.client.ending()
     }
 
     /// See [`Client::flush`](crate::Client::flush).

@@ -61,7 +61,9 @@ impl Client {
     ) -> Result<Client, ConnectError> {
         let options = Arc::new(options.bounded());
         let dialer = Dialer::new(vdisk, Arc::clone(&options))?;
-        let mut plan = Plan::new(servers.into(), options.backoff, Some(options.connect_deadline));
+        let servers = servers.into();
+        servers.check()?;
+        let mut plan = Plan::new(servers, options.backoff, Some(options.connect_deadline));
         let accepted = begin(&dialer, &mut plan).await?;
 
         let Accepted { first, last_flushed, .. } = accepted;
@@ -133,9 +135,13 @@ impl Client {
 
     /// Asks the server to flush everything handed over so far, by any clone, and waits until it is durable.
     ///
-    /// Goes on over lost connections, and fails only where the client ends before. There is no timeout of its own; dropping the
-    /// future takes nothing back.
+    /// Goes on over lost connections, and fails only where the client has ended or ends before, also if all that it took is durable:
+    /// who flushes wants to know that the disk is still there. There is no timeout of its own; dropping the future takes
+    /// nothing back.
     pub async fn flush(&self) -> Result<(), Ending> {
+        if let Some(ending) = self.ending() {
+            return Err(ending);
+        }
         let Some(last) = self.next_sequence().previous() else {
             return Ok(());
         };
@@ -191,12 +197,11 @@ impl Client {
     }
 
     /// Replaces the list of servers, at once: a server that is connected and no longer listed is left for the first of the new list,
-    /// and what is not durable is sent there. An empty list is refused, and the old one stays.
+    /// and what is not durable is sent there. An empty list, and one with something in it that is no `host:port`, is refused, and the
+    /// old one stays.
     pub fn set_servers(&self, servers: impl Into<Servers>) -> Result<(), ConnectError> {
         let servers = servers.into();
-        if servers.is_empty() {
-            return Err(ConnectError::NoServers);
-        }
+        servers.check()?;
         self.shared().servers.send_replace(servers);
         Ok(())
     }
@@ -225,6 +230,11 @@ impl Client {
                 self.shared().intake().ended.as_ref().map(|ended| ended.unflushed.clone()).unwrap_or_default()
             }
         }
+    }
+
+    /// How the client ended; none while it goes on.
+    pub fn ending(&self) -> Option<Ending> {
+        self.shared().progress.borrow().ending.clone()
     }
 
     /// What happens from now on. Nobody has to read them: see [`Events`].

@@ -16,6 +16,12 @@ pub enum ConnectError {
     /// The list of servers is empty.
     #[error("no server is named; give at least one as host:port")]
     NoServers,
+    /// Something in the list of servers is no address.
+    #[error("{server:?} is not a server's address; write host:port, such as tlog-1:11211 or [::1]:11211")]
+    NotAnAddress {
+        /// As it was written.
+        server: String,
+    },
     /// None of several servers accepted.
     #[error("none of {} servers: {}", .0.len(), with_semicolons(.0))]
     NoneOf(Vec<ConnectError>),
@@ -110,7 +116,7 @@ pub enum ConnectError {
     },
     /// The client's certificate does not permit the vdisk.
     #[error(
-        "{server} does not permit vdisk {vdisk} to this client's certificate; add its name to the server's tls-permissions"
+        "{server} does not permit vdisk {vdisk} to this client's certificate: no rule NAME=VDISK in the server's tls-permissions fits both"
     )]
     NotPermitted {
         /// Which server.
@@ -179,7 +185,7 @@ fn with_semicolons(errors: &[impl fmt::Display]) -> String {
 fn log_end(last_flushed: &Option<Sequence>) -> String {
     match last_flushed {
         Some(last) => format!("the last durable one is {last}"),
-        None => "the log is empty".to_owned(),
+        None => "there is nothing".to_owned(),
     }
 }
 
@@ -195,6 +201,7 @@ impl ConnectError {
             | ConnectError::ServerFailed { .. } => true,
             ConnectError::NoneOf(errors) => errors.iter().any(ConnectError::is_retryable),
             ConnectError::NoServers
+            | ConnectError::NotAnAddress { .. }
             | ConnectError::Tls { .. }
             | ConnectError::NotTlog { .. }
             | ConnectError::InvalidRequest { .. }
@@ -292,7 +299,7 @@ pub enum EndCause {
     },
     /// Every server lacks what was acknowledged as durable: other stores than before, or data is lost.
     #[error(
-        "{server} lacks what was acknowledged as durable: everything before {expected} was, {}; do the servers have the stores that they had?",
+        "{server} lacks what was acknowledged as durable: everything before sequence {expected} was, and in its log {}; do the servers have the stores that they had?",
         log_end(.last_flushed)
     )]
     Gap {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::ConnectError;
+
 /// A list of tlog servers of the same log, each `host:port`, in the order in which they are tried. Cheap to clone.
 ///
 /// Made from one address, from a list, or from a text with commas; names that stand twice count once:
@@ -37,6 +39,22 @@ impl Servers {
     /// In their order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|server| &**server)
+    }
+
+    /// Whether there is one, and each is `host:port`.
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
+        if self.is_empty() {
+            return Err(ConnectError::NoServers);
+        }
+        let is_address = |server: &&str| {
+            let (host, port) = server.rsplit_once(':').unwrap_or_default();
+            let bare_ipv6 = host.contains(':') && !host.starts_with('[');
+            !host.is_empty() && !bare_ipv6 && port.parse::<u16>().is_ok_and(|port| port > 0)
+        };
+        match self.iter().find(|server| !is_address(server)) {
+            Some(server) => Err(ConnectError::NotAnAddress { server: server.to_owned() }),
+            None => Ok(()),
+        }
     }
 
     /// Number `at`, counted round and round. None in an empty list.
@@ -118,5 +136,23 @@ impl fmt::Display for Servers {
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Servers({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_host_and_port_is_told_before_anything_is_tried() {
+        for good in ["tlog-1:11211", "127.0.0.1:1", "[::1]:65535", "a:1, b:2"] {
+            Servers::from(good).check().unwrap();
+        }
+        for bad in ["localhost", "127.0.0.1:", ":11211", "a:0", "a:65536", "a:b", "::1:11211", "a:1,b"] {
+            let error = Servers::from(bad).check().unwrap_err();
+            assert!(matches!(error, ConnectError::NotAnAddress { .. }), "{bad}: {error}");
+            assert!(!error.is_retryable());
+        }
+        assert!(matches!(Servers::from(",").check(), Err(ConnectError::NoServers)));
     }
 }

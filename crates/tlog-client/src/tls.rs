@@ -55,8 +55,17 @@ pub enum TlsFailure {
     )]
     NoSystemCertificates,
     /// Certificate and key of the client do not belong together, or are of a kind that is not known.
-    #[error("the client's certificate and key cannot be used: {0}")]
-    ClientCertificateUnusable(#[source] rustls::Error),
+    #[error(
+        "the client's certificate in {} and key in {} cannot be used: {source}; name two files that belong together, with a certificate \
+         of X.509 version 3", .files.certificate.display(), .files.key.display()
+    )]
+    ClientCertificateUnusable {
+        /// Which files.
+        files: Box<ClientCertificate>,
+        /// What is wrong.
+        #[source]
+        source: rustls::Error,
+    },
     /// The host, or [`TlsOptions::server_name`], is no name that a certificate can have.
     #[error("{0:?} is not a name that a certificate can have")]
     NotAName(String),
@@ -81,22 +90,27 @@ pub enum TlsFailure {
         /// The name that was expected.
         expected: String,
     },
+    /// The server shows the certificate of an authority, or one that signed itself, as its own.
+    #[error(
+        "the server shows the certificate of an authority as its own (one that signed itself?); have one made by the authority, docs/tls.md says how"
+    )]
+    ServerShowsAuthority,
     /// The server's certificate is bad in another way.
     #[error("the server's certificate is not accepted: {0}")]
     BadServerCertificate(#[source] rustls::Error),
     /// The server asks for a certificate, and none was set.
-    #[error("the server asks for a client certificate; set one")]
+    #[error(
+        "the server asks for a client certificate; set one, and its key (client-certificate-file and client-key-file of the tool)"
+    )]
     ClientCertificateRequired,
     /// The server does not accept the client's certificate.
-    #[error(
-        "the server does not accept this client's certificate ({0:?}): expired, or not from the authority that it trusts"
-    )]
+    #[error("the server does not accept this client's certificate: {why} ({0:?})", why = refused(.0))]
     ClientCertificateRefused(AlertDescription),
     /// The server does not speak TLS.
     #[error("the server does not speak TLS; connect without it")]
     NotTls,
     /// The server speaks nothing but TLS.
-    #[error("the server wants TLS; connect with it")]
+    #[error("the server wants TLS; connect with it (server-ca-file of the tool)")]
     TlsWanted,
     /// Something else.
     #[error("TLS failed: {0}")]
@@ -140,7 +154,11 @@ fn config(options: &TlsOptions) -> Result<ClientConfig, TlsFailure> {
             let key = PrivateKeyDer::from_pem_file(key_file)
                 .map_err(|source| TlsFailure::File { file: key_file.clone(), source })?;
             let chain = certificates(certificate)?;
-            builder.with_client_auth_cert(chain, key).map_err(TlsFailure::ClientCertificateUnusable)
+            let unusable = |source| {
+                let files = ClientCertificate { certificate: certificate.clone(), key: key_file.clone() };
+                TlsFailure::ClientCertificateUnusable { files: Box::new(files), source }
+            };
+            builder.with_client_auth_cert(chain, key).map_err(unusable)
         }
     }
 }
@@ -171,6 +189,22 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFailure>
     if certificates.is_empty() { Err(TlsFailure::NoCertificate(file.to_owned())) } else { Ok(certificates) }
 }
 
+fn refused(alert: &AlertDescription) -> &'static str {
+    match *alert {
+        AlertDescription::UnknownCA => {
+            "it does not come from the authority that the server trusts for clients"
+        }
+        AlertDescription::CertificateExpired => {
+            "it has expired, or is not valid yet; look at the clocks of both machines"
+        }
+        AlertDescription::CertificateRevoked => "it was revoked",
+        AlertDescription::UnsupportedCertificate => {
+            "it is not for clients; its extendedKeyUsage must have clientAuth, or be left out"
+        }
+        _ => "the server's log says why",
+    }
+}
+
 /// The TLS in an error of reading or writing; none where the connection itself broke. A server that does not accept the client's
 /// certificate says so only after the client's side of the handshake is over (TLS 1.3), so it is asked of every error.
 pub(crate) fn failure(error: &io::Error, expected: &str) -> Option<TlsFailure> {
@@ -186,6 +220,10 @@ pub(crate) fn failure(error: &io::Error, expected: &str) -> Option<TlsFailure> {
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 TlsFailure::WrongName { expected: expected.to_owned() }
+            }
+            // It has no variant of its own.
+            CertificateError::Other(why) if format!("{why:?}").contains("CaUsedAsEndEntity") => {
+                TlsFailure::ServerShowsAuthority
             }
             _ => TlsFailure::BadServerCertificate(error.clone()),
         },

@@ -167,7 +167,7 @@ async fn where_nothing_listens_the_error_names_the_address() {
     assert!(error.to_string().contains(&addr.to_string()), "{error}");
     assert!(error.is_retryable());
     let error = Client::connect("no port here", vdisk(), starting_at(1)).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Unreachable { .. }));
+    assert!(matches!(error, ConnectError::NotAnAddress { .. }));
 }
 
 fn continuing() -> ClientOptions {

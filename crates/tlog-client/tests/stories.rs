@@ -297,6 +297,20 @@ async fn closing_fails_what_is_not_durable_and_gives_it_back() {
 }
 
 #[tokio::test]
+async fn whoever_flushes_a_client_that_has_ended_is_told_so_though_everything_is_durable() {
+    let (client, mut peer) = connected(defaults()).await;
+    set(&client, 0).await;
+    peer.expect_block(1).await;
+    peer.ack_flush([1]).await;
+    client.flush().await.unwrap();
+    assert!(client.ending().is_none());
+    client.close().await;
+    assert!(matches!(client.flush().await.unwrap_err().cause(), EndCause::Closed));
+    assert!(client.ending().unwrap().unacknowledged().is_empty());
+    client.durable_up_to(Sequence(1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn close_after_flush_takes_no_more_blocks_and_closes_when_all_is_durable() {
     let (client, mut peer) = connected(defaults()).await;
     set_many(&client, 2).await;

@@ -67,6 +67,9 @@ pub enum ServerCertificateFault {
         "it is not valid yet; look at the clock of this machine, and at the date that the certificate begins with"
     )]
     NotYetValid,
+    /// It is that of an authority.
+    #[error("it is that of an authority, or signed itself; have one made by the authority")]
+    OfAnAuthority,
     /// It is for something else.
     #[error("it is not for servers; its extendedKeyUsage must have serverAuth, or be left out")]
     NotForServers,
@@ -115,8 +118,8 @@ pub enum TlsError {
     },
     /// The certificate or its key is of a kind that cannot be used.
     #[error(
-        "the certificate in {} and the key in {} cannot be used: {source}; take an ECDSA key (P-256, P-384), Ed25519, or RSA of \
-         2048 bits or more", .certificate.display(), .key.display()
+        "the certificate in {} and the key in {} cannot be used: {source}; take a certificate of X.509 version 3 (openssl x509 -req \
+         makes one with -copy_extensions copy) and an ECDSA key (P-256, P-384), Ed25519, or RSA of 2048 bits or more", .certificate.display(), .key.display()
     )]
     Unusable {
         /// File with the certificate.
@@ -259,6 +262,7 @@ fn look_at(certificate: &CertificateDer<'_>) -> ServerCertificate {
     let fault = match complaint_at(UnixTime::now()) {
         Some(webpki::Error::CertExpired { .. }) => Some(ServerCertificateFault::Expired),
         Some(webpki::Error::CertNotValidYet { .. }) => Some(ServerCertificateFault::NotYetValid),
+        Some(webpki::Error::CaUsedAsEndEntity) => Some(ServerCertificateFault::OfAnAuthority),
         Some(webpki::Error::RequiredEkuNotFoundContext(_)) => Some(ServerCertificateFault::NotForServers),
         _ => None,
     };

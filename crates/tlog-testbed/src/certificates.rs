@@ -43,6 +43,13 @@ impl Authority {
         &self.certificate
     }
 
+    /// Its own certificate and key, as a server should not show them.
+    pub fn itself(&self) -> IdentityFiles {
+        let key = self.directory.join("itself.key");
+        fs::write(&key, self.issuer.key().serialize_pem()).unwrap();
+        IdentityFiles { certificate: self.certificate.clone(), key }
+    }
+
     /// A certificate with these names in its subjectAltName, in `FILE.pem` and `FILE.key`. Files that are there are replaced.
     pub fn issue(&self, file: &str, names: &[&str]) -> IdentityFiles {
         self.issue_with(file, names, |_| {})

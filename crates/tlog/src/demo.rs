@@ -140,7 +140,7 @@ async fn record(
     what: &str,
     steps: &mut Steps<'_, impl Write>,
 ) -> anyhow::Result<Kept> {
-    let recorded = recording.run(settings, |_, _| {}).await?;
+    let recorded = recording.run(settings, |_, _| {}, |_| {}).await?;
     let now = jiff::Timestamp::now();
     let at = Timestamp(u64::try_from(now.as_nanosecond()).context("the clock is before 1970")?);
     let what = format!(

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use tlog_client::{Client, ClientCertificate, ClientOptions, ConnectError, Servers, TlsOptions};
+use tlog_client::{
+    Client, ClientCertificate, ClientOptions, ConnectError, Event, Events, Servers, TlsOptions,
+};
 use tlog_player::{DiskState, DiskStateError, Moment, MomentError, OpenError, ReadOptions};
 use tlog_proto::{BlockIndex, Limits, Sequence, VdiskId};
 
@@ -75,11 +77,13 @@ pub struct Recorded {
 }
 
 impl Recording {
-    /// Records, and answers when all of it is durable. `progress` is told how many bytes of how many were looked at.
+    /// Records, and answers when all of it is durable. `progress` is told how many bytes of how many were looked at, `notice` in
+    /// words when a server is lost and when another one is there.
     pub async fn run(
         &self,
         settings: &Settings,
         mut progress: impl FnMut(u64, u64),
+        notice: impl Fn(String) + Send + 'static,
     ) -> anyhow::Result<Recorded> {
         let began = Instant::now();
         let (file, image_bytes) = open_image(&self.image)?;
@@ -100,6 +104,7 @@ impl Recording {
             ),
             error => error.into(),
         })?;
+        tokio::spawn(watch(client.events(), notice));
         let state = self.state(settings, &client).await?;
         let block_size = self.block_size(settings, &state)?;
 
@@ -192,6 +197,23 @@ impl Recording {
             );
         }
         Ok(block_size)
+    }
+}
+
+/// Until the client ends.
+async fn watch(mut events: Events, notice: impl Fn(String)) {
+    let mut last = String::new();
+    while let Some(event) = events.next().await {
+        let words = match event {
+            Event::Reconnecting { server, cause } => format!("{server}: {cause}; trying on"),
+            Event::NotReconnected(error) => error.to_string(),
+            Event::Reconnected { server, .. } => format!("going on with {server}"),
+            _ => continue,
+        };
+        if words != last {
+            notice(words.clone());
+        }
+        last = words;
     }
 }
 

@@ -112,6 +112,7 @@ async fn each_way_of_not_getting_in_has_an_error_of_its_own_and_a_line_in_the_se
     let site = Site::new();
     let mut server = site.serve(&site.servers.issue("server", &[NAME]));
     let server_ca = site.servers.certificate();
+    let self_signed = site.servers.itself();
 
     // Wrong authority.
     let other = Authority::make(site.place.path(), "other-ca");
@@ -162,10 +163,19 @@ async fn each_way_of_not_getting_in_has_an_error_of_its_own_and_a_line_in_the_se
     assert!(matches!(failure(&server, key).await, TlsFailure::NoCertificate(_)));
     let half = IdentityFiles { key: site.clients.issue("half", &["half"]).key, ..site.one.clone() };
     let half = failure(&server, trusting(server_ca, Some(&half))).await;
-    assert!(matches!(half, TlsFailure::ClientCertificateUnusable(_)), "{half}");
+    assert!(matches!(half, TlsFailure::ClientCertificateUnusable { .. }), "{half}");
 
     // Nobody was let in, and the next one is.
     write(&connect(&server, "vm-1", site.options()).await.unwrap(), 5).await;
+    server.stop();
+
+    // The server's certificate is that of its authority.
+    let authority = TlsOptions { server_name: None, ..trusting(&self_signed.certificate, None) };
+    let mut server = site.serve(&self_signed);
+    let told = server.waits_for_log("no client will take the server's certificate");
+    assert!(told.contains("of an authority"), "{told}");
+    let shows = failure(&server, authority).await;
+    assert!(matches!(shows, TlsFailure::ServerShowsAuthority), "{shows}");
     server.stop();
 
     // The server's certificate has expired.

@@ -60,11 +60,16 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         give_up_after: arguments.give_up_after.0,
     };
     let bar = progress::of_bytes("recording");
+    let (progress, beside) = (bar.clone(), bar.clone());
     let recorded = recording
-        .run(&settings, |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        })
+        .run(
+            &settings,
+            move |done, total| {
+                progress.set_length(total);
+                progress.set_position(done);
+            },
+            move |words| beside.suspend(|| eprintln!("tlog: {words}")),
+        )
         .await;
     bar.finish_and_clear();
     let recorded = recorded?;

@@ -36,7 +36,7 @@ impl ExampleServers {
 
     fn script(&self, what: &str) -> std::process::Output {
         let mut command = Command::new(root().join("examples/redis/servers.sh"));
-        command.args([what, &self.first.to_string()]).env("TLOG_REDIS_DATA", self.data.path());
+        command.args([what, &self.first.to_string()]).env("REDIS_DATA", self.data.path());
         command.output().unwrap()
     }
 }
