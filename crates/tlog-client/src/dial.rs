@@ -104,12 +104,7 @@ impl Dialer {
             match self.accepted(server, &request).await {
                 Ok(accepted) if accepted.last_flushed == end && accepted.goes_on() => return Ok(accepted),
                 Ok(_) | Err(ConnectError::Gap { .. }) if tries < TRIES => {}
-                Ok(_) => {
-                    return Err(ConnectError::LogEndUnknown {
-                        server: server.to_string(),
-                        vdisk: self.vdisk.clone(),
-                    });
-                }
+                Ok(_) => return Err(self.end_unknown(server)),
                 Err(error) => return Err(error),
             }
         }
@@ -127,12 +122,9 @@ impl Dialer {
             (HandshakeStatus::InternalServerError, None, Some(Refusal::Gap)) => Ok(None),
             // It does not know the question, and takes it for a first sequence like any other, or refuses it.
             (HandshakeStatus::InternalServerError, None, None) | (HandshakeStatus::Ok, ..) => {
-                Err(ConnectError::LogEndUnknown { server: server.to_string(), vdisk: self.vdisk.clone() })
+                Err(self.end_unknown(server))
             }
-            _ => match Self::check(server, &question, &response) {
-                Err(error) => Err(error),
-                Ok(()) => Ok(None),
-            },
+            _ => Self::check(server, &question, &response).map(|()| None),
         }
     }
 
@@ -169,6 +161,10 @@ impl Dialer {
 
     fn request(&self, first: Sequence) -> HandshakeRequest {
         HandshakeRequest { session: self.session, ..HandshakeRequest::new(self.vdisk.clone(), first) }
+    }
+
+    fn end_unknown(&self, server: &Arc<str>) -> ConnectError {
+        ConnectError::LogEndUnknown { server: server.to_string(), vdisk: self.vdisk.clone() }
     }
 
     fn gap(&self, server: &Arc<str>, first: Sequence, last_flushed: Option<Sequence>) -> ConnectError {

@@ -284,8 +284,8 @@ impl<T> State<T> {
         match response.status {
             BlockStatus::RecvOk => {
                 for sequence in response.sequences {
-                    self.highest_received = self.highest_received.max(Some(sequence));
                     if self.advance(sequence, &[Phase::Sent], Phase::Received).is_some() {
+                        self.highest_received = self.highest_received.max(Some(sequence));
                         self.stats.received_blocks += 1;
                         actions.push(Action::Received(sequence));
                     }

@@ -171,7 +171,7 @@ struct Place {
 struct Greeted {
     connection: ConnectionId,
     until: LogPosition,
-    /// `firstSequence` and next, where it is to be refused.
+    /// Why it is refused then; none where it is accepted.
     gap: Option<Refusal>,
 }
 
@@ -210,8 +210,11 @@ impl<P> Session<P> {
         let Place { expects, starts_over, flush_first, compares } = place;
         // What was stored since it was here first is its own, or it is not let go on.
         let must_continue = returning.is_some_and(|found| found != self.end());
-        let owner_before = self.core.owner.replace(session);
+        let mut owner_before = self.core.owner.replace(session);
         if let Some(old) = self.link.take() {
+            if !old.accepted {
+                owner_before = old.owner_before; // nor did that one take anything over
+            }
             self.greeted.retain(|greeted| greeted.connection != old.id);
             self.core.actions.push_back(Action::Replace(old.id));
         }

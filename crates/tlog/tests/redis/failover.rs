@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tlog_client::{Client, ClientOptions, Durable, Event};
-use tlog_proto::{BlockIndex, VdiskId};
+use tlog_proto::{BlockIndex, Sequence, VdiskId};
 use tlog_testbed::RedisOptions;
 
 use crate::site::{BLOCK, Site};
@@ -102,7 +102,7 @@ struct Writing {
     content: BTreeMap<u64, Bytes>,
 }
 
-async fn write(client: Client, seed: u64, durable: Arc<AtomicU64>, done: Arc<AtomicBool>) -> Writing {
+async fn write(client: Client, seed: u64, done: Arc<AtomicBool>) -> Writing {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut writing = Writing { handles: Vec::new(), content: BTreeMap::new() };
     while !done.load(Ordering::Relaxed) {
@@ -111,7 +111,6 @@ async fn write(client: Client, seed: u64, durable: Arc<AtomicU64>, done: Arc<Ato
         let handle = client.set(BlockIndex::new(index).unwrap(), data.clone()).await.unwrap();
         writing.content.insert(index, data);
         writing.handles.push(handle);
-        durable.store(client.stats().durable_blocks, Ordering::Relaxed);
         // Not as fast as memory fills: what is not durable when a server goes is what this is about, not how much it is.
         if writing.handles.len().is_multiple_of(20) {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -147,17 +146,14 @@ async fn whatever_happens_to_the_server_every_handle_resolves_and_the_log_has_ev
         }
         causes
     });
-    let (durable, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let writing =
-        tokio::spawn(write(client.clone(), random.random(), Arc::clone(&durable), Arc::clone(&done)));
+    let done = Arc::new(AtomicBool::new(false));
+    let writing = tokio::spawn(write(client.clone(), random.random(), Arc::clone(&done)));
 
     // More is durable than now.
     let progress = async |more: u64, what: &str| {
-        let (began, goal) = (Instant::now(), client.stats().durable_blocks + more);
-        while client.stats().durable_blocks < goal {
-            assert!(began.elapsed() < Duration::from_secs(60), "{what}: nothing becomes durable; {client:?}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let (began, goal) = (Instant::now(), Sequence(client.stats().durable_blocks + more));
+        let durable = tokio::time::timeout(Duration::from_secs(60), client.durable_up_to(goal)).await;
+        durable.unwrap_or_else(|_| panic!("{what}: nothing becomes durable; {client:?}")).unwrap();
         began.elapsed()
     };
     let mut slowest: BTreeMap<Fault, Duration> = BTreeMap::new();

@@ -193,16 +193,26 @@ fn a_client_that_never_heard_that_it_was_accepted_has_taken_nothing_over() {
     bench.greet(returning(3, 7, 1, EMPTY));
     assert_eq!(bench.seen(), [Accepted(3, Some(1))]);
 
-    bench.connect(4, 9, 2, false);
+    // Nor have two that came one after the other, before either was answered.
+    bench.block(2, 1);
+    bench.connect(8, 9, 3, false);
+    bench.connect(9, 10, 3, false);
+    bench.session.handle_gone(ConnectionId(9));
+    bench.all_durable();
+    bench.seen();
+    bench.greet(returning(10, 7, 2, EMPTY));
+    assert_eq!(bench.seen(), [Accepted(10, Some(2))]);
+
+    bench.connect(4, 9, 3, false);
     bench.session.handle_unheard(ConnectionId(4));
-    bench.greet(returning(5, 7, 2, EMPTY));
-    assert!(matches!(bench.seen()[..], [.., Accepted(5, Some(1))]));
+    bench.greet(returning(5, 7, 3, EMPTY));
+    assert!(matches!(bench.seen()[..], [.., Accepted(5, Some(2))]));
 
     // One that heard it has, though it sent nothing.
-    bench.connect(6, 9, 2, false);
+    bench.connect(6, 9, 3, false);
     bench.session.handle_gone(ConnectionId(6));
     bench.seen();
-    bench.greet(returning(7, 7, 2, EMPTY));
+    bench.greet(returning(7, 7, 3, EMPTY));
     assert_eq!(bench.seen(), [TakenOver { connection: 7, by: 9 }]);
 }
 
