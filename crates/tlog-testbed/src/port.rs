@@ -34,21 +34,3 @@ impl ReservedPort {
         self.port
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{TcpListener, TcpStream};
-
-    #[test]
-    fn a_reserved_port_refuses_connections_and_takes_a_server_again_and_again() {
-        let port = ReservedPort::new();
-        for _ in 0..3 {
-            TcpStream::connect(("127.0.0.1", port.number())).unwrap_err();
-            // The standard library sets SO_REUSEADDR too.
-            let server = TcpListener::bind(("127.0.0.1", port.number())).unwrap();
-            let client = TcpStream::connect(("127.0.0.1", port.number())).unwrap();
-            drop((server.accept().unwrap(), client));
-        }
-    }
-}
