@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::budget::{Budget, Permit};
@@ -159,7 +160,7 @@ where
         info!(%vdisk, %peer, reason, "connection closed");
     }
     match ended {
-        Reason::LogClosed | Reason::Shutdown | Reason::SlaveSyncFailed => Linger::Yes,
+        Reason::LogClosed | Reason::VdiskClosed | Reason::Shutdown | Reason::SlaveSyncFailed => Linger::Yes,
         _ => Linger::No,
     }
 }
@@ -247,6 +248,7 @@ struct Link {
     outbox: Arc<Outbox>,
     inbound: mpsc::Sender<Vec<Incoming>>,
     budget: Arc<Budget>,
+    stop: CancellationToken,
 }
 
 enum Connected {
@@ -274,8 +276,9 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
                 continue; // its task was just ending
             }
             match answer.await {
-                Ok(Verdict::Accepted { last_flushed, end, budget }) => {
-                    return Connected::Live(Link { last_flushed, end, outbox, inbound: sender, budget });
+                Ok(Verdict::Accepted { last_flushed, end, budget, stop }) => {
+                    let inbound = sender;
+                    return Connected::Live(Link { last_flushed, end, outbox, inbound, budget, stop });
                 }
                 Ok(Verdict::Refused(answer)) => {
                     if answer.status == HandshakeStatus::InvalidVdiskId {
@@ -345,7 +348,7 @@ struct Reading<'a, R> {
 impl<R: AsyncRead + Unpin> Reading<'_, R> {
     /// Reads until the connection is to end. Where the server ends it, that is left to the writing side.
     async fn run(mut self) -> Reason {
-        let stop = self.shared.stop.clone();
+        let stop = self.link.stop.clone();
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => None,

@@ -47,6 +47,8 @@ pub(crate) enum Reason {
     LogClosed,
     /// The slave could not be brought up to date.
     SlaveSyncFailed,
+    /// Whoever runs the server closed the vdisk.
+    VdiskClosed,
     /// The server stops.
     Shutdown,
     /// The client does not read its responses.
@@ -69,6 +71,7 @@ impl Reason {
             Reason::Replaced => "replaced",
             Reason::LogClosed => "log_closed",
             Reason::SlaveSyncFailed => "slave_sync_failed",
+            Reason::VdiskClosed => "vdisk_closed",
             Reason::Shutdown => "shutdown",
             Reason::NotReading => "not_reading",
             Reason::StoppedMidMessage => "stopped_mid_message",
@@ -80,7 +83,10 @@ impl Reason {
 
     /// Whether a person should look at it.
     pub(crate) fn is_fault(self) -> bool {
-        !matches!(self, Reason::ClosedByClient | Reason::Replaced | Reason::Shutdown | Reason::Idle)
+        !matches!(
+            self,
+            Reason::ClosedByClient | Reason::Replaced | Reason::VdiskClosed | Reason::Shutdown | Reason::Idle
+        )
     }
 }
 

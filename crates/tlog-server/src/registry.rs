@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tlog_proto::{Block, HandshakeResponse, LogPosition, Sequence, VdiskId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,7 +30,13 @@ pub(crate) struct Hello {
 /// What becomes of a handshake.
 pub(crate) enum Verdict {
     /// The client may send. What it sends is counted in this budget too.
-    Accepted { last_flushed: Option<Sequence>, end: LogPosition, budget: Arc<Budget> },
+    Accepted {
+        last_flushed: Option<Sequence>,
+        end: LogPosition,
+        budget: Arc<Budget>,
+        /// Cancelled when nothing more is to be read from it.
+        stop: CancellationToken,
+    },
     /// It may not.
     Refused(HandshakeResponse),
     /// Another connection came before it was answered.
@@ -69,6 +75,9 @@ pub(crate) struct Shared {
 struct Entry {
     hellos: mpsc::Sender<Hello>,
     status: Arc<Mutex<VdiskStatus>>,
+    stop: CancellationToken,
+    /// How it was left; the sender goes when the task is gone.
+    report: watch::Receiver<Option<VdiskReport>>,
 }
 
 impl Shared {
@@ -115,12 +124,29 @@ impl Shared {
         let mut status = VdiskStatus::new(id.clone());
         status.last_error = lock(&self.last_errors).get(id).cloned();
         let status = Arc::new(Mutex::new(status));
-        vdisks.insert(id.clone(), Entry { hellos: hellos.clone(), status: Arc::clone(&status) });
+        let (stop, (report, left)) = (self.stop.child_token(), watch::channel(None));
+        let entry =
+            Entry { hellos: hellos.clone(), status: Arc::clone(&status), stop: stop.clone(), report: left };
+        vdisks.insert(id.clone(), entry);
         metrics::gauge!("tlog_server_vdisks_open").increment(1.0);
-        let registration =
-            Registration { shared: Arc::clone(self), id: id.clone(), status, hellos: receiver };
+        let (shared, id) = (Arc::clone(self), id.clone());
+        let registration = Registration { shared, id, status, hellos: receiver, stop, report };
         self.tasks.spawn(vdisk::run(registration));
         hellos
+    }
+
+    /// Has the task of a vdisk make durable what it has and end, and answers how it was left once it is gone; none where it did not
+    /// run, or never opened the log.
+    pub(crate) async fn close(&self, id: &VdiskId) -> Option<VdiskReport> {
+        let mut report = {
+            let vdisks = lock(&self.vdisks);
+            let entry = vdisks.get(id)?;
+            entry.stop.cancel();
+            entry.report.clone()
+        };
+        // Changes once at most, and then the task goes.
+        while report.changed().await.is_ok() {}
+        report.borrow().clone()
     }
 
     /// Remembers what went wrong with a vdisk.
@@ -173,6 +199,9 @@ pub(crate) struct Registration {
     pub(crate) id: VdiskId,
     pub(crate) status: Arc<Mutex<VdiskStatus>>,
     pub(crate) hellos: mpsc::Receiver<Hello>,
+    /// Cancelled when the vdisk is to be closed, alone or with the server.
+    pub(crate) stop: CancellationToken,
+    pub(crate) report: watch::Sender<Option<VdiskReport>>,
 }
 
 impl Drop for Registration {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tlog_proto::VdiskId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use crate::connection;
 use crate::port::{LogStorage, SlaveSync};
 use crate::registry::Shared;
 use crate::settings::{ServerSettings, SettingsError};
-use crate::status::{RunReport, ServerStatus};
+use crate::status::{RunReport, ServerStatus, VdiskReport};
 use crate::tls::ServerTls;
 
 /// A tlog server. Clones are the same server.
@@ -73,6 +74,15 @@ impl Server {
             error!(vdisks = report.vdisks.len(), "stopped, not everything is durable");
         }
         report
+    }
+
+    /// Closes one vdisk: stops reading from its client, makes durable what was ordered, tells the client, and closes the log and the
+    /// connection. Answers how it was left, once all of that is done; none where the vdisk was not open.
+    ///
+    /// A client that comes afterwards, the same one too, opens the log again; to keep it out, have the storage refuse the vdisk
+    /// ([`OpenError::UnknownVdisk`](crate::OpenError::UnknownVdisk)) before this is called.
+    pub async fn close_vdisk(&self, vdisk: &VdiskId) -> Option<VdiskReport> {
+        self.shared.close(vdisk).await
     }
 
     /// Where everything stands, at any time.

@@ -48,7 +48,7 @@ pub(crate) async fn run(mut registration: Registration) {
             })
         }
     };
-    if let Some(report) = served.filter(|_| shared.stop.is_cancelled()) {
+    if let Some(report) = served.filter(|_| registration.stop.is_cancelled()) {
         match &report.error {
             None => info!(vdisk = %report.vdisk, durable = ?report.durable, "closed, everything is durable"),
             Some(error) => error!(
@@ -56,7 +56,10 @@ pub(crate) async fn run(mut registration: Registration) {
                 "closed, not everything is durable; clients send it again"
             ),
         }
-        shared.report(report);
+        registration.report.send_replace(Some(report.clone()));
+        if shared.stop.is_cancelled() {
+            shared.report(report);
+        }
     }
 }
 
@@ -175,6 +178,7 @@ impl<'a> Vdisk<'a> {
 
     async fn run(mut self) -> VdiskReport {
         let shared = Arc::clone(&self.registration.shared);
+        let stop = self.registration.stop.clone();
         let mut stopping = false;
         // The log's durability cannot change any more.
         let mut said_all = false;
@@ -212,7 +216,7 @@ impl<'a> Vdisk<'a> {
                     Ok(found) => self.session.handle_found(found),
                     Err(Closed(reason)) => return self.fail(reason).await,
                 },
-                () = shared.stop.cancelled(), if !stopping => stopping = true,
+                () = stop.cancelled(), if !stopping => stopping = true,
                 hello = self.registration.hellos.recv(), if serving && !stopping => {
                     if let Some(hello) = hello {
                         self.handle_hello(hello);
@@ -493,7 +497,11 @@ impl<'a> Vdisk<'a> {
         self.settle();
         self.publish();
         if let Some(live) = &self.live {
-            let reason = if error.is_some() { Reason::LogClosed } else { Reason::Shutdown };
+            let reason = match &error {
+                Some(_) => Reason::LogClosed,
+                None if self.registration.shared.stop.is_cancelled() => Reason::Shutdown,
+                None => Reason::VdiskClosed,
+            };
             live.hello.outbox.end(Ended::Finished(reason));
         }
         self.report(error)

@@ -59,8 +59,8 @@ impl Vdisk<'_> {
         info!(vdisk = %self.id, peer = %hello.peer, first = %hello.greeting.first, ?last_flushed, "connected");
         let (unused, _) = oneshot::channel();
         let verdict = std::mem::replace(&mut hello.verdict, unused);
-        let budget = Arc::clone(&self.budget);
-        if verdict.send(Verdict::Accepted { last_flushed, end, budget }).is_err() {
+        let (budget, stop) = (Arc::clone(&self.budget), self.registration.stop.clone());
+        if verdict.send(Verdict::Accepted { last_flushed, end, budget, stop }).is_err() {
             return self.session.handle_unheard(id);
         }
         self.live = Some(Live {
