@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use tlog_proto::{Block, BlockIndex, Operation, Sequence, SessionId, VdiskId};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -195,6 +196,15 @@ impl Client {
     /// See [`Client::set_servers`](crate::Client::set_servers).
     pub fn set_servers(&self, servers: impl Into<Servers>) -> Result<(), ConnectError> {
         self.client.set_servers(servers)
+    }
+
+    /// See [`Client::follow_servers`](crate::Client::follow_servers).
+    pub fn follow_servers<S>(&self, lists: S)
+    where
+        S: Stream<Item: Into<Servers>> + Send + 'static,
+    {
+        let _within = self.runtime.handle.enter();
+        self.client.follow_servers(lists);
     }
 
     /// See [`Client::events`](crate::Client::events); [`Client::next_event`] waits for one.

@@ -2,15 +2,19 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use tlog_proto::{
     Block, BlockFault, BlockHash, BlockIndex, Operation, Sequence, SessionId, UnverifiedBlock, VdiskId,
 };
 use tokio::sync::{SemaphorePermit, TryAcquireError, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
 
 use crate::dial::{Accepted, Dialer};
 use crate::driver::{Driver, Request, jitter};
@@ -204,6 +208,32 @@ impl Client {
         servers.check()?;
         self.shared().servers.send_replace(servers);
         Ok(())
+    }
+
+    /// Follows a list of servers that changes, such as that of a configuration: each list that comes is taken as by
+    /// [`Client::set_servers`], until the stream or the client ends. A list that `set_servers` would refuse is logged, and the one before
+    /// stays. Must be called within a tokio runtime. Following another stream does not end following the first.
+    pub fn follow_servers<S>(&self, lists: S)
+    where
+        S: Stream<Item: Into<Servers>> + Send + 'static,
+    {
+        let (shared, vdisk) = (Arc::clone(&self.inner.shared), self.inner.vdisk.clone());
+        tokio::spawn(async move {
+            let (mut lists, mut progress) = (pin!(lists), shared.progress.subscribe());
+            loop {
+                let list = tokio::select! {
+                    _ = progress.wait_for(|progress| progress.ending.is_some()) => return,
+                    list = poll_fn(|context| lists.as_mut().poll_next(context)) => list,
+                };
+                let Some(list) = list.map(Into::into) else { return };
+                match list.check() {
+                    Ok(()) => drop(shared.servers.send_replace(list)),
+                    Err(error) => {
+                        warn!(%vdisk, %error, "a new list of servers cannot be used, the old one stays")
+                    }
+                }
+            }
+        });
     }
 
     /// The list of servers.

@@ -187,6 +187,29 @@ async fn a_server_that_is_not_listed_any_more_is_left_and_one_that_is_stays() {
 }
 
 #[tokio::test]
+async fn a_list_that_changes_is_followed_until_it_ends_and_what_is_no_list_is_passed_over() {
+    let (client, mut peer, first, _second) = two(defaults()).await;
+    let third = ScriptedServer::start().await;
+    let (lists, received) = futures::channel::mpsc::unbounded();
+    client.follow_servers(received);
+    let handle = set(&client, 0).await;
+    peer.expect_block(1).await;
+    lists.unbounded_send("tlog-1".to_owned()).unwrap();
+    lists.unbounded_send(format!("{},{}", third.addr(), first.addr())).unwrap();
+    lists.unbounded_send(third.addr().to_string()).unwrap();
+    let mut moved = soon(third.accept_handshake()).await;
+    peer.expect_close().await;
+    moved.expect_block(1).await;
+    moved.ack_flush([1]).await;
+    handle.await.unwrap();
+    // The end of the stream leaves the last list.
+    drop(lists);
+    set(&client, 1).await;
+    moved.expect_block(2).await;
+    assert!(client.servers().contains(&third.addr().to_string()));
+}
+
+#[tokio::test]
 async fn a_client_that_was_taken_over_ends_and_says_so() {
     let (client, mut peer, _first, second) = two(defaults()).await;
     let handle = set(&client, 0).await;
