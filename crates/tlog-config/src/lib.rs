@@ -1,14 +1,38 @@
 //! Where stores are, and the documents that say which of them a vdisk gets.
 //!
 //! - [`StoreAddress`]: how a person writes down one store; [`RedisServer`]: one that is reached over the network;
-//! - [`StorageCluster`]: the stores of a cluster, in order; a [`ClusterSource`] answers that of a vdisk, and how it changes.
+//! - [`StorageCluster`]: the stores of a cluster, in order; a [`ClusterSource`] answers that of a vdisk, and how it changes;
+//! - [`DocumentSource`]: where documents are: [`FileSource`], [`MemorySource`], and etcd with the feature `etcd`;
+//! - [`Configuration`]: what a source says, always the last valid state of it, and who is told when it changes.
 //!
-//! It deliberately does not connect to anything, and never shows a password.
+//! It deliberately does not connect to a store, and never shows a password, not even in what it says of a document that has one in the
+//! wrong place.
 
 mod address;
 mod cluster;
+mod configuration;
+mod document;
+mod file;
+mod key;
+mod memory;
+mod parts;
+mod problem;
 mod secret;
+mod source;
+mod yaml;
 
 pub use address::{RedisServer, StoreAddress, StoreAddressFault, is_host_name};
 pub use cluster::{ClusterSource, ClusterSourceError, FixedClusters, StorageCluster};
+pub use configuration::{
+    Configuration, ConfigurationError, LogStorage, NbdStorage, SourceAway, SourceHealth, VdiskConfig,
+};
+pub use document::Document;
+pub use file::FileSource;
+pub use key::DocumentKey;
+pub use memory::MemorySource;
+pub use parts::{MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, VdiskType};
+pub use problem::{ClusterKind, Fault, Place, Problem};
 pub use secret::Secret;
+pub use source::{
+    DocumentChange, DocumentSource, DocumentWatch, EtcdFault, Snapshot, SourceError, SourceEvent,
+};

@@ -1,0 +1,288 @@
+//! What each kind of document says, once it has been checked.
+
+use std::net::Ipv6Addr;
+
+use tlog_proto::VdiskId;
+
+use crate::document::Item;
+use crate::key::is_legal_name;
+use crate::{Document, Fault, Place, Problem, StorageCluster, StoreAddress, is_host_name};
+
+/// Smallest block of a vdisk, in bytes.
+pub const MIN_BLOCK_SIZE: u32 = 512;
+/// Largest block of a vdisk, in bytes: what one message may carry unless told otherwise.
+pub const MAX_BLOCK_SIZE: u32 = 16 << 20;
+
+const GIB: u128 = 1 << 30;
+
+/// What a vdisk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VdiskType {
+    /// A machine starts from it.
+    Boot,
+    /// A database's.
+    Db,
+    /// It may be lost.
+    Cache,
+    /// It is lost when its machine stops.
+    Tmp,
+}
+
+impl VdiskType {
+    /// How it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Db => "db",
+            Self::Cache => "cache",
+            Self::Tmp => "tmp",
+        }
+    }
+}
+
+/// What a vdisk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VdiskStatic {
+    pub(crate) vdisk_type: VdiskType,
+    pub(crate) block_size: u32,
+    /// Bytes: whole blocks, at least one.
+    pub(crate) size: u64,
+    pub(crate) read_only: bool,
+}
+
+/// The name of a cluster, and where it stands. Two are equal if they name the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Reference {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+}
+
+impl PartialEq for Reference {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Reference {}
+
+/// Where the blocks of a vdisk are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VdiskNbd {
+    pub(crate) storage: Reference,
+    pub(crate) template: Option<Reference>,
+    pub(crate) slave: Option<Reference>,
+    pub(crate) tlog: Option<Reference>,
+}
+
+/// Where the log of a vdisk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VdiskTlog {
+    pub(crate) storage: Reference,
+    pub(crate) slave: Option<Reference>,
+}
+
+/// The vdisks of an NBD server, and where each stands.
+#[derive(Debug, Clone)]
+pub(crate) struct NbdServerVdisks {
+    pub(crate) vdisks: Vec<(VdiskId, Place)>,
+}
+
+impl PartialEq for NbdServerVdisks {
+    fn eq(&self, other: &Self) -> bool {
+        self.vdisks.iter().map(|(vdisk, _)| vdisk).eq(other.vdisks.iter().map(|(vdisk, _)| vdisk))
+    }
+}
+
+type Read<T> = Result<T, Vec<Problem>>;
+
+pub(crate) fn read_vdisk_static(document: &Document) -> Read<VdiskStatic> {
+    document.read(&["type", "blockSize", "size", "readOnly"], |fields| {
+        // All are looked at before any that is missing ends it, so that a person is told of everything.
+        let vdisk_type = fields.required("type").and_then(read_type);
+        let block_size = fields.required("blockSize").and_then(read_block_size);
+        let gib = fields.required("size").and_then(read_gib);
+        let read_only = fields.optional("readOnly").map_or(Some(false), read_switch);
+        let (vdisk_type, block_size, read_only) = (vdisk_type?, block_size?, read_only?);
+        // Whole blocks: what is left of a fraction of a GiB is no block.
+        let size = gib? / u64::from(block_size) * u64::from(block_size);
+        if size == 0 {
+            fields.wrong(Fault::NoBlock);
+            return None;
+        }
+        Some(VdiskStatic { vdisk_type, block_size, size, read_only })
+    })
+}
+
+fn read_type(item: Item<'_, '_, '_>) -> Option<VdiskType> {
+    const EXPECTED: &str = "boot, db, cache or tmp";
+    let (text, item) = item.text(EXPECTED)?;
+    match text {
+        "boot" => Some(VdiskType::Boot),
+        "db" => Some(VdiskType::Db),
+        "cache" => Some(VdiskType::Cache),
+        "tmp" => Some(VdiskType::Tmp),
+        _ => item.wrong(Fault::Expected(EXPECTED)),
+    }
+}
+
+fn read_block_size(item: Item<'_, '_, '_>) -> Option<u32> {
+    let (text, item) = item.plain("a number of bytes such as 4096, without quotes")?;
+    let legal = |size: &u32| size.is_power_of_two() && (MIN_BLOCK_SIZE..=MAX_BLOCK_SIZE).contains(size);
+    match number(text).and_then(|number| u32::try_from(number).ok()).filter(legal) {
+        Some(size) => Some(size),
+        None => item.wrong(Fault::BlockSize),
+    }
+}
+
+/// GiB, such as 10 or 0.5, as bytes, rounded down.
+fn read_gib(item: Item<'_, '_, '_>) -> Option<u64> {
+    const EXPECTED: &str = "a number of GiB above zero, such as 10 or 0.5, without quotes";
+    let (text, item) = item.plain(EXPECTED)?;
+    match gib(text) {
+        Some(bytes) => Some(bytes),
+        None => item.wrong(Fault::Expected(EXPECTED)),
+    }
+}
+
+fn gib(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.len() > 18 {
+        return None;
+    }
+    // 2^63 bytes are 2^33 GiB, and 18 digits more fit 128 bits with room.
+    let whole = u128::from(number(whole)?.min(1 << 33));
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let fraction = u128::from(number(fraction)?);
+    let bytes = whole * GIB + fraction * GIB / scale;
+    let nothing = whole == 0 && fraction == 0;
+    // A block's index is signed in messages, so that no vdisk has more bytes than that.
+    i64::try_from(bytes).ok().and_then(|bytes| u64::try_from(bytes).ok()).filter(|_| !nothing)
+}
+
+/// Digits and nothing else: no sign, no separators, no other bases.
+fn number(text: &str) -> Option<u64> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn read_switch(item: Item<'_, '_, '_>) -> Option<bool> {
+    const EXPECTED: &str = "true or false";
+    let (text, item) = item.plain(EXPECTED)?;
+    match text.to_ascii_lowercase().as_str() {
+        // What YAML 1.1, which other writers of these documents have, takes too.
+        "true" | "yes" | "on" => Some(true),
+        "false" | "no" | "off" => Some(false),
+        _ => item.wrong(Fault::Expected(EXPECTED)),
+    }
+}
+
+pub(crate) fn read_vdisk_nbd(document: &Document) -> Read<VdiskNbd> {
+    const FIELDS: &[&str] =
+        &["storageClusterID", "templateStorageClusterID", "slaveStorageClusterID", "tlogServerClusterID"];
+    document.read(FIELDS, |fields| {
+        let storage = fields.required("storageClusterID").and_then(read_reference);
+        let template = fields.optional("templateStorageClusterID").map_or(Some(None), read_optional_reference);
+        let slave = fields.optional("slaveStorageClusterID").map_or(Some(None), read_optional_reference);
+        let tlog = fields.optional("tlogServerClusterID").map_or(Some(None), read_optional_reference);
+        Some(VdiskNbd { storage: storage?, template: template?, slave: slave?, tlog: tlog? })
+    })
+}
+
+pub(crate) fn read_vdisk_tlog(document: &Document) -> Read<VdiskTlog> {
+    document.read(&["storageClusterID", "slaveStorageClusterID"], |fields| {
+        let storage = fields.required("storageClusterID").and_then(read_reference);
+        let slave = fields.optional("slaveStorageClusterID").map_or(Some(None), read_optional_reference);
+        Some(VdiskTlog { storage: storage?, slave: slave? })
+    })
+}
+
+const CLUSTER: &str = "the name of a cluster";
+
+fn read_reference(item: Item<'_, '_, '_>) -> Option<Reference> {
+    let (text, item) = item.text(CLUSTER)?;
+    if !is_legal_name(text) {
+        return item.wrong(Fault::Name);
+    }
+    Some(Reference { name: text.to_owned(), place: item.place() })
+}
+
+/// An empty text is none: so programs that know all fields write those that are not set.
+fn read_optional_reference(item: Item<'_, '_, '_>) -> Option<Option<Reference>> {
+    let (text, item) = item.text(CLUSTER)?;
+    if text.is_empty() { Some(None) } else { read_reference(item).map(Some) }
+}
+
+pub(crate) fn read_cluster_storage(id: &str, document: &Document) -> Read<StorageCluster> {
+    document.read(&["dataStorage", "metadataStorage"], |fields| {
+        let data = fields.required("dataStorage").and_then(|item| {
+            item.list("a list of at least one store, each with an address", 1, read_store)
+        });
+        let metadata = fields.optional("metadataStorage").map_or(Some(None), |item| read_store(item).map(Some));
+        Some(StorageCluster { id: id.to_owned(), data: data?, metadata: metadata? })
+    })
+}
+
+fn read_store(mut item: Item<'_, '_, '_>) -> Option<StoreAddress> {
+    let mut fields = item.fields(&["address", "db"])?;
+    let address = fields.required("address").and_then(|item| {
+        let (text, item) = item.text("the address of a store, such as 127.0.0.1:16379")?;
+        match StoreAddress::parse(text) {
+            Ok(address) => Some((address, text)),
+            Err(fault) => item.wrong(fault.into()),
+        }
+    });
+    let database = match fields.optional("db") {
+        None => Some(None),
+        Some(item) => read_database(item).map(Some),
+    };
+    let ((mut address, text), database) = (address?, database?);
+    if let Some(database) = database {
+        match &mut address {
+            StoreAddress::Redis(server) if !text.contains(['@', '/']) => server.database = database,
+            _ => return fields.optional("db")?.wrong(Fault::Database),
+        }
+    }
+    Some(address)
+}
+
+fn read_database(item: Item<'_, '_, '_>) -> Option<u32> {
+    const EXPECTED: &str = "the number of a database, such as 0, without quotes";
+    let (text, item) = item.plain(EXPECTED)?;
+    match number(text).and_then(|number| u32::try_from(number).ok()) {
+        Some(database) => Some(database),
+        None => item.wrong(Fault::Expected(EXPECTED)),
+    }
+}
+
+pub(crate) fn read_cluster_tlog(document: &Document) -> Read<Vec<String>> {
+    document.read(&["servers"], |fields| {
+        fields.required("servers")?.list("a list of at least one server, each as host:port", 1, |item| {
+            const EXPECTED: &str = "the host and port of a tlog server, such as 127.0.0.1:11211 or [::1]:11211";
+            let (text, item) = item.text(EXPECTED)?;
+            if is_server(text) { Some(text.to_owned()) } else { item.wrong(Fault::Expected(EXPECTED)) }
+        })
+    })
+}
+
+/// Whether it is `host:port`.
+fn is_server(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = v6.map_or_else(|| is_host_name(host), |v6| v6.parse::<Ipv6Addr>().is_ok());
+    host && number(port).is_some_and(|port| (1..=u64::from(u16::MAX)).contains(&port))
+}
+
+pub(crate) fn read_nbd_server_vdisks(document: &Document) -> Read<NbdServerVdisks> {
+    document.read(&["vdisks"], |fields| {
+        let vdisks = fields.required("vdisks")?.list("a list of vdisks", 0, |item| {
+            let (text, item) = item.text("the id of a vdisk")?;
+            match VdiskId::new(text) {
+                Ok(vdisk) => Some((vdisk, item.place())),
+                Err(fault) => item.wrong(fault.into()),
+            }
+        })?;
+        Some(NbdServerVdisks { vdisks })
+    })
+}
