@@ -19,6 +19,18 @@ struct Tool {
 /// What must be there. Whoever writes a test that starts another program adds its line.
 const TOOLS: &[Tool] = &[
     Tool { program: "capnp", package: "capnproto", needed_for: "cargo xtask codegen", service: None },
+    Tool {
+        program: "etcd",
+        package: "etcd-server",
+        needed_for: "tests of documents in etcd",
+        service: Some("etcd"),
+    },
+    Tool {
+        program: "etcdctl",
+        package: "etcd-client",
+        needed_for: "tests of documents in etcd",
+        service: None,
+    },
     Tool { program: "mkfs.ext4", package: "e2fsprogs", needed_for: "the demo and its test", service: None },
     Tool {
         program: "redis-server",

@@ -1,22 +1,16 @@
 //! A real `redis-server`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::port::ReservedPort;
-use crate::spawn::spawn;
+use crate::running::Running;
 use crate::{RedisOptions, TlsFiles};
-
-/// More than a start takes on a machine that does ten other things.
-const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A `redis-server` of this test's own. It is killed, and its files are removed, when this is dropped or the process ends.
 ///
@@ -29,13 +23,6 @@ pub struct RedisProcess {
     directory: TempDir,
     tls: Option<TlsFiles>,
     running: Mutex<Option<Running>>,
-}
-
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    /// What it printed.
-    printed: Arc<Mutex<String>>,
 }
 
 impl RedisProcess {
@@ -58,33 +45,13 @@ impl RedisProcess {
 
     fn spawn(&self) {
         let line = self.options.command_line(self.port(), &self.data(), self.tls.as_ref());
-        let child = spawn("redis-server", |command| {
-            command.args(line).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        });
-        let child = child.unwrap_or_else(|e| {
-            panic!("cannot start redis-server: {e}; `cargo xtask setup` installs it");
-        });
-        *self.running() = Some(Running { child, printed: Arc::default() });
+        *self.running() = Some(Running::spawn("redis-server", line));
     }
 
     /// Waits until the server that was spawned says that it takes connections.
     fn await_ready(&self) {
-        let mut running = self.running();
-        let Running { child, printed } = running.as_mut().unwrap();
-        let (say, ready) = mpsc::sync_channel(1);
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        // It is read to its end, or the server would stand still once the pipe is full.
-        read_along(stdout, Arc::clone(printed), Some(say));
-        read_along(stderr, Arc::clone(printed), None);
-        // The port is ours (see `ReservedPort`), so a server that says so is the one behind it. The sender is gone when
-        // the process ends.
-        if let Err(error) = ready.recv_timeout(START_LIMIT) {
-            let _ = child.kill();
-            let _ = child.wait();
-            let printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
-            panic!("redis-server did not start ({error}); it printed:\n{printed}");
-        }
+        // The port is ours (see `ReservedPort`), so a server that says so is the one behind it.
+        self.running().as_mut().unwrap().await_line("Ready to accept connections");
     }
 
     /// Where it listens, `127.0.0.1:port`; also while it does not run.
@@ -109,7 +76,7 @@ impl RedisProcess {
 
     /// Its process id. Panics while it does not run.
     pub fn pid(&self) -> u32 {
-        self.running().as_ref().expect("redis-server is not running").child.id()
+        self.running().as_ref().expect("redis-server is not running").pid()
     }
 
     /// Whether it was started and not killed since.
@@ -124,19 +91,13 @@ impl RedisProcess {
 
     /// What it has printed since it was started last.
     pub fn printed(&self) -> String {
-        let running = self.running();
-        running
-            .as_ref()
-            .map(|running| running.printed.lock().unwrap_or_else(PoisonError::into_inner).clone())
-            .unwrap_or_default()
+        self.running().as_ref().map(Running::printed).unwrap_or_default()
     }
 
     /// SIGKILL. Does nothing where it does not run.
     pub fn kill(&self) {
-        if let Some(mut running) = self.running().take() {
-            running.child.kill().unwrap();
-            running.child.wait().unwrap();
-        }
+        // What is dropped is killed.
+        drop(self.running().take());
     }
 
     /// SIGSTOP: it hangs. Its port still accepts connections, as the system does that for it.
@@ -150,8 +111,7 @@ impl RedisProcess {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        self.running().as_ref().expect("redis-server is not running").signal(signal);
     }
 
     /// Kills it if it runs, and starts it again with the files it has.
@@ -201,35 +161,6 @@ impl RedisProcess {
     }
 }
 
-impl Drop for RedisProcess {
-    fn drop(&mut self) {
-        if let Some(mut running) = self.running().take() {
-            let _ = running.child.kill();
-            let _ = running.child.wait();
-        }
-    }
-}
-
-/// Collects what a process prints; says so when it is ready.
-fn read_along(
-    mut from: impl BufRead + Send + 'static,
-    printed: Arc<Mutex<String>>,
-    ready: Option<mpsc::SyncSender<()>>,
-) {
-    let work = move || {
-        let mut line = Vec::new();
-        while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            let text = String::from_utf8_lossy(&line);
-            printed.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
-            if let Some(ready) = ready.as_ref().filter(|_| text.contains("Ready to accept connections")) {
-                let _ = ready.try_send(());
-            }
-            line.clear();
-        }
-    };
-    thread::Builder::new().name("testbed-reader".into()).spawn(work).unwrap();
-}
-
 /// Several servers, alike.
 #[derive(Debug)]
 pub struct RedisServers {
@@ -258,17 +189,13 @@ impl std::ops::Deref for RedisServers {
     }
 }
 
-/// Whether a process is there, a zombie aside.
-#[cfg(test)]
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(std::path::Path::new("/proc").join(pid.to_string()).join("stat"));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Tls;
+    use crate::running::{START_LIMIT, is_alive};
+    use std::io::{BufRead, BufReader};
+    use std::thread;
     use std::time::Instant;
 
     #[test]

@@ -97,7 +97,7 @@ async fn an_invalid_document_never_replaces_a_valid_one() {
     let problems = running.problems();
     let expected = [
         "c1:cluster:conf:storage:1:14: dataStorage: it must be a list of at least one store",
-        "main:cluster:conf:tlog:1:2: this is not YAML",
+        "main:cluster:conf:tlog:2:1: this is not YAML",
         "a:vdisk:conf:storage:tlog:1:1: there is no such field, did you mean storageClusterID?",
         "a:vdisk:conf:storage:tlog:1:1: the field storageClusterID is missing",
         "a:vdisk:conf:static:1:23: blockSize: a block size is a power of two",

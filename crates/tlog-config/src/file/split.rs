@@ -14,6 +14,7 @@ const STORAGE_CLUSTERS: &str = "storageClusters";
 const TLOG_CLUSTERS: &str = "tlogClusters";
 const VDISKS: &str = "vdisks";
 const NBD_SERVERS: &str = "nbdServers";
+const SECTIONS: &[&str] = &[STORAGE_CLUSTERS, TLOG_CLUSTERS, VDISKS, NBD_SERVERS];
 
 /// What stands beside a vdisk's own fields and is a document of its own.
 const NBD: &str = "nbd";
@@ -27,11 +28,11 @@ pub(crate) fn split(origin: &Arc<str>, text: &str) -> Result<BTreeMap<DocumentKe
         vec![Problem { place, fault: error.fault }]
     })?;
     let mut found = Found::new(origin);
-    let sections = [STORAGE_CLUSTERS, TLOG_CLUSTERS, VDISKS, NBD_SERVERS];
-    let _ = Fields::of(&root, String::new(), &sections, &[], &mut found);
+    // Only for what is wrong with it: a name that is not known, or no names at all.
+    let _ = Fields::of(&root, String::new(), SECTIONS, &[], &mut found);
     let sections = if let Value::Mapping(sections) = root.value { sections } else { Vec::new() };
     let mut documents = BTreeMap::new();
-    for section in sections {
+    for section in sections.into_iter().filter(|section| SECTIONS.contains(&section.name.as_str())) {
         if let Value::Mapping(entries) = section.value.value {
             for entry in entries {
                 documents.extend(documents_of(origin, &section.name, entry));
