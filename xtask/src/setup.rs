@@ -1,8 +1,8 @@
-//! `setup`: the programs that tests need and that do not come with Rust.
+//! `setup`: the programs that tests and features need and that do not come with Rust.
 //!
 //! A plain `cargo build` needs none of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 /// A program, the Debian package that has it, and what needs it.
 struct Tool {
     program: &'static str,
+    /// A file that must be there too, in the `include` folder that belongs to the program.
+    include: Option<&'static str>,
     package: &'static str,
     needed_for: &'static str,
     /// The service that comes with the package and starts by itself. Tests start their own; this one would only hold a port.
@@ -18,44 +20,53 @@ struct Tool {
 
 /// What must be there. Whoever writes a test that starts another program adds its line.
 const TOOLS: &[Tool] = &[
-    Tool { program: "capnp", package: "capnproto", needed_for: "cargo xtask codegen", service: None },
+    Tool { needed_for: "cargo xtask codegen", ..tool("capnp", "capnproto") },
+    Tool { needed_for: "the demo and its test", ..tool("mkfs.ext4", "e2fsprogs") },
     Tool {
-        program: "etcd",
-        package: "etcd-server",
-        needed_for: "tests of documents in etcd",
-        service: Some("etcd"),
-    },
-    Tool {
-        program: "etcdctl",
-        package: "etcd-client",
-        needed_for: "tests of documents in etcd",
-        service: None,
-    },
-    Tool { program: "mkfs.ext4", package: "e2fsprogs", needed_for: "the demo and its test", service: None },
-    Tool {
-        program: "redis-server",
-        package: "redis-server",
         needed_for: "tests of stores on Redis",
         service: Some("redis-server"),
+        ..tool("redis-server", "redis-server")
     },
+    Tool { needed_for: "tests of stores on Redis", ..tool("redis-cli", "redis-tools") },
+    Tool { needed_for: "building the feature etcd", ..tool("protoc", "protobuf-compiler") },
     Tool {
-        program: "redis-cli",
-        package: "redis-tools",
-        needed_for: "tests of stores on Redis",
-        service: None,
+        needed_for: "building the feature etcd",
+        include: Some("google/protobuf/descriptor.proto"),
+        ..tool("protoc", "libprotobuf-dev")
     },
+    Tool { needed_for: "tests of documents in etcd", service: Some("etcd"), ..tool("etcd", "etcd-server") },
+    Tool { needed_for: "tests of documents in etcd", ..tool("etcdctl", "etcd-client") },
 ];
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, include: None, package, needed_for: "", service: None }
+}
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        let Some(program) = program(self.program) else { return false };
+        let Some(include) = self.include else { return true };
+        // Beside the folder of the program, where protoc looks too.
+        let folder = program.parent().and_then(Path::parent);
+        folder.is_some_and(|folder| folder.join("include").join(include).is_file())
+    }
+
+    /// What is missing, for a person.
+    fn name(&self) -> &'static str {
+        self.include.unwrap_or(self.program)
+    }
+}
 
 /// Checks, and installs where it may; fails with the commands to type where it may not.
 pub(crate) fn run() -> Result<()> {
     let missing = missing();
     if missing.is_empty() {
-        let all: Vec<_> = TOOLS.iter().map(|tool| tool.program).collect();
+        let all: Vec<_> = TOOLS.iter().map(Tool::name).collect();
         println!("setup: everything is there ({})", all.join(", "));
         return Ok(());
     }
     for tool in &missing {
-        println!("setup: {} is missing, needed for {}", tool.program, tool.needed_for);
+        println!("setup: {} is missing, needed for {}", tool.name(), tool.needed_for);
     }
     let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
     if program("apt-get").is_none() {
@@ -74,13 +85,13 @@ pub(crate) fn run() -> Result<()> {
     match self::missing().first() {
         None => Ok(()),
         Some(tool) => {
-            bail!("package {} was installed and {} is still not in PATH", tool.package, tool.program)
+            bail!("package {} was installed and {} is still not found", tool.package, tool.name())
         }
     }
 }
 
 fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| program(tool.program).is_none()).collect()
+    TOOLS.iter().filter(|tool| !tool.is_there()).collect()
 }
 
 /// Where a program is. Looks beyond PATH too: without root's PATH, mkfs.ext4 is there and not found.
@@ -127,5 +138,12 @@ mod tests {
     fn programs_are_found_by_name_and_others_are_not() {
         assert!(program("cargo").is_some());
         assert!(program("no-such-program").is_none());
+    }
+
+    #[test]
+    fn a_file_that_belongs_to_a_program_is_looked_for_beside_it() {
+        let without = Tool { include: Some("no-such-file"), ..tool("cargo", "cargo") };
+        assert!(!without.is_there());
+        assert!(tool("cargo", "cargo").is_there());
     }
 }

@@ -8,20 +8,31 @@ use anyhow::{Context, Result, bail};
 
 use crate::{setup, tidy};
 
+/// What a plain build leaves out, as it needs more than Rust and a C compiler.
+const FEATURES: [&str; 2] = ["--features", "tlog-config/etcd,tlog/etcd"];
+
 /// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples.
 pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     step("setup", setup::run)?;
-    step("test", || cargo(root, &[&["test", "--workspace", "--locked"], arguments].concat(), &[]))
+    step("test", || {
+        cargo(root, &[&["test", "--workspace", "--locked"], &FEATURES[..], arguments].concat(), &[])
+    })
 }
 
 /// Every check, the cheap ones first; stops at the first that fails.
 pub(crate) fn ci(root: &Path, with_test: bool) -> Result<()> {
     step("fmt", || cargo(root, &["fmt", "--all", "--check"], &[]))?;
     step("tidy", || tidy::run(root))?;
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    step("clippy", || cargo(root, &clippy, &[]))?;
+    step("setup", setup::run)?;
+    let denied = ["--", "-D", "warnings"];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked"];
+    step("clippy", || cargo(root, &[&clippy[..], &FEATURES, &denied].concat(), &[]))?;
+    // A plain build leaves out code, and what only that code uses must not be missed.
+    let plain = ["clippy", "-p", "tlog-config", "-p", "tlog", "--all-targets", "--locked"];
+    step("clippy without features", || cargo(root, &[&plain[..], &denied].concat(), &[]))?;
     let doc = ["doc", "--no-deps", "--workspace", "--locked"];
-    step("doc", || cargo(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")]))?;
+    let denied = [("RUSTDOCFLAGS", "-D warnings")];
+    step("doc", || cargo(root, &[&doc[..], &FEATURES].concat(), &denied))?;
     if setup::program("cargo-deny").is_some() {
         step("deny", || cargo(root, &["deny", "--locked", "check"], &[]))?;
     } else {

@@ -232,7 +232,8 @@ pub(crate) fn join(path: &str, name: &str) -> String {
 
 /// The known name that another looks like, if it does look like one.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    let distance = |known: &str| strsim::damerau_levenshtein(&known.to_ascii_lowercase(), &name.to_ascii_lowercase());
+    let distance =
+        |known: &str| strsim::damerau_levenshtein(&known.to_ascii_lowercase(), &name.to_ascii_lowercase());
     // Long ones are not compared at all: what somebody wrote is not bounded, and this takes the square of it.
     let near = known.iter().filter(|_| name.len() <= 64).map(|&known| (distance(known), known)).min()?;
     Some(near).filter(|(distance, known)| *distance <= 1 + known.len() / 4).map(|(_, known)| known)

@@ -58,10 +58,9 @@ impl DocumentKey {
     pub fn vdisk(&self) -> Option<&VdiskId> {
         match self {
             Self::VdiskStatic(vdisk) | Self::VdiskNbd(vdisk) | Self::VdiskTlog(vdisk) => Some(vdisk),
-            Self::ClusterStorage(_)
-            | Self::ClusterTlog(_)
-            | Self::NbdServerVdisks(_)
-            | Self::Misnamed(_) => None,
+            Self::ClusterStorage(_) | Self::ClusterTlog(_) | Self::NbdServerVdisks(_) | Self::Misnamed(_) => {
+                None
+            }
         }
     }
 }

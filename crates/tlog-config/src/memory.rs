@@ -90,6 +90,10 @@ impl DocumentWatch for MemoryWatch {
     async fn reread(&mut self) -> SourceEvent {
         let state = self.state.borrow_and_update();
         self.since = state.snapshot.revision;
-        if state.away { SourceEvent::Away(SourceError::Told) } else { SourceEvent::All(state.snapshot.clone()) }
+        if state.away {
+            SourceEvent::Away(SourceError::Told)
+        } else {
+            SourceEvent::All(state.snapshot.clone())
+        }
     }
 }

@@ -183,7 +183,8 @@ pub(crate) fn read_vdisk_nbd(document: &Document) -> Read<VdiskNbd> {
         &["storageClusterID", "templateStorageClusterID", "slaveStorageClusterID", "tlogServerClusterID"];
     document.read(FIELDS, |fields| {
         let storage = fields.required("storageClusterID").and_then(read_reference);
-        let template = fields.optional("templateStorageClusterID").map_or(Some(None), read_optional_reference);
+        let template =
+            fields.optional("templateStorageClusterID").map_or(Some(None), read_optional_reference);
         let slave = fields.optional("slaveStorageClusterID").map_or(Some(None), read_optional_reference);
         let tlog = fields.optional("tlogServerClusterID").map_or(Some(None), read_optional_reference);
         Some(VdiskNbd { storage: storage?, template: template?, slave: slave?, tlog: tlog? })
@@ -216,10 +217,11 @@ fn read_optional_reference(item: Item<'_, '_, '_>) -> Option<Option<Reference>> 
 
 pub(crate) fn read_cluster_storage(id: &str, document: &Document) -> Read<StorageCluster> {
     document.read(&["dataStorage", "metadataStorage"], |fields| {
-        let data = fields.required("dataStorage").and_then(|item| {
-            item.list("a list of at least one store, each with an address", 1, read_store)
-        });
-        let metadata = fields.optional("metadataStorage").map_or(Some(None), |item| read_store(item).map(Some));
+        let data = fields
+            .required("dataStorage")
+            .and_then(|item| item.list("a list of at least one store, each with an address", 1, read_store));
+        let metadata =
+            fields.optional("metadataStorage").map_or(Some(None), |item| read_store(item).map(Some));
         Some(StorageCluster { id: id.to_owned(), data: data?, metadata: metadata? })
     })
 }
@@ -259,7 +261,8 @@ fn read_database(item: Item<'_, '_, '_>) -> Option<u32> {
 pub(crate) fn read_cluster_tlog(document: &Document) -> Read<Vec<String>> {
     document.read(&["servers"], |fields| {
         fields.required("servers")?.list("a list of at least one server, each as host:port", 1, |item| {
-            const EXPECTED: &str = "the host and port of a tlog server, such as 127.0.0.1:11211 or [::1]:11211";
+            const EXPECTED: &str =
+                "the host and port of a tlog server, such as 127.0.0.1:11211 or [::1]:11211";
             let (text, item) = item.text(EXPECTED)?;
             if is_server(text) { Some(text.to_owned()) } else { item.wrong(Fault::Expected(EXPECTED)) }
         })

@@ -80,6 +80,9 @@ pub enum SourceError {
         /// What it did.
         fault: EtcdFault,
     },
+    /// There is no etcd server to ask.
+    #[error("no etcd server is named")]
+    NoServer,
     /// A file for TLS to etcd cannot be used.
     #[error("{} cannot be read, which the connection to etcd needs: {error}", file.display())]
     TlsFile {

@@ -28,8 +28,8 @@ impl Running {
         let child = spawn(program, |command| {
             command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         });
-        let child = child
-            .unwrap_or_else(|e| panic!("cannot start {program}: {e}; `cargo xtask setup` installs it"));
+        let child =
+            child.unwrap_or_else(|e| panic!("cannot start {program}: {e}; `cargo xtask setup` installs it"));
         Self { program, child, printed: Arc::default() }
     }
 

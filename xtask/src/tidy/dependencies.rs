@@ -23,7 +23,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("tlog-codec", &["tlog-proto", "tlog-crypto"]),
     ("tlog-store", &["tlog-proto"]),
     ("tlog-redis", &["tlog-proto", "tlog-store", "tlog-config", "tlog-testbed"]),
-    ("tlog-config", &["tlog-proto"]),
+    ("tlog-config", &["tlog-proto", "tlog-testbed"]),
     ("tlog-quorum", &["tlog-proto", "tlog-codec", "tlog-store"]),
     ("tlog-flusher", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
     ("tlog-player", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),

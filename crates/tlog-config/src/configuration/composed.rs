@@ -94,7 +94,9 @@ impl State {
     /// Notes who has to be looked at because of a document.
     fn touch(&self, key: DocumentKey, touched: &mut BTreeSet<VdiskId>, effects: &mut Effects) {
         match key {
-            DocumentKey::VdiskStatic(vdisk) | DocumentKey::VdiskNbd(vdisk) | DocumentKey::VdiskTlog(vdisk) => {
+            DocumentKey::VdiskStatic(vdisk)
+            | DocumentKey::VdiskNbd(vdisk)
+            | DocumentKey::VdiskTlog(vdisk) => {
                 touched.insert(vdisk);
             }
             DocumentKey::ClusterStorage(id) => {
@@ -193,10 +195,7 @@ impl State {
             let there = self.valid.storage_clusters.get(&reference.name);
             there.or_else(|| kept.iter().find(|kept| kept.id == reference.name).copied()).cloned()
         };
-        Some(LogStorage {
-            cluster: cluster(&tlog.storage)?,
-            slave: tlog.slave.as_ref().and_then(cluster),
-        })
+        Some(LogStorage { cluster: cluster(&tlog.storage)?, slave: tlog.slave.as_ref().and_then(cluster) })
     }
 
     fn nbd_storage(&self, nbd: &VdiskNbd, before: Option<&Composed>) -> NbdStorage {
@@ -225,7 +224,11 @@ impl State {
             place: reference.place.clone(),
             fault: Fault::NoSuchCluster { kind, name: reference.name.clone() },
         };
-        references.into_iter().filter(|(kind, reference)| !there(*kind, &reference.name)).map(problem).collect()
+        references
+            .into_iter()
+            .filter(|(kind, reference)| !there(*kind, &reference.name))
+            .map(problem)
+            .collect()
     }
 
     /// Everything that is wrong: documents that are not valid, then references that lead nowhere.

@@ -1,9 +1,9 @@
 //! The running view of a source.
 
 mod composed;
+mod receivers;
 #[cfg(test)]
 mod tests;
-mod receivers;
 mod valid;
 
 use std::collections::BTreeSet;
@@ -265,7 +265,8 @@ impl Shared {
                 inner.is_back();
                 warn!(%error, "the configuration makes no sense as a whole; what was in force stays");
                 metrics::counter!("tlog_config_documents_refused_total", "kind" => "source").increment(1);
-                inner.refused = if let SourceError::Malformed(problems) = error { problems } else { Vec::new() };
+                inner.refused =
+                    if let SourceError::Malformed(problems) = error { problems } else { Vec::new() };
             }
             SourceEvent::Away(error) => inner.is_away(&error),
         }

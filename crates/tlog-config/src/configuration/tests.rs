@@ -52,7 +52,10 @@ impl Running {
     /// The clusters of a vdisk's log.
     fn log(&self, name: &str) -> Option<(String, Option<String>)> {
         let config = self.config(name).unwrap();
-        config.tlog.as_ref().map(|log| (log.cluster.id.clone(), log.slave.as_ref().map(|slave| slave.id.clone())))
+        config
+            .tlog
+            .as_ref()
+            .map(|log| (log.cluster.id.clone(), log.slave.as_ref().map(|slave| slave.id.clone())))
     }
 
     fn problems(&self) -> Vec<String> {
@@ -174,7 +177,9 @@ async fn a_vdisk_is_there_as_long_as_its_static_document_is() {
     let problems = running.problems();
     assert_eq!(
         problems,
-        ["a:vdisk:conf:storage:nbd: there is no vdisk a: its static document (type, blockSize, size) is missing"]
+        [
+            "a:vdisk:conf:storage:nbd: there is no vdisk a: its static document (type, blockSize, size) is missing"
+        ]
     );
     // It comes back without anything of what it was before.
     running.set(&[("a:vdisk:conf:static", Some(STATIC))]).await;

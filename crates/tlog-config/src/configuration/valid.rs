@@ -61,12 +61,17 @@ impl Valid {
 
     fn read(&mut self, key: &DocumentKey, document: &Document) -> Outcome {
         let changed = match key {
-            DocumentKey::VdiskStatic(vdisk) => read_vdisk_static(document).map(|new| put(&mut self.statics, vdisk, new)),
-            DocumentKey::VdiskNbd(vdisk) => read_vdisk_nbd(document).map(|new| put(&mut self.nbds, vdisk, new)),
-            DocumentKey::VdiskTlog(vdisk) => read_vdisk_tlog(document).map(|new| put(&mut self.tlogs, vdisk, new)),
-            DocumentKey::ClusterStorage(id) => {
-                read_cluster_storage(id, document).map(|new| put(&mut self.storage_clusters, id, Arc::new(new)))
+            DocumentKey::VdiskStatic(vdisk) => {
+                read_vdisk_static(document).map(|new| put(&mut self.statics, vdisk, new))
             }
+            DocumentKey::VdiskNbd(vdisk) => {
+                read_vdisk_nbd(document).map(|new| put(&mut self.nbds, vdisk, new))
+            }
+            DocumentKey::VdiskTlog(vdisk) => {
+                read_vdisk_tlog(document).map(|new| put(&mut self.tlogs, vdisk, new))
+            }
+            DocumentKey::ClusterStorage(id) => read_cluster_storage(id, document)
+                .map(|new| put(&mut self.storage_clusters, id, Arc::new(new))),
             DocumentKey::ClusterTlog(id) => {
                 read_cluster_tlog(document).map(|new| put(&mut self.tlog_clusters, id, Arc::new(new)))
             }

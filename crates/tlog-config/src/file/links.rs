@@ -15,7 +15,8 @@ pub(super) fn names_on_the_way(file: &Path) -> Names {
     let mut names = Names::new();
     // Relative to where the process is.
     let mut reached = PathBuf::new();
-    let parts = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
+    let parts =
+        |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
     // What is still to be followed, the next one last.
     let mut ahead = parts(file);
     let mut links = 0;

@@ -128,7 +128,10 @@ mod tests {
             }
         };
         check("", &["f.yaml:1:1: it is empty"]);
-        check("vdisks:\n", &["f.yaml:1:7: vdisks: it must be entries, each as name: and its fields, or {} for none"]);
+        check(
+            "vdisks:\n",
+            &["f.yaml:1:7: vdisks: it must be entries, each as name: and its fields, or {} for none"],
+        );
         check("- a\n", &["f.yaml:1:1: it must be fields"]);
         check(
             "vdisk: {}\nsecret: x\ntlogClusters: []\n",

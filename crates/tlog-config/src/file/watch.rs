@@ -169,7 +169,8 @@ impl FileWatch {
                 (Told::Refused(problems), self.revision, event)
             }
             Err(error) => {
-                let kind = if let SourceError::File { error, .. } = &error { Some(error.kind()) } else { None };
+                let kind =
+                    if let SourceError::File { error, .. } = &error { Some(error.kind()) } else { None };
                 (Told::Away(kind), self.revision, SourceEvent::Away(error))
             }
         };

@@ -77,9 +77,9 @@ impl Builder {
     fn handle_event(&mut self, event: Event<'_>, mark: Mark) -> Result<(), YamlError> {
         let fail = |fault| Err(YamlError { mark, fault });
         match event {
-            Event::Scalar(.., Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
-                fail(Fault::Tag)
-            }
+            Event::Scalar(.., Some(_))
+            | Event::SequenceStart(_, Some(_))
+            | Event::MappingStart(_, Some(_)) => fail(Fault::Tag),
             Event::DocumentStart(_) if self.root.is_some() => fail(Fault::SeveralDocuments),
             Event::Scalar(text, style, anchor, None) => {
                 let value = Value::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain };
@@ -172,7 +172,9 @@ fn depth(node: &Node) -> usize {
     match &node.value {
         Value::Scalar { .. } => 0,
         Value::Sequence(nodes) => 1 + nodes.iter().map(depth).max().unwrap_or_default(),
-        Value::Mapping(fields) => 1 + fields.iter().map(|field| depth(&field.value)).max().unwrap_or_default(),
+        Value::Mapping(fields) => {
+            1 + fields.iter().map(|field| depth(&field.value)).max().unwrap_or_default()
+        }
     }
 }
 

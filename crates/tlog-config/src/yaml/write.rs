@@ -52,10 +52,12 @@ fn begin_line(out: &mut String, indent: usize) {
 
 /// Without quotes where it was so and that is safe everywhere, or where it cannot be mistaken for anything else.
 fn write_scalar(out: &mut String, text: &str, plain: bool) {
-    let starts_well = text.starts_with(|c: char| if plain { c.is_ascii_alphanumeric() } else { c.is_ascii_alphabetic() });
+    let starts_well =
+        text.starts_with(|c: char| if plain { c.is_ascii_alphanumeric() } else { c.is_ascii_alphabetic() });
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '@' | '+');
     let mistaken = !plain
-        && ["null", "true", "false", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
+        && ["null", "true", "false", "yes", "no", "on", "off", "y", "n"]
+            .contains(&text.to_ascii_lowercase().as_str());
     if starts_well && text.chars().all(safe) && !mistaken {
         out.push_str(text);
         return;
@@ -95,8 +97,7 @@ mod tests {
                 let field = |(name, value)| Field { mark: (1, 1), name, value };
                 Value::Mapping(fields.into_iter().map(field).collect())
             });
-            prop_oneof![proptest::collection::vec(inner, 0..5).prop_map(Value::Sequence), fields]
-                .prop_map(at)
+            prop_oneof![proptest::collection::vec(inner, 0..5).prop_map(Value::Sequence), fields].prop_map(at)
         })
     }
 
