@@ -6,6 +6,7 @@
 //! - [`RedisPool`]: the k + m stores of one vdisk; a [`RedisPoolFactory`] makes them, of addresses
 //!   ([`StaticRedisPoolFactory`]), as a configuration says and changes it ([`ConfigRedisPoolFactory`]), in memory
 //!   ([`InMemoryRedisPoolFactory`]), or of whatever there is ([`any_redis_pool_factory`]);
+//! - [`RedisSlave`]: the port of slaves, on one server (`docs/slave-sync.md`); [`slave_servers`] has those of a cluster;
 //! - [`durability()`]: whether what a server answers survives its restart, as far as it tells.
 //!
 //! What it deliberately does not do: send a command twice, decide which stores are enough, repair, or speak to clusters and sentinels of
@@ -25,6 +26,8 @@ mod links;
 mod pool;
 mod room;
 mod scripts;
+mod slave;
+mod slave_text;
 mod store;
 mod tls;
 
@@ -38,5 +41,6 @@ pub use limits::LinkLimits;
 pub use link::{Link, LinkState};
 pub use links::Links;
 pub use pool::{RedisPool, RedisPoolError};
+pub use slave::{RedisSlave, SlaveServers, SlaveServersError, slave_servers};
 pub use store::RedisStore;
 pub use tls::{ClientCertificate, TlsError, TlsOptions};

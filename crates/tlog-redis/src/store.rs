@@ -392,7 +392,7 @@ fn value_of<'a>(shard: &'a Shard, key: &str) -> Result<Value<'a>, StoreErrorKind
 }
 
 /// Above, a script would take a number for one of its neighbours.
-fn sendable(what: &str, number: u64) -> Result<(), StoreErrorKind> {
+pub(crate) fn sendable(what: &str, number: u64) -> Result<(), StoreErrorKind> {
     if number > HIGHEST { Err(too_high(what, number)) } else { Ok(()) }
 }
 
@@ -400,7 +400,7 @@ fn too_high(what: &str, number: u64) -> StoreErrorKind {
     not_sendable(format!("{what} {number} is above {HIGHEST}, the highest that a Redis store can keep"))
 }
 
-fn not_sendable(why: String) -> StoreErrorKind {
+pub(crate) fn not_sendable(why: String) -> StoreErrorKind {
     StoreErrorKind::Unavailable { source: io::Error::new(io::ErrorKind::InvalidInput, why) }
 }
 

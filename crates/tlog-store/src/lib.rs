@@ -11,7 +11,8 @@
 //! - [`FaultyStore`]: wraps another store and makes it fail on command, or at random from a seed;
 //! - `conformance` (with the feature of that name): the tests that every store passes, also those of other crates.
 //!
-//! [`ChainStore`] is a second, smaller port for logs of stored format 1.
+//! [`ChainStore`] is a second, smaller port for logs of stored format 1. [`slave`] has that of slaves, which hold a disk's blocks
+//! and no log.
 //!
 //! What it deliberately does not do: talk to Redis, split or check shards, retry, or count to a quorum.
 
@@ -27,6 +28,7 @@ pub mod observe;
 mod port;
 mod ranges;
 mod replaceable;
+pub mod slave;
 
 pub use chain::ChainStore;
 pub use directory::{DirectoryOptions, DirectoryStore, Holder, lock_holder};

@@ -43,6 +43,13 @@ scripts! {
     SHARD = "head.lua" "shard.lua" "foot.lua";
     EXISTING = "existing.lua";
     LINK = "link.lua" "foot.lua";
+    SLAVE_PART = "slave_head.lua" "slave_part.lua" "foot.lua";
+    SLAVE_RAISE = "slave_head.lua" "slave_raise.lua" "foot.lua";
+    SLAVE_BEGIN = "slave_head.lua" "slave_begin.lua" "foot.lua";
+    SLAVE_CLEAR = "slave_head.lua" "slave_clear.lua" "foot.lua";
+    SLAVE_APPLY = "slave_head.lua" "slave_apply.lua" "foot.lua";
+    SLAVE_RECORD = "slave_head.lua" "slave_record.lua" "foot.lua";
+    SLAVE_KEEP = "slave_head.lua" "slave_keep.lua" "foot.lua";
 }
 
 impl Script {

@@ -52,6 +52,11 @@ impl Reply {
         }
     }
 
+    /// The next field, whatever it is.
+    pub(crate) fn value(&mut self) -> Option<Value> {
+        self.fields.next()
+    }
+
     /// The next field as a number.
     pub(crate) fn number(&mut self) -> Result<u64, StoreErrorKind> {
         self.fields.next().and_then(text).as_deref().and_then(parse_number).ok_or_else(garbled)

@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod model;
+mod slave;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 
 pub use self::model::check_against_model;
+pub use self::slave::{check_slave, point};
 use crate::{
     FillOutcome, Head, HeadSlot, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreError,
     StoreErrorKind, StoreIdentity,
