@@ -259,7 +259,9 @@ impl Gathering {
             self.reached = Some(MomentReached {
                 format: passed.format,
                 aggregation: passed.number,
+                id: passed.id,
                 blocks: part.len() as u32,
+                of: entries.len() as u32,
                 position: LogPosition { generation: passed.generation, sequence: last.sequence },
                 timestamp: last.timestamp,
             });

@@ -29,6 +29,7 @@ mod moment;
 mod reader;
 mod resolve;
 mod restore;
+pub mod slave;
 mod verify;
 mod verify_format1;
 mod walk;

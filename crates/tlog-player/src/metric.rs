@@ -1,6 +1,7 @@
 //! The metrics of this crate, by name.
 
-use metrics::counter;
+use metrics::{counter, gauge};
+use tlog_proto::VdiskId;
 
 /// An aggregation's blocks were read, from so many payload bytes.
 pub(crate) fn aggregation_read(bytes: u64) {
@@ -27,4 +28,15 @@ pub(crate) fn data_lost(numbers: u64) {
 pub(crate) fn restored(blocks: u64, bytes: u64) {
     counter!("tlog_player_restored_blocks_total").increment(blocks);
     counter!("tlog_player_restored_bytes_total").increment(bytes);
+}
+
+/// Writes of a log were applied to its slave.
+pub(crate) fn slave_applied(vdisk: &VdiskId, blocks: u64, bytes: u64) {
+    counter!("tlog_slave_applied_blocks_total", "vdisk" => vdisk.to_string()).increment(blocks);
+    counter!("tlog_slave_applied_bytes_total", "vdisk" => vdisk.to_string()).increment(bytes);
+}
+
+/// So many aggregations of a log its slave does not hold completely.
+pub(crate) fn slave_lag(vdisk: &VdiskId, aggregations: u64) {
+    gauge!("tlog_slave_lag_aggregations", "vdisk" => vdisk.to_string()).set(aggregations as f64);
 }

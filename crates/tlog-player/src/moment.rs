@@ -1,7 +1,7 @@
 //! Moments in the history of a disk.
 
 use tlog_codec::BlockEntry;
-use tlog_proto::{AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
+use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
 use tlog_quorum::LinkError;
 
 use crate::extent::{Extent, UncertainEnd};
@@ -35,8 +35,12 @@ pub struct MomentReached {
     pub format: StoredFormat,
     /// Aggregation of the last block that is part of the state; in format 1 counted from the oldest.
     pub aggregation: AggregationNumber,
+    /// Id of that aggregation.
+    pub id: AggregationId,
     /// How many of the aggregation's blocks are part of it.
     pub blocks: u32,
+    /// How many blocks the aggregation has.
+    pub of: u32,
     /// Generation and sequence of the last block that is part of it.
     pub position: LogPosition,
     /// That block's timestamp.

@@ -23,6 +23,9 @@ use crate::walk::Forward;
 /// another one for that. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogReader {
+    /// As they were given: with the quorums of the settings.
+    given: StoreSet,
+    /// With those that the log needs.
     stores: StoreSet,
     survey: Arc<Survey>,
     extent: Extent,
@@ -98,16 +101,14 @@ impl LogReader {
     /// aggregations of format 2 the first of them tells, else the stores' lists. Without `format1` what is in format 2 can be read
     /// as far as it does not take what is before it.
     pub async fn open_with(stores: StoreSet, format1: Option<Keys>) -> Result<Self, OpenError> {
-        let survey = stores.survey().await;
-        stores.check_shape(&survey).map_err(OpenError::OtherShape)?;
-        let stores = stores.as_written(&survey);
-        survey.require(stores.quorums().reading()).map_err(OpenError::TooFewStores)?;
+        let given = stores;
+        let (stores, survey) = surveyed(&given).await?;
         let may_have_format1 = stores.may_have_chain();
         let before = if may_have_format1 { Before::Unknown } else { Before::Nothing };
         let (extent, last_id) = determine(&stores, &survey, before.id()).await;
         let is_unknown = survey.is_new() && survey.identities().iter().all(Option::is_none);
         let mut reader =
-            Self { stores, survey: Arc::new(survey), extent, last_id, before, on_progress: None };
+            Self { given, stores, survey: Arc::new(survey), extent, last_id, before, on_progress: None };
         if may_have_format1 {
             reader.before = reader.find_before(format1).await?;
         }
@@ -122,6 +123,13 @@ impl LogReader {
         tracing::debug!(vdisk = %reader.vdisk(), first = first.0, last = last.0, uncertain = uncertain.is_some(),
             format1 = reader.has_format1(), "log opened for reading");
         Ok(reader)
+    }
+
+    /// The log as it is now. Cheaper than opening it anew: what was before aggregation 1 is known already.
+    pub async fn refreshed(&self) -> Result<Self, OpenError> {
+        let (stores, survey) = surveyed(&self.given).await?;
+        let (extent, last_id) = determine(&stores, &survey, self.before.id()).await;
+        Ok(Self { stores, survey: Arc::new(survey), extent, last_id, ..self.clone() })
     }
 
     /// What is before aggregation 1.
@@ -256,6 +264,15 @@ impl LogReader {
         let source = self.stores.unreadable(first_lost, &[], conditions);
         HistoryError::DataLost { vdisk: self.vdisk().clone(), numbers, source }
     }
+}
+
+/// What enough stores say for reading, and the stores with the quorums that the log needs.
+async fn surveyed(given: &StoreSet) -> Result<(StoreSet, Survey), OpenError> {
+    let survey = given.survey().await;
+    given.check_shape(&survey).map_err(OpenError::OtherShape)?;
+    let stores = given.as_written(&survey);
+    survey.require(stores.quorums().reading()).map_err(OpenError::TooFewStores)?;
+    Ok((stores, survey))
 }
 
 /// Why an aggregation could not be fetched.

@@ -175,10 +175,10 @@ pub enum RestoreError {
 }
 
 /// An aggregation of which blocks are needed.
-struct Job {
-    format: StoredFormat,
-    number: AggregationNumber,
-    source: Source,
+pub(crate) struct Job {
+    pub(crate) format: StoredFormat,
+    pub(crate) number: AggregationNumber,
+    pub(crate) source: Source,
     /// Position in the aggregation, and which block it is.
     blocks: Vec<(u32, BlockIndex)>,
 }
@@ -242,9 +242,24 @@ impl LogReader {
         target: Arc<T>,
     ) -> Result<Written, RestoreError> {
         let vdisk = self.vdisk().clone();
+        self.with_blocks(job, opener, move |job, blocks| {
+            let blocks = job.needed(&vdisk, blocks)?;
+            write_blocks(job, &blocks, &vdisk, block_size, &*target)
+        })
+        .await
+    }
+
+    /// Reads the blocks of an aggregation and hands them on, on a thread for what blocks or computes for long.
+    pub(crate) async fn with_blocks<R: Send + 'static>(
+        &self,
+        job: Job,
+        opener: Opener,
+        work: impl FnOnce(&Job, &[Block]) -> Result<R, RestoreError> + Send + 'static,
+    ) -> Result<R, RestoreError> {
+        let vdisk = self.vdisk().clone();
         if job.format == StoredFormat::One {
             let blocks = self.fetch_link(job.source.id).await?.aggregation.blocks;
-            return blocking(move || write_blocks(&job, &blocks, &vdisk, block_size, &*target)).await;
+            return blocking(move || work(&job, &blocks)).await;
         }
         let candidate = self.fetch(job.number, job.source.id).await.map_err(|error| match error {
             Unreadable::Lost(source) => RestoreError::DataLost { source },
@@ -252,46 +267,51 @@ impl LogReader {
         })?;
         blocking(move || {
             let opened = opener.blocks(&candidate.head, &candidate.payloads);
-            let blocks = opened.map_err(|source| RestoreError::Open {
-                vdisk: vdisk.clone(),
-                number: job.number,
-                source,
-            })?;
-            write_blocks(&job, &blocks, &vdisk, block_size, &*target)
+            let blocks = opened.map_err(|source| RestoreError::Open { vdisk, number: job.number, source })?;
+            work(&job, &blocks)
         })
         .await
     }
 }
 
+impl Job {
+    /// Of the aggregation's blocks those that are needed.
+    pub(crate) fn needed<'a>(
+        &self,
+        vdisk: &VdiskId,
+        blocks: &'a [Block],
+    ) -> Result<Vec<&'a Block>, RestoreError> {
+        let needed = self.blocks.iter().map(|&(position, index)| {
+            let block = blocks.get(position as usize);
+            let block = block.filter(|b| b.index == index && b.operation == Operation::Set);
+            block.ok_or_else(|| RestoreError::OtherState { vdisk: vdisk.clone(), number: self.number, index })
+        });
+        needed.collect()
+    }
+}
+
 fn write_blocks(
     job: &Job,
-    blocks: &[Block],
+    blocks: &[&Block],
     vdisk: &VdiskId,
     block_size: u32,
     target: &impl RestoreTarget,
 ) -> Result<Written, RestoreError> {
     let mut bytes = 0;
-    for &(position, index) in &job.blocks {
-        let block =
-            blocks.get(position as usize).filter(|b| b.index == index && b.operation == Operation::Set);
-        let block = block.ok_or_else(|| RestoreError::OtherState {
-            vdisk: vdisk.clone(),
-            number: job.number,
-            index,
-        })?;
+    for block in blocks {
         let offset = block.offset(block_size);
         let offset = offset.ok_or_else(|| RestoreError::TooLong { vdisk: vdisk.clone(), block_size })?;
         let written = target.write_at(offset, &block.data);
         written.map_err(|source| RestoreError::Target { vdisk: vdisk.clone(), source })?;
         bytes += block.size() as u64;
     }
-    let blocks = job.blocks.len() as u64;
+    let blocks = blocks.len() as u64;
     metric::restored(blocks, bytes);
     Ok(Written { blocks, bytes, newest_timestamp: job.source.newest_timestamp })
 }
 
 /// What is to be read, oldest first, each with what it costs.
-fn jobs(state: &DiskState) -> Vec<(u64, Job)> {
+pub(crate) fn jobs(state: &DiskState) -> Vec<(u64, Job)> {
     type Needed = std::collections::BTreeMap<(StoredFormat, AggregationNumber), Vec<(u32, BlockIndex)>>;
     let mut blocks = Needed::default();
     for (index, place) in state.blocks() {

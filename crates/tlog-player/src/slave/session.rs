@@ -1,0 +1,266 @@
+//! One syncer that has the slave, from taking it to losing it.
+
+use tlog_codec::VdiskKeys;
+use tlog_proto::Epoch;
+use tlog_store::slave::{
+    Claim, FillId, Restoring, SlaveMark, SlaveOwner, SlavePoint, SlavePosition, SlaveRecord, SlaveStep,
+};
+
+use super::adopt;
+use super::cluster::{SlaveCluster, SlaveError, SlaveState, new_fill};
+use super::cursor::Cursor;
+use super::follow::{FollowError, Follower};
+use super::needs_resync::{LegacyFault, NeedsResync};
+use super::runs::Run;
+use super::standing::Standing;
+use crate::reader::LogReader;
+
+/// Why a syncer does not have the slave, or does not have it any more.
+#[derive(Debug)]
+pub(crate) enum Parted {
+    /// The slave is somebody's primary.
+    Stopped,
+    /// A restore fills it.
+    Restoring(Restoring),
+    /// It has to be filled anew.
+    NeedsResync(NeedsResync),
+    /// A store of the slave failed, or another took the slave over.
+    Slave(SlaveError),
+    /// The log cannot be read.
+    Log(FollowError),
+}
+
+impl From<SlaveError> for Parted {
+    fn from(error: SlaveError) -> Self {
+        Parted::Slave(error)
+    }
+}
+
+impl From<FollowError> for Parted {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::NoWayOn(reason) => Parted::NeedsResync(reason),
+            error => Parted::Log(error),
+        }
+    }
+}
+
+impl From<NeedsResync> for Parted {
+    fn from(reason: NeedsResync) -> Self {
+        Parted::NeedsResync(reason)
+    }
+}
+
+/// A slave that is held: nobody else can write to it while the epoch is the highest.
+///
+/// `applied` is, of each data store, the last write of the log that it has answered for. The blocks are those after the last of
+/// these, `at`: everything before it was answered earlier.
+#[derive(Debug)]
+pub(crate) struct Session {
+    slave: SlaveCluster,
+    epoch: Epoch,
+    fill: FillId,
+    at: SlavePosition,
+    applied: Vec<SlavePoint>,
+    recorded: Option<SlavePoint>,
+}
+
+impl Session {
+    /// Takes the slave, and finds out how far the log was applied to it. What it takes to hold it stands in `had`: whether this
+    /// owner had it before, so that whoever took it over since is left alone.
+    pub(crate) async fn begin(
+        slave: SlaveCluster,
+        owner: SlaveOwner,
+        had: &mut bool,
+        reader: LogReader,
+        keys: VdiskKeys,
+    ) -> Result<(Self, Cursor), Parted> {
+        let state = slave.state().await?;
+        standing_to_go_on(&state)?;
+        let claim = if *had { Claim::Back } else { Claim::Over };
+        let epoch = slave.promise(&state, owner, claim).await?;
+        *had = true;
+        slave.raise(epoch).await?;
+        // Nobody else writes from here on; before, somebody may have.
+        let state = slave.state().await?;
+        let taken = Taken { slave, epoch, reader, keys };
+        match standing_to_go_on(&state)? {
+            GoOn::Blank => taken.found(SlavePosition { point: SlavePoint::START, last: None }).await,
+            GoOn::Legacy { sequence, begun } => {
+                let place = adopt::place_of(&taken.reader, sequence).await?;
+                if begun.is_some_and(|begun| begun != place.point) {
+                    let why = LegacyFault::Contradicted;
+                    return Err(NeedsResync::LegacyPosition { sequence, why }.into());
+                }
+                tracing::info!(vdisk = %taken.slave.vdisk(), %sequence,
+                    "the slave was filled by an existing server; going on behind that sequence");
+                taken.found(place).await
+            }
+            GoOn::Filled { fill, position, recorded, applied } => {
+                taken.align(&state, fill, position, recorded, applied).await
+            }
+        }
+    }
+
+    /// The slave holds everything up to here.
+    pub(crate) fn at(&self) -> &SlavePosition {
+        &self.at
+    }
+
+    /// Aggregations that were begun since the position was recorded.
+    pub(crate) fn unrecorded(&self) -> u64 {
+        let recorded = self.recorded.map_or(0, |point| point.aggregation.0);
+        self.at.point.aggregation.0.saturating_sub(recorded)
+    }
+
+    /// Applies what comes next in the log.
+    pub(crate) async fn apply(&mut self, run: &Run) -> Result<(), SlaveError> {
+        let Some(applied) = self.applied.get_mut(run.store) else { return Ok(()) };
+        let step = SlaveStep { fill: self.fill, from: Some(*applied), to: Some(run.to.point) };
+        self.slave.apply(run.store, self.epoch, &step, &run.changes).await?;
+        (*applied, self.at) = (run.to.point, run.to);
+        Ok(())
+    }
+
+    /// Records how far it is.
+    pub(crate) async fn record(&mut self) -> Result<(), SlaveError> {
+        if self.recorded == Some(self.at.point) {
+            return Ok(());
+        }
+        self.slave.keep(self.epoch, &self.as_record(SlaveMark::Running)).await?;
+        self.recorded = Some(self.at.point);
+        Ok(())
+    }
+
+    /// Looks whether every store still has what it has answered for.
+    pub(crate) async fn check(&self) -> Result<(), SlaveError> {
+        let state = self.slave.state().await?;
+        let changed = |address: &str| Err(SlaveError::Changed { address: address.to_owned() });
+        if state.record.epoch != self.epoch || state.record.record.fill != Some(self.fill) {
+            return changed(&state.metadata);
+        }
+        for ((address, part), applied) in state.parts.iter().zip(&self.applied) {
+            let has = part.part.as_ref().filter(|part| part.fill == self.fill).and_then(|part| part.applied);
+            if part.epoch != self.epoch || has != Some(*applied) {
+                return changed(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops whoever would apply more: the slave is somebody's primary from now on.
+    pub(crate) async fn hand_over(&mut self) -> Result<(), SlaveError> {
+        self.check().await?;
+        // Nobody else holds an epoch, and this one applies nothing any more. The next to ask sees the mark.
+        self.slave.keep(self.epoch, &self.as_record(SlaveMark::Stopped)).await
+    }
+
+    fn as_record(&self, mark: SlaveMark) -> SlaveRecord {
+        SlaveRecord { mark, fill: Some(self.fill), position: Some(self.at), applied: self.applied.clone() }
+    }
+}
+
+/// A standing from which a syncer can go on.
+enum GoOn {
+    Blank,
+    Legacy { sequence: tlog_proto::Sequence, begun: Option<SlavePoint> },
+    Filled { fill: FillId, position: SlavePosition, recorded: Vec<SlavePoint>, applied: Vec<SlavePoint> },
+}
+
+fn standing_to_go_on(state: &SlaveState) -> Result<GoOn, Parted> {
+    Ok(match state.standing() {
+        Standing::Stopped => return Err(Parted::Stopped),
+        Standing::Restoring(restoring) => return Err(Parted::Restoring(restoring)),
+        Standing::NeedsResync(reason) => return Err(reason.into()),
+        Standing::Blank => GoOn::Blank,
+        Standing::Legacy { sequence, begun } => GoOn::Legacy { sequence, begun },
+        Standing::Filled { fill, position, recorded, applied } => {
+            GoOn::Filled { fill, position, recorded, applied }
+        }
+    })
+}
+
+/// A slave that was taken, and is to be looked at.
+struct Taken {
+    slave: SlaveCluster,
+    epoch: Epoch,
+    reader: LogReader,
+    keys: VdiskKeys,
+}
+
+impl Taken {
+    /// Begins a fill of which the blocks that are there (or are not) are those at a place in the log.
+    async fn found(self, place: SlavePosition) -> Result<(Session, Cursor), Parted> {
+        let Self { slave, epoch, reader, keys } = self;
+        let from_nothing = place == SlavePosition { point: SlavePoint::START, last: None };
+        if from_nothing && reader.has_format1() {
+            return Err(NeedsResync::Format1.into());
+        }
+        let cursor = Cursor::new(Follower::new(reader, keys, place.point)?, &place.point);
+        let fill = new_fill().map_err(Parted::Slave)?;
+        // The record last: without it the parts are those of a founding that was interrupted.
+        slave.begin(epoch, fill, Some(place.point)).await?;
+        let applied = vec![place.point; slave.data().len()];
+        let mut session = Session { slave, epoch, fill, at: place, applied, recorded: None };
+        session.record().await?;
+        Ok((session, cursor))
+    }
+
+    /// Finds how far exactly the log was applied, and that no store lacks any of it.
+    ///
+    /// Writes are applied in order, so that the blocks are those after the last write that any store has. What each store must
+    /// have then follows from the log: the last write up to there of a block that is on it.
+    async fn align(
+        self,
+        state: &SlaveState,
+        fill: FillId,
+        position: SlavePosition,
+        recorded: Vec<SlavePoint>,
+        applied: Vec<SlavePoint>,
+    ) -> Result<(Session, Cursor), Parted> {
+        let Self { slave, epoch, reader, keys } = self;
+        let latest = applied.iter().map(SlavePoint::place).max().unwrap_or(position.point.place());
+        let follower = Follower::new(reader, keys, position.point)?;
+        let extent = follower.extent();
+        if latest.0 > extent.last && extent.uncertain.is_none() {
+            return Err(NeedsResync::SlaveAhead { applied: latest.0, last: extent.last }.into());
+        }
+        let mut cursor = Cursor::new(follower, &position.point);
+        let (mut at, mut should) = (position, recorded);
+        while at.point.place() < latest {
+            if !cursor.advance().await? {
+                return Err(Parted::Log(beyond_certain(&cursor, latest.0)));
+            }
+            let Some((block, point, last)) = cursor.peek() else { continue };
+            if point.place() > latest {
+                break;
+            }
+            if let Some(should) = should.get_mut(slave.store_of(block.index)) {
+                *should = point;
+            }
+            at = SlavePosition { point, last: Some(last) };
+            cursor.pass();
+        }
+        // Also where nothing is to be passed: the aggregation that the position names must be that of this log.
+        cursor.advance().await?;
+        for (((address, _), has), should) in state.parts.iter().zip(&applied).zip(&should) {
+            if has == should {
+                continue;
+            }
+            if has.place() >= should.place() && has.id != should.id {
+                let (aggregation, expected, found) = (has.aggregation, has.id, should.id);
+                return Err(NeedsResync::OtherLog { aggregation, expected, found }.into());
+            }
+            let (address, has, should) = (address.clone(), *has, *should);
+            return Err(NeedsResync::StoreLostWrites { address, has, should }.into());
+        }
+        let recorded = Some(position.point);
+        Ok((Session { slave, epoch, fill, at, applied, recorded }, cursor))
+    }
+}
+
+fn beyond_certain(cursor: &Cursor, at: tlog_proto::AggregationNumber) -> FollowError {
+    let reader = cursor.follower.reader();
+    let missing = reader.extent().uncertain.as_ref().map(|end| end.missing.clone()).unwrap_or_default();
+    FollowError::BeyondCertain { vdisk: reader.vdisk().clone(), at, missing }
+}
