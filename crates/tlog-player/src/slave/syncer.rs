@@ -449,16 +449,12 @@ impl<T: Send + Sync + 'static> Engine<T> {
         }
     }
 
-    /// Waits before the next try; those who wait for the slave meanwhile are noted.
+    /// Waits before the next try. Somebody who comes to wait for the slave is worth one at once: things may have changed.
     async fn rest(&mut self, pause: Duration) {
-        let over = sleep(pause);
-        tokio::pin!(over);
-        loop {
-            self.answer_in_vain().await;
-            tokio::select! {
-                Some(request) = self.requests.recv() => self.pending.push(request),
-                () = &mut over => return,
-            }
+        self.answer_in_vain().await;
+        tokio::select! {
+            Some(request) = self.requests.recv() => self.pending.push(request),
+            () = sleep(pause) => {}
         }
     }
 

@@ -126,6 +126,12 @@ impl TestLog {
         log
     }
 
+    /// For stores that were wiped: the log is begun anew on them.
+    #[allow(dead_code)] // not every test does that
+    pub(crate) fn forget_members(&mut self) {
+        self.members = Members::default();
+    }
+
     pub(crate) fn all(&self) -> Vec<usize> {
         (0..self.memory.len()).collect()
     }
