@@ -9,6 +9,7 @@ mod legacy;
 #[allow(dead_code)] // others use the rest
 #[path = "../reading/log.rs"]
 mod log;
+mod on_redis;
 mod other_logs;
 mod restoring;
 mod scene;
