@@ -1,5 +1,6 @@
 //! Documents as a source has them, and reading their fields one by one.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::yaml::{self, Limits, Mark, Node, Value, YamlError};
@@ -9,7 +10,7 @@ use crate::{Fault, Place, Problem};
 const DOCUMENT: Limits = Limits { bytes: 1 << 20, values: 50_000 };
 
 /// One document as a source has it: YAML, and what it says not looked at yet. Two are equal if they say the same, however it is written.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Document {
     /// The file, or the key.
     origin: Arc<str>,
@@ -18,6 +19,14 @@ pub struct Document {
     /// Fields that stand beside its own and are other documents.
     beside: &'static [&'static str],
     content: Result<Node, Problem>,
+}
+
+/// Where it is and not what it says: there may be a password in it.
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, path, .. } = self;
+        f.debug_struct("Document").field("origin", origin).field("path", path).finish_non_exhaustive()
+    }
 }
 
 impl PartialEq for Document {
@@ -56,7 +65,7 @@ impl Document {
         Self { origin: Arc::clone(origin), path, beside, content: Ok(node) }
     }
 
-    /// It as YAML text of its own; none where it is no YAML.
+    /// It as YAML text of its own, passwords included; none where it is no YAML.
     pub fn text(&self) -> Option<String> {
         self.content.as_ref().ok().map(yaml::write)
     }

@@ -289,3 +289,161 @@ pub(crate) fn read_nbd_server_vdisks(document: &Document) -> Read<NbdServerVdisk
         Some(NbdServerVdisks { vdisks })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::Mark;
+
+    /// What is wrong, as (line and column, path, beginning of what is said); nothing where it is right.
+    fn check<T>(
+        read: impl Fn(&Document) -> Read<T>,
+        text: &str,
+        expected: &[(Mark, &str, &str)],
+    ) -> Option<T> {
+        match read(&Document::parse("key", text)) {
+            Ok(value) => {
+                assert!(expected.is_empty(), "{text}");
+                Some(value)
+            }
+            Err(problems) => {
+                assert_eq!(problems.len(), expected.len(), "{text}: {problems:?}");
+                for (problem, (mark, path, fault)) in problems.iter().zip(expected) {
+                    let place = (problem.place.at.unwrap(), problem.place.path.as_str());
+                    assert_eq!(place, (*mark, *path), "{text}: {problem}");
+                    assert!(problem.fault.to_string().starts_with(fault), "{text}: {problem}");
+                }
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_vdisk_is_is_read() {
+        let check = |text: &str, size: u64, read_only: bool| {
+            let read = check(read_vdisk_static, text, &[]).unwrap();
+            assert_eq!((read.size, read.read_only), (size, read_only), "{text}");
+        };
+        check("{type: boot, blockSize: 4096, size: 10}", 10 << 30, false);
+        check("{type: db, blockSize: 512, size: 0.5, readOnly: true}", 1 << 29, true);
+        check("{type: 'cache', blockSize: 16777216, size: 1, readOnly: no}", 1 << 30, false);
+        // A tenth of a GiB is no whole number of blocks, nor of bytes.
+        check("{type: tmp, blockSize: 4096, size: 0.1}", 107_372_544, false);
+        check("{type: tmp, blockSize: 512, size: 0.0000005}", 512, false);
+        check("{type: tmp, blockSize: 512, size: 8589934591}", 8_589_934_591 << 30, false);
+    }
+
+    #[test]
+    fn what_no_vdisk_can_be_is_refused() {
+        let check = |text: &str, expected: &[(Mark, &str, &str)]| {
+            assert_eq!(check(read_vdisk_static, text, expected), None);
+        };
+        check(
+            "{type: disk, blockSize: 4096, size: 1}",
+            &[((1, 8), "type", "it must be boot, db, cache or tmp")],
+        );
+        check("{type: db, blockSize: 4096}", &[((1, 1), "", "the field size is missing")]);
+        check("[1, 2]", &[((1, 1), "", "it must be fields")]);
+        check("db", &[((1, 1), "", "it must be fields")]);
+        for block_size in ["4097", "256", "33554432", "0", "99999999999999999999", "-4096", "4k", "1e3"] {
+            let text = format!("{{type: db, blockSize: {block_size}, size: 1}}");
+            check(&text, &[((1, 23), "blockSize", "a block size is a power of two from 512 to 16777216")]);
+        }
+        check(
+            "{type: db, blockSize: '4096', size: 1}",
+            &[((1, 23), "blockSize", "it must be a number of bytes")],
+        );
+        for size in ["0", "0.0", "-1", "ten", "1.", ".5", "1e3", "8589934592", "1.5.5", "10 GiB", "''", "~"] {
+            let text = format!("{{type: db, blockSize: 4096, size: {size}}}");
+            check(&text, &[((1, 35), "size", "it must be a number of GiB above zero")]);
+        }
+        check(
+            "{type: db, blockSize: 4096, size: 0.0000001}",
+            &[((1, 1), "", "the vdisk must have at least one block")],
+        );
+        check(
+            "type: db\nblocksize: 4096\nsize: 1\nreadOnly: perhaps\n",
+            &[
+                ((2, 1), "", "there is no such field, did you mean blockSize?"),
+                ((1, 1), "", "the field blockSize is missing"),
+                ((4, 11), "readOnly", "it must be true or false"),
+            ],
+        );
+    }
+
+    #[test]
+    fn references_are_names_and_an_empty_one_is_none() {
+        let nbd = "{storageClusterID: c1, templateStorageClusterID: '', slaveStorageClusterID: c2, tlogServerClusterID: t}";
+        let read = check(read_vdisk_nbd, nbd, &[]).unwrap();
+        let name = |reference: Option<Reference>| reference.map(|reference| reference.name);
+        assert_eq!(
+            (read.storage.name.as_str(), name(read.template), name(read.slave), name(read.tlog)),
+            ("c1", None, Some("c2".into()), Some("t".into()))
+        );
+        let wrong = |text: &str, expected: &[(Mark, &str, &str)]| {
+            assert_eq!(check(read_vdisk_tlog, text, expected), None);
+        };
+        wrong("storageClusterID: ''", &[((1, 19), "storageClusterID", "such a name has")]);
+        wrong("storageClusterID:", &[((1, 17), "storageClusterID", "it must be the name of a cluster")]);
+        wrong("storageClusterID: [c]", &[((1, 19), "storageClusterID", "it must be the name of a cluster")]);
+        wrong(
+            "{storageClusterID: c, tlogServerClusterID: t}",
+            &[((1, 23), "", "there is no such field; known here: storageClusterID, slaveStorageClusterID")],
+        );
+    }
+
+    #[test]
+    fn stores_of_a_cluster_are_read_in_order() {
+        let read = |document: &Document| read_cluster_storage("c", document);
+        let text = "dataStorage:\n- address: h:1\n  db: 2\n- {address: 'redis://u:p@h:2/3'}\n- address: file:/srv\n\
+                    metadataStorage: {address: 'h:4@5'}\n";
+        let cluster = check(read, text, &[]).unwrap();
+        let shown: Vec<_> = cluster.data.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["redis://h:1/2", "redis://h:2/3", "file:/srv"]);
+        assert_eq!(cluster.metadata.unwrap().to_string(), "redis://h:4/5");
+
+        let wrong =
+            |text: &str, expected: &[(Mark, &str, &str)]| assert_eq!(check(read, text, expected), None);
+        wrong("{}", &[((1, 1), "", "the field dataStorage is missing")]);
+        wrong("dataStorage: []", &[((1, 14), "dataStorage", "it must be a list of at least one store")]);
+        wrong("dataStorage: h:1", &[((1, 14), "dataStorage", "it must be a list of at least one store")]);
+        wrong(
+            "dataStorage:\n- address: h\n- h:1\n- db: 1\n- {address: h:1, db: one}\n- {address: 'h:1@2', db: 1}\n\
+             - {address: 'file:/srv', db: 1}\nmetadataStorage:\n",
+            &[
+                ((2, 12), "dataStorage[0].address", "a store is host:port[@db]"),
+                ((3, 3), "dataStorage[1]", "it must be fields"),
+                ((4, 3), "dataStorage[2]", "the field address is missing"),
+                ((5, 22), "dataStorage[3].db", "it must be the number of a database"),
+                ((6, 26), "dataStorage[4].db", "db goes with host:port alone"),
+                ((7, 30), "dataStorage[5].db", "db goes with host:port alone"),
+                ((8, 16), "metadataStorage", "it must be fields"),
+            ],
+        );
+    }
+
+    #[test]
+    fn tlog_servers_and_vdisks_of_a_server_are_lists() {
+        let servers = "servers: [127.0.0.1:11211, tlog-2.lan:11212, '[::1]:11213']";
+        let read = check(read_cluster_tlog, servers, &[]).unwrap();
+        assert_eq!(read, ["127.0.0.1:11211", "tlog-2.lan:11212", "[::1]:11213"]);
+        let wrong = |text: &str, expected: &[(Mark, &str, &str)]| {
+            assert_eq!(check(read_cluster_tlog, text, expected), None);
+        };
+        wrong("servers: []", &[((1, 10), "servers", "it must be a list of at least one server")]);
+        wrong(
+            "servers: [host, 'host:0', '1.2.3.256:1', ok:1, 'redis://u:p@h:1']",
+            &[
+                ((1, 11), "servers[0]", "it must be the host and port"),
+                ((1, 17), "servers[1]", "it must be the host and port"),
+                ((1, 27), "servers[2]", "it must be the host and port"),
+                ((1, 48), "servers[4]", "it must be the host and port"),
+            ],
+        );
+        let vdisks = check(read_nbd_server_vdisks, "vdisks: [a, b]", &[]).unwrap();
+        assert_eq!(vdisks.vdisks.len(), 2);
+        assert!(check(read_nbd_server_vdisks, "vdisks: []", &[]).unwrap().vdisks.is_empty());
+        let expected = [((1, 10), "vdisks[0]", "a vdisk id is made of ASCII letters")];
+        assert_eq!(check(read_nbd_server_vdisks, "vdisks: [a b]", &expected), None);
+    }
+}

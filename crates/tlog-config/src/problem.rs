@@ -145,12 +145,12 @@ pub enum Fault {
     #[error("no vdisk, cluster or server can have this name; it has 1 to {max} ASCII letters, digits and -_.:@+ and begins with a letter or digit", max = VdiskId::MAX_LEN)]
     KeyName,
     /// A cluster that is not there.
-    #[error("there is no {kind} {name}")]
+    #[error("there is no {kind} {}", .name.as_deref().unwrap_or("of this name"))]
     NoSuchCluster {
         /// Of this kind.
         kind: ClusterKind,
-        /// Of this name.
-        name: String,
+        /// Of this name; none where it may be an address in the wrong place, `user:password@host:port`.
+        name: Option<String>,
     },
     /// A vdisk that is not there.
     #[error("there is no vdisk {0}")]

@@ -216,19 +216,24 @@ impl State {
     }
 
     fn dangling_of(&self, references: Vec<(ClusterKind, &Reference)>) -> Vec<Problem> {
-        let there = |kind, name: &String| match kind {
-            ClusterKind::Storage => self.valid.storage_clusters.contains_key(name),
-            ClusterKind::Tlog => self.valid.tlog_clusters.contains_key(name),
-        };
-        let problem = |(kind, reference): (ClusterKind, &Reference)| Problem {
-            place: reference.place.clone(),
-            fault: Fault::NoSuchCluster { kind, name: reference.name.clone() },
-        };
-        references
-            .into_iter()
-            .filter(|(kind, reference)| !there(*kind, &reference.name))
-            .map(problem)
-            .collect()
+        let dangling = references.into_iter().filter(|(kind, reference)| !self.is_in_force(*kind, reference));
+        dangling.map(|(kind, reference)| no_such_cluster(kind, reference)).collect()
+    }
+
+    fn is_in_force(&self, kind: ClusterKind, reference: &Reference) -> bool {
+        match kind {
+            ClusterKind::Storage => self.valid.storage_clusters.contains_key(&reference.name),
+            ClusterKind::Tlog => self.valid.tlog_clusters.contains_key(&reference.name),
+        }
+    }
+
+    /// Whether the source has such a cluster, valid or not.
+    fn is_there(&self, kind: ClusterKind, reference: &Reference) -> bool {
+        let name = reference.name.clone();
+        self.valid.has(&match kind {
+            ClusterKind::Storage => DocumentKey::ClusterStorage(name),
+            ClusterKind::Tlog => DocumentKey::ClusterTlog(name),
+        })
     }
 
     /// Everything that is wrong: documents that are not valid, then references that lead nowhere.
@@ -242,17 +247,10 @@ impl State {
                 let place = Place { origin: origin.unwrap_or_default(), path: String::new(), at: None };
                 problems.push(Problem { place, fault: Fault::NoStaticPart(vdisk.clone()) });
             }
-            let dangling = self.dangling_of(references);
             // One that is there and not valid has a problem of its own.
-            problems.extend(dangling.into_iter().filter(|problem| match &problem.fault {
-                Fault::NoSuchCluster { kind: ClusterKind::Storage, name } => {
-                    !self.valid.has(&DocumentKey::ClusterStorage(name.clone()))
-                }
-                Fault::NoSuchCluster { kind: ClusterKind::Tlog, name } => {
-                    !self.valid.has(&DocumentKey::ClusterTlog(name.clone()))
-                }
-                _ => true,
-            }));
+            let dangling =
+                references.into_iter().filter(|(kind, reference)| !self.is_there(*kind, reference));
+            problems.extend(dangling.map(|(kind, reference)| no_such_cluster(kind, reference)));
         }
         for (vdisk, place) in self.valid.nbd_servers.values().flat_map(|server| &server.vdisks) {
             if !self.valid.has(&DocumentKey::VdiskStatic(vdisk.clone())) {
@@ -288,6 +286,11 @@ impl State {
     pub(crate) fn tlog_servers(&self, id: &str) -> Option<Arc<Vec<String>>> {
         self.valid.tlog_clusters.get(id).cloned()
     }
+}
+
+fn no_such_cluster(kind: ClusterKind, reference: &Reference) -> Problem {
+    let name = Some(reference.name.clone()).filter(|name| !name.contains('@'));
+    Problem { place: reference.place.clone(), fault: Fault::NoSuchCluster { kind, name } }
 }
 
 fn nbd_references(nbd: &VdiskNbd) -> Vec<(ClusterKind, &Reference)> {

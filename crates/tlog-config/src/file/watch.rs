@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
 use super::links::{Names, names_on_the_way};
@@ -75,7 +75,7 @@ struct System {
     _watcher: Option<RecommendedWatcher>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Seen {
     /// Whether the last that was heard of the file is that somebody writes to it.
     open: bool,
@@ -90,7 +90,7 @@ impl FileWatch {
             revision: since,
             dirty: false,
             fingerprint: None,
-            next_look: Instant::now(),
+            next_look: Instant::now() + look_every,
             system: None,
         }
     }
@@ -132,8 +132,7 @@ impl FileWatch {
         let found = off_the_runtime(move || Fingerprint::of(&file)).await;
         self.next_look = Instant::now() + self.look_every;
         if found != self.fingerprint {
-            self.dirty = true;
-            // It may be in another folder of the same name, of which the system says nothing.
+            // It may be in another folder of the same name, of which the system says nothing: everything is set up anew.
             self.system = None;
         }
     }
@@ -146,6 +145,8 @@ impl FileWatch {
             let left = end.saturating_duration_since(Instant::now());
             match timeout(quiet.min(left), seen.changed()).await {
                 Ok(Ok(())) if !left.is_zero() => {}
+                // Nobody tells anything.
+                Ok(Err(_)) => return sleep(quiet).await,
                 _ => return,
             }
         }
@@ -213,7 +214,8 @@ impl Fingerprint {
 impl System {
     /// Asks the system to tell of these names. Where it cannot, nothing is heard.
     fn watch(file: &Path, names: Names) -> Self {
-        let (seen, receiver) = watch::channel(Seen::default());
+        // Whether somebody has it open is not known before anything was heard.
+        let (seen, receiver) = watch::channel(Seen { open: true });
         let wanted: Arc<BTreeSet<OsString>> = Arc::new(names.values().flatten().cloned().collect());
         let heard = move |event: notify::Result<notify::Event>| {
             if let Some(open) = event.map_or(Some(false), |event| concerns(&wanted, &event)) {
