@@ -70,6 +70,13 @@ impl Document {
         self.content.as_ref().ok().map(yaml::write)
     }
 
+    /// It as text of its own, if one of that length is read again.
+    pub(crate) fn text_of_its_own(&self) -> Result<String, Problem> {
+        let text = self.content.as_ref().map(yaml::write).map_err(Clone::clone)?;
+        let limit = DOCUMENT.bytes;
+        if text.len() > limit { Err(self.problem(Fault::TooLarge { limit })) } else { Ok(text) }
+    }
+
     /// A problem with it as a whole.
     pub(crate) fn problem(&self, fault: Fault) -> Problem {
         let at = match &self.content {

@@ -1,7 +1,7 @@
 //! Putting the documents of a file into etcd.
 
 use crate::check::read_text;
-use crate::{DocumentKey, EtcdEndpoint, EtcdOptions, OpenSourceError, Problem, SourceError};
+use crate::{Document, DocumentKey, EtcdEndpoint, EtcdOptions, OpenSourceError, Problem, SourceError};
 
 /// What an import does beside putting documents.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,6 +50,11 @@ pub async fn import(
     options: ImportOptions,
 ) -> Result<ImportReport, ImportError> {
     let documents = read_text(origin, text).map_err(ImportError::Problems)?;
+    let texts = documents.values().map(Document::text_of_its_own);
+    let problems: Vec<Problem> = texts.filter_map(Result::err).collect();
+    if !problems.is_empty() {
+        return Err(ImportError::Problems(problems));
+    }
     #[cfg(feature = "etcd")]
     {
         let source = crate::EtcdSource::new(endpoints.to_vec(), etcd.clone())?;

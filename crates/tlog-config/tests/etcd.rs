@@ -1,5 +1,6 @@
 //! Documents in a real etcd.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // tests want to fail, loudly
 #![cfg(feature = "etcd")]
 
 mod support;

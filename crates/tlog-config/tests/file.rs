@@ -1,5 +1,7 @@
 //! A file as a source, changed in all the ways in which files are changed.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // tests want to fail, loudly
+
 mod support;
 
 use std::fs;
@@ -238,4 +240,34 @@ async fn a_file_that_cannot_be_read_from_the_start_is_an_error() {
         assert!(error.contains("it has more than 16777216 bytes"), "{error}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_thousand_vdisks_are_read_quickly_and_one_change_fires_for_one() {
+    let text = |changed: u64| {
+        let mut text = "storageClusters: {c: {dataStorage: [{address: 'host:1'}]}}\nvdisks:\n".to_owned();
+        for index in 0..1000 {
+            let size = if index == 7 { changed } else { 1 };
+            text.push_str(&format!(
+                "  v{index}:\n    type: db\n    blockSize: 4096\n    size: {size}\n    tlog: {{ storageClusterID: c }}\n    nbd: {{ storageClusterID: c }}\n"
+            ));
+        }
+        text
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vdisks.yaml");
+    fs::write(&file, text(1)).unwrap();
+    let begun = std::time::Instant::now();
+    let running = Running::open(Arc::new(FileSource::new(&file))).await;
+    let opened = begun.elapsed();
+    println!("opened 1,000 vdisks of a file in {opened:?}");
+    assert!(opened.as_secs() < 2, "{opened:?}");
+    assert_eq!(running.health().vdisks, 1000);
+    let receiver = |index| running.configuration.vdisk(&support::vdisk(&format!("v{index}")));
+    let receivers: Vec<_> = (0..1000).map(receiver).collect();
+    fs::write(&file, text(2)).unwrap();
+    running.configuration.reload().await;
+    let changed: Vec<_> = receivers.iter().map(|receiver| receiver.has_changed().unwrap()).collect();
+    assert_eq!(changed.iter().position(|&changed| changed), Some(7));
+    assert_eq!(changed.iter().filter(|&&changed| changed).count(), 1);
 }

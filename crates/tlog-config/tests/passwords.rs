@@ -1,5 +1,7 @@
 //! Whatever somebody writes, and wherever in it a password is: no problem repeats it, and nothing panics.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // tests want to fail, loudly
+
 use proptest::prelude::*;
 use tlog_config::{Document, DocumentKey, MemorySource, Problem, check, check_text};
 

@@ -260,6 +260,34 @@ pub static METRICS: &[Metric] = &[
         "outcome",
         "Changes of a cluster that pools followed, or refused",
     ),
+    // The configuration of vdisks and clusters.
+    metric(
+        "tlog_config_source_away",
+        Gauge,
+        "",
+        "1 while the file or etcd with the documents cannot be read; what was known counts on",
+    ),
+    metric("tlog_config_vdisks", Gauge, "", "Vdisks that there are"),
+    metric(
+        "tlog_config_problems",
+        Gauge,
+        "",
+        "What is wrong in the documents now and therefore not in force; not 0: `tlog config check` names it",
+    ),
+    metric("tlog_config_documents_changed_total", Counter, "", "Documents that changed and are in force"),
+    metric(
+        "tlog_config_documents_refused_total",
+        Counter,
+        "kind",
+        "Changed documents that are not valid; what was in force of them stayed",
+    ),
+    metric(
+        "tlog_config_references_refused_total",
+        Counter,
+        "",
+        "References to clusters that are not there (any more); the vdisks kept what they had",
+    ),
+    metric("tlog_config_vdisks_changed_total", Counter, "", "Times that a vdisk got something else"),
     // The server's own scrubs.
     metric("tlog_scrub_rounds_total", Counter, "", "Times that the server scrubbed every log"),
     metric("tlog_scrub_data_lost", Gauge, "vdisk", "1 where the last of these scrubs found data lost"),
@@ -356,7 +384,8 @@ mod tests {
                 let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
                 let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
                 let areas = [
-                    "server_", "log_", "store_", "redis_", "scrub_", "player_", "client_", "build_", "start_",
+                    "server_", "log_", "store_", "redis_", "config_", "scrub_", "player_", "client_", "build_",
+                    "start_",
                 ];
                 let is_name = |text: &&str| {
                     let rest = text.trim_start_matches("tlog_");

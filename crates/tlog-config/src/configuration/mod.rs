@@ -2,8 +2,6 @@
 
 mod composed;
 mod receivers;
-#[cfg(test)]
-mod tests;
 mod valid;
 
 use std::collections::BTreeSet;
@@ -371,3 +369,6 @@ impl ClusterSource for Configuration {
         Ok(log_clusters.subscribe(vdisk, || Arc::clone(&log.cluster)))
     }
 }
+
+#[cfg(test)]
+mod tests;

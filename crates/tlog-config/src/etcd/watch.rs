@@ -46,6 +46,7 @@ struct Following {
     /// The connection lives as long as this does.
     link: Link,
     stream: WatchStream,
+    since: Instant,
 }
 
 impl EtcdWatch {
@@ -66,16 +67,14 @@ impl EtcdWatch {
         match self.settings.find(self.next, want).await {
             Ok(Found { index, link, snapshot, stream }) => {
                 self.next = index;
-                self.pause = FIRST_PAUSE;
                 self.known = snapshot.as_ref().map(|snapshot| snapshot.revision).or(self.known);
                 debug!(endpoint = link.endpoint(), revision = self.known, "following etcd");
-                self.following = stream.map(|stream| Following { link, stream });
+                self.following = stream.map(|stream| Following { link, stream, since: Instant::now() });
                 Ok(snapshot.map(SourceEvent::All))
             }
             Err(error) => {
                 self.known = None;
-                self.retry_at = Instant::now() + self.pause.mul_f64(0.5 + jitter());
-                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                self.rest();
                 Err(error)
             }
         }
@@ -84,10 +83,16 @@ impl EtcdWatch {
     /// What one message says; none where it is nothing to us.
     fn handle_response(&mut self, response: &WatchResponse) -> Option<SourceEvent> {
         if response.canceled() {
-            let (compacted, reason) = (response.compact_revision(), response.cancel_reason());
-            info!(compacted, reason, "etcd does not go on with the watch; reading everything");
-            self.following = None;
-            self.known = None;
+            if response.compact_revision() > 0 {
+                info!(
+                    compacted = response.compact_revision(),
+                    "etcd has forgotten what is to be followed; reading everything"
+                );
+                self.following = None;
+                self.known = None;
+            } else {
+                self.lose(&EtcdFault::Refused(response.cancel_reason().to_owned()));
+            }
             return None;
         }
         let changes: Vec<DocumentChange> = response
@@ -112,13 +117,24 @@ impl EtcdWatch {
 
     /// The connection is of no use any more.
     fn lose(&mut self, why: &EtcdFault) {
-        if let Some(following) = self.following.take() {
-            info!(endpoint = following.link.endpoint(), %why, "lost the connection to etcd");
-        }
         self.known = None;
+        let Some(following) = self.following.take() else { return };
+        info!(endpoint = following.link.endpoint(), %why, "lost the connection to etcd");
         // Where there are others, they come first.
         self.next += 1;
-        self.retry_at = Instant::now();
+        if following.since.elapsed() > LONGEST_PAUSE {
+            self.pause = FIRST_PAUSE;
+            self.retry_at = Instant::now();
+        } else {
+            // It would be lost again, and again.
+            self.rest();
+        }
+    }
+
+    /// Not at once.
+    fn rest(&mut self) {
+        self.retry_at = Instant::now() + self.pause.mul_f64(0.5 + jitter());
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
     }
 }
 
