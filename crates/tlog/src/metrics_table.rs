@@ -384,8 +384,8 @@ mod tests {
                 let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
                 let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
                 let areas = [
-                    "server_", "log_", "store_", "redis_", "config_", "scrub_", "player_", "client_", "build_",
-                    "start_",
+                    "server_", "log_", "store_", "redis_", "config_", "scrub_", "player_", "client_",
+                    "build_", "start_",
                 ];
                 let is_name = |text: &&str| {
                     let rest = text.trim_start_matches("tlog_");

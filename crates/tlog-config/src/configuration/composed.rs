@@ -271,6 +271,21 @@ impl State {
         self.recomposed
     }
 
+    /// Fails where what stands on [`State`] does not hold.
+    #[cfg(test)]
+    pub(crate) fn check_index(&self) {
+        assert!(self.vdisks.keys().eq(self.valid.statics.keys()));
+        let mut users: BTreeMap<(ClusterKind, String), BTreeSet<VdiskId>> = BTreeMap::new();
+        for (vdisk, composed) in &self.vdisks {
+            for cluster in &composed.uses {
+                users.entry(cluster.clone()).or_default().insert(vdisk.clone());
+            }
+        }
+        assert_eq!(self.users, users);
+        let dangling = self.vdisks.values().map(|composed| composed.dangling.len()).sum::<usize>();
+        assert_eq!(self.dangling, dangling);
+    }
+
     pub(crate) fn vdisk(&self, vdisk: &VdiskId) -> Option<Arc<VdiskConfig>> {
         self.vdisks.get(vdisk).map(|composed| Arc::clone(&composed.config))
     }

@@ -371,4 +371,6 @@ impl ClusterSource for Configuration {
 }
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;
