@@ -9,6 +9,9 @@ use crate::{Fault, Place, Problem};
 /// A document that is a value of its own; etcd takes 1.5 MiB at most.
 const DOCUMENT: Limits = Limits { bytes: 1 << 20, values: 50_000 };
 
+/// Of one document no more is told: what is wrong more often is mostly wrong in the same way, and somebody may have written a million of them.
+const MOST_TOLD: usize = 100;
+
 /// One document as a source has it: YAML, and what it says not looked at yet. Two are equal if they say the same, however it is written.
 #[derive(Clone)]
 pub struct Document {
@@ -121,6 +124,9 @@ impl<'f> Found<'f> {
     }
 
     pub(crate) fn add(&mut self, path: &str, mark: Mark, fault: Fault) {
+        if self.problems.len() >= MOST_TOLD {
+            return;
+        }
         self.problems.push(Problem { place: self.place(path, mark), fault });
     }
 

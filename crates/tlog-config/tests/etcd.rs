@@ -7,6 +7,8 @@ mod support;
 
 use std::sync::Arc;
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use support::{Running, vdisk};
 use tlog_config::{
     ClusterSource, Configuration, ConfigurationError, DocumentSource, EtcdFault, EtcdOptions, ImportOptions,
@@ -229,6 +231,48 @@ async fn tls_is_spoken_with_certificates_of_both_sides() {
     assert!(open_source(&http, &options).unwrap_err().to_string().contains("write https://"));
     let half = EtcdOptions { key_file: None, ..options };
     assert!(open_source(&http, &half).unwrap_err().to_string().contains("go together"));
+}
+
+#[tokio::test]
+async fn after_any_history_of_changes_and_faults_what_is_there_counts() {
+    let seed = 7;
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let etcd = etcd();
+    let mut running = open(&etcd).await;
+    let mut sizes = [1, 0];
+    for step in 0..80 {
+        let which = random.random_range(0..2);
+        let (name, gib) = (["a", "b"][which], random.random_range(0..1000));
+        match gib {
+            0..200 => drop(etcd.cli(&["del", &format!("{name}:vdisk:conf:static")])),
+            _ => put_vdisk(&etcd, name, gib),
+        }
+        sizes[which] = if gib < 200 { 0 } else { gib };
+        match random.random_range(0..20) {
+            0 => etcd.restart(),
+            1 => etcd.kill(),
+            2 => drop(etcd.cli(&["compact", &etcd.revision().to_string()])),
+            3 => running.configuration.reload().await,
+            4 => {
+                etcd.restart();
+                let key = format!("{name}:vdisk:conf:static");
+                etcd.cli(&["put", &key, "[nonsense"]);
+                put_vdisk(&etcd, name, 1);
+                sizes[which] = 1;
+                etcd.cli(&["compact", &etcd.revision().to_string()]);
+            }
+            _ => {}
+        }
+        if etcd.pid().is_none() {
+            etcd.restart();
+        }
+        if step % 10 == 0 {
+            running.until_sizes(sizes[0], sizes[1]).await;
+        }
+    }
+    running.until_sizes(sizes[0], sizes[1]).await;
+    running.until_problems(0).await;
 }
 
 /// A file with so many vdisks, all on one cluster.

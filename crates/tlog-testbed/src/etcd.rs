@@ -107,6 +107,11 @@ impl EtcdProcess {
         self.tls.as_ref()
     }
 
+    /// Its process id; none while it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.running().as_ref().map(Running::pid)
+    }
+
     /// The folder with its data.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
@@ -218,7 +223,7 @@ mod tests {
     #[test]
     fn it_ends_when_it_is_dropped_also_while_it_hangs() {
         let etcd = EtcdProcess::start(EtcdOptions::default());
-        let (pid, folder) = (etcd.running().as_ref().unwrap().pid(), etcd.data());
+        let (pid, folder) = (etcd.pid().unwrap(), etcd.data());
         etcd.stop();
         drop(etcd);
         assert!(!is_alive(pid) && !folder.exists());

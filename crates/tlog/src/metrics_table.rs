@@ -267,6 +267,12 @@ pub static METRICS: &[Metric] = &[
         "",
         "1 while the file or etcd with the documents cannot be read; what was known counts on",
     ),
+    metric(
+        "tlog_config_source_failures_total",
+        Counter,
+        "",
+        "Times that the source of the documents went away, for however short",
+    ),
     metric("tlog_config_vdisks", Gauge, "", "Vdisks that there are"),
     metric(
         "tlog_config_problems",

@@ -285,6 +285,7 @@ impl Inner {
             Some(away) => away.why = why,
             None => {
                 warn!(%error, "the configuration cannot be read; what was in force stays");
+                metrics::counter!("tlog_config_source_failures_total").increment(1);
                 self.away = Some(SourceAway { since: SystemTime::now(), why });
             }
         }
