@@ -239,6 +239,7 @@ pub(crate) struct LinkInfo {
     newest: Timestamp,
     sealed_at: Timestamp,
     blocks: u32,
+    plain_bytes: u64,
     shard_bytes: u32,
     holders: u8,
 }
@@ -257,6 +258,7 @@ impl From<&Link> for LinkInfo {
             newest: times().max().unwrap_or(sealed_at),
             sealed_at,
             blocks: u32::try_from(blocks.len()).unwrap_or(u32::MAX),
+            plain_bytes: blocks.iter().map(|block| block.size() as u64).sum(),
             shard_bytes: link.shards.first().map_or(0, |s| u32::try_from(s.len()).unwrap_or(u32::MAX)),
             holders: u8::try_from(link.held()).unwrap_or(u8::MAX),
         }
@@ -278,6 +280,7 @@ impl LinkInfo {
             sealed_at: self.sealed_at,
             blocks: self.blocks,
             stored_bytes: u64::from(self.shard_bytes) * total as u64,
+            plain_bytes: self.plain_bytes,
             holders: usize::from(self.holders),
             id: self.id,
             prev,

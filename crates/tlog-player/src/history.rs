@@ -39,6 +39,8 @@ pub struct AggregationInfo {
     pub blocks: u32,
     /// Bytes that all its shards take together, those that are lost included.
     pub stored_bytes: u64,
+    /// Bytes that its blocks take as a message: what reading it takes memory for.
+    pub plain_bytes: u64,
     /// Stores in reach that hold a shard of it.
     pub holders: usize,
     /// Its id.
@@ -63,6 +65,7 @@ impl From<&HeadCandidate> for AggregationInfo {
             blocks: header.block_count,
             stored_bytes: (head.stored_len() as u64 + u64::from(header.payload_len))
                 * header.redundancy.total() as u64,
+            plain_bytes: header.body_plain,
             holders: candidate.holders.len(),
             id: head.id,
             prev: header.prev,

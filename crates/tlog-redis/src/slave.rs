@@ -155,7 +155,11 @@ impl RedisSlave {
                 applied: fields.next("applied", |text| parse_optional(text, parse_point))?,
             }),
         };
-        Ok(PartState { epoch: Epoch(epoch.unwrap_or_default()), part, blocks })
+        let counted = match part {
+            None => 0,
+            Some(_) => fields.next("blocks", decimal)?,
+        };
+        Ok(PartState { epoch: Epoch(epoch.unwrap_or_default()), part, blocks, counted })
     }
 
     async fn read_record(&self, vdisk: &VdiskId) -> Result<RecordState, StoreErrorKind> {
@@ -322,7 +326,7 @@ impl SlaveStore for RedisSlave {
     ) -> Result<SlaveOutcome, StoreError> {
         let keys = SlaveKeys::of(vdisk);
         let SlavePart { fill, index, stores, applied } = part;
-        let result = match within(&scripts::SLAVE_BEGIN, &[&keys.part], epoch) {
+        let result = match within(&scripts::SLAVE_BEGIN, &[&keys.part, &keys.blocks], epoch) {
             Ok(call) => {
                 let call = call.arg(fill.to_string()).arg(*index).arg(*stores).arg(text_of(*applied));
                 self.change(call).await

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! nondedup:V                    hash     blocks: field is the index in decimal, value the content; on the data stores
-//! tlog:slave_part:V             hash     SlavePart, on each data store: layout, epoch, fill, index, stores, applied
+//! tlog:slave_part:V             hash     SlavePart, on each data store: layout, epoch, fill, index, stores, applied,
+//!                                        blocks
 //! tlog:slave:V                  hash     SlaveRecord, on the metadata store: layout, epoch, owner, mark, fill, point, last, applied,
 //!                                        restoring
 //! tlog:last_slave_sync_seq:V    string   sequence of `last`, in decimal; on the metadata store. Existing servers read and write it

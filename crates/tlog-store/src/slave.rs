@@ -47,7 +47,7 @@ pub trait SlaveStore: fmt::Debug + Send + Sync + 'static {
     /// Promises an epoch on a data store. Refused as fenced unless it is higher than the store's.
     async fn raise(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<(), StoreError>;
 
-    /// Says what a data store belongs to. Its blocks stay.
+    /// Says what a data store belongs to. Its blocks stay, and are counted.
     async fn begin(
         &self,
         vdisk: &VdiskId,
@@ -59,7 +59,8 @@ pub trait SlaveStore: fmt::Debug + Send + Sync + 'static {
     async fn clear(&self, vdisk: &VdiskId, epoch: Epoch) -> Result<SlaveOutcome, StoreError>;
 
     /// Makes changes to blocks of a data store, all or none, and says how far the log is applied to it with them. Only if the store
-    /// belongs to the fill and the log is applied to it as far as the step says; what comes late, or a second time, does nothing.
+    /// belongs to the fill, the log is applied to it as far as the step says, and there are as many blocks as there were after the last
+    /// change; what comes late, or a second time, does nothing.
     /// No block twice, and at most [`MOST_CHANGES`].
     async fn apply(
         &self,
@@ -224,6 +225,9 @@ pub struct PartState {
     pub part: Option<SlavePart>,
     /// Blocks that are there.
     pub blocks: u64,
+    /// Blocks that were there after the last change by way of this port; where there are others now, somebody else has changed
+    /// them, or the server has evicted them.
+    pub counted: u64,
 }
 
 /// One block, as it is to be.

@@ -16,8 +16,8 @@ use crate::restore::blocking;
 
 /// Aggregations that are read ahead at once.
 const MOST_AHEAD: usize = 16;
-/// Bytes, as stored, that are read ahead. One aggregation is read even if it takes more.
-const BYTES_AHEAD: u64 = 16 << 20;
+/// Bytes of memory for what is read ahead, about. One aggregation is read even if it takes more.
+const BYTES_AHEAD: u64 = 32 << 20;
 
 /// Gives the aggregations of format 2 of a log one after the other, with their blocks, and goes on as the log grows. Each is
 /// proven to follow the one before.
@@ -240,13 +240,13 @@ impl Follower {
                 listed => listed?,
             }
         }
-        let mut bytes: u64 = self.reading.iter().map(|reading| reading.info.stored_bytes).sum();
+        let mut bytes: u64 = self.reading.iter().map(|reading| cost(&reading.info)).sum();
         while let Some(info) = self.listed.front().copied() {
-            let fits = self.reading.len() < MOST_AHEAD && bytes + info.stored_bytes <= BYTES_AHEAD;
+            let fits = self.reading.len() < MOST_AHEAD && bytes + cost(&info) <= BYTES_AHEAD;
             if !fits && !self.reading.is_empty() {
                 break;
             }
-            bytes += info.stored_bytes;
+            bytes += cost(&info);
             self.listed.pop_front();
             let task = tokio::spawn(read(self.reader.clone(), self.opener.clone(), info));
             self.reading.push_back(Reading { info, task });
@@ -297,6 +297,11 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// Bytes of memory that reading an aggregation takes, about.
+fn cost(info: &AggregationInfo) -> u64 {
+    info.stored_bytes.saturating_add(info.plain_bytes)
 }
 
 async fn read(reader: LogReader, opener: Opener, info: AggregationInfo) -> Result<Vec<Block>, FollowError> {

@@ -17,7 +17,9 @@
 mod adopt;
 mod cluster;
 mod cursor;
+mod engine;
 mod follow;
+mod lag;
 mod needs_resync;
 mod restore;
 mod runs;
@@ -28,6 +30,7 @@ mod syncer;
 
 pub use cluster::{SlaveCluster, SlaveError, SlaveState, SlaveSurvey};
 pub use follow::{FollowError, Followed, Follower};
+pub use lag::lag_behind;
 pub use needs_resync::{LegacyFault, NeedsResync};
 pub use restore::{
     SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave, resync_slave,

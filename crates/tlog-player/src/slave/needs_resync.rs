@@ -54,6 +54,18 @@ pub enum NeedsResync {
         /// How far it must be.
         should: SlavePoint,
     },
+    /// There are more or fewer blocks than the log has left there.
+    #[error(
+        "data store {address} has {has} blocks where the log left {should}: somebody else writes to it, or its server evicts what it is to keep"
+    )]
+    BlocksChanged {
+        /// The store.
+        address: String,
+        /// Blocks that it has.
+        has: u64,
+        /// Blocks that it should have.
+        should: u64,
+    },
     /// The data stores are named in another order, or there are more or fewer: blocks are not where they are looked for.
     #[error(
         "data store {address} was store {was_index} of {was_stores} when it was filled, and is {index} of {stores} now"
@@ -146,6 +158,7 @@ impl NeedsResync {
             NeedsResync::MetadataLost { .. } => "metadata_lost",
             NeedsResync::StoreReplaced { .. } => "store_replaced",
             NeedsResync::StoreLostWrites { .. } => "store_lost_writes",
+            NeedsResync::BlocksChanged { .. } => "blocks_changed",
             NeedsResync::OtherShape { .. } => "other_shape",
             NeedsResync::WasStopped => "was_stopped",
             NeedsResync::OtherLog { .. } => "other_log",

@@ -93,8 +93,11 @@ mod tests {
     use bytes::Bytes;
     use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp};
 
-    /// The runs of writes: store, blocks in it, writes, and how far. A write is its index and how many bytes; 0 deletes.
-    fn runs_of(stores: usize, writes: &[(u64, usize)]) -> Vec<(usize, Vec<(u64, usize)>, u64, u32)> {
+    /// Store, blocks in it, writes, and how far.
+    type Shown = (usize, Vec<(u64, usize)>, u64, u32);
+
+    /// The runs of writes. A write is its index and how many bytes; 0 deletes.
+    fn runs_of(stores: usize, writes: &[(u64, usize)]) -> Vec<Shown> {
         let mut runs = Runs::new(stores);
         let mut done = Vec::new();
         for (at, &(index, size)) in (1..).zip(writes) {

@@ -21,7 +21,7 @@ pub(crate) enum Parted {
     /// The slave is somebody's primary.
     Stopped,
     /// A restore fills it.
-    Restoring(Restoring),
+    Restoring(Box<Restoring>),
     /// It has to be filled anew.
     NeedsResync(NeedsResync),
     /// A store of the slave failed, or another took the slave over.
@@ -75,31 +75,27 @@ impl Session {
         reader: LogReader,
         keys: VdiskKeys,
     ) -> Result<(Self, Cursor), Parted> {
+        let look = Look { reader, keys };
         let state = slave.state().await?;
-        standing_to_go_on(&state)?;
+        // Whoever cannot go on takes it from nobody: a restore may be about to mend it.
+        look.at(&slave, &state).await?;
         let claim = if *had { Claim::Back } else { Claim::Over };
         let epoch = slave.promise(&state, owner, claim).await?;
         *had = true;
         slave.raise(epoch).await?;
         // Nobody else writes from here on; before, somebody may have.
-        let state = slave.state().await?;
-        let taken = Taken { slave, epoch, reader, keys };
-        match standing_to_go_on(&state)? {
-            GoOn::Blank => taken.found(SlavePosition { point: SlavePoint::START, last: None }).await,
-            GoOn::Legacy { sequence, begun } => {
-                let place = adopt::place_of(&taken.reader, sequence).await?;
-                if begun.is_some_and(|begun| begun != place.point) {
-                    let why = LegacyFault::Contradicted;
-                    return Err(NeedsResync::LegacyPosition { sequence, why }.into());
-                }
-                tracing::info!(vdisk = %taken.slave.vdisk(), %sequence,
-                    "the slave was filled by an existing server; going on behind that sequence");
-                taken.found(place).await
+        let Found { fill, at, applied, recorded, cursor } = look.at(&slave, &slave.state().await?).await?;
+        let mut session = match fill {
+            Some(fill) => Self { slave, epoch, fill, at, applied, recorded: Some(recorded) },
+            None => {
+                let fill = new_fill()?;
+                slave.begin(epoch, fill, Some(at.point)).await?;
+                Self { slave, epoch, fill, at, applied, recorded: None }
             }
-            GoOn::Filled { fill, position, recorded, applied } => {
-                taken.align(&state, fill, position, recorded, applied).await
-            }
-        }
+        };
+        // Of a new fill the record comes last: without it the parts are those of one that was interrupted.
+        session.record().await?;
+        Ok((session, cursor))
     }
 
     /// The slave holds everything up to here.
@@ -141,7 +137,7 @@ impl Session {
         }
         for ((address, part), applied) in state.parts.iter().zip(&self.applied) {
             let has = part.part.as_ref().filter(|part| part.fill == self.fill).and_then(|part| part.applied);
-            if part.epoch != self.epoch || has != Some(*applied) {
+            if part.epoch != self.epoch || has != Some(*applied) || part.blocks != part.counted {
                 return changed(address);
             }
         }
@@ -160,50 +156,50 @@ impl Session {
     }
 }
 
-/// A standing from which a syncer can go on.
-enum GoOn {
-    Blank,
-    Legacy { sequence: tlog_proto::Sequence, begun: Option<SlavePoint> },
-    Filled { fill: FillId, position: SlavePosition, recorded: Vec<SlavePoint>, applied: Vec<SlavePoint> },
+/// How far the log is applied to a slave.
+struct Found {
+    /// Which fill it has; none where one is to be begun, of which the blocks that are there are those at `at`.
+    fill: Option<FillId>,
+    at: SlavePosition,
+    applied: Vec<SlavePoint>,
+    recorded: SlavePoint,
+    /// What comes next.
+    cursor: Cursor,
 }
 
-fn standing_to_go_on(state: &SlaveState) -> Result<GoOn, Parted> {
-    Ok(match state.standing() {
-        Standing::Stopped => return Err(Parted::Stopped),
-        Standing::Restoring(restoring) => return Err(Parted::Restoring(restoring)),
-        Standing::NeedsResync(reason) => return Err(reason.into()),
-        Standing::Blank => GoOn::Blank,
-        Standing::Legacy { sequence, begun } => GoOn::Legacy { sequence, begun },
-        Standing::Filled { fill, position, recorded, applied } => {
-            GoOn::Filled { fill, position, recorded, applied }
-        }
-    })
-}
-
-/// A slave that was taken, and is to be looked at.
-struct Taken {
-    slave: SlaveCluster,
-    epoch: Epoch,
+/// Looks at a slave with the eyes of its log. Changes nothing.
+struct Look {
     reader: LogReader,
     keys: VdiskKeys,
 }
 
-impl Taken {
-    /// Begins a fill of which the blocks that are there (or are not) are those at a place in the log.
-    async fn found(self, place: SlavePosition) -> Result<(Session, Cursor), Parted> {
-        let Self { slave, epoch, reader, keys } = self;
-        let from_nothing = place == SlavePosition { point: SlavePoint::START, last: None };
-        if from_nothing && reader.has_format1() {
-            return Err(NeedsResync::Format1.into());
+impl Look {
+    async fn at(&self, slave: &SlaveCluster, state: &SlaveState) -> Result<Found, Parted> {
+        match state.standing() {
+            Standing::Stopped => Err(Parted::Stopped),
+            Standing::Restoring(restoring) => Err(Parted::Restoring(Box::new(restoring))),
+            Standing::NeedsResync(reason) => Err(reason.into()),
+            Standing::Blank if self.reader.has_format1() => Err(NeedsResync::Format1.into()),
+            Standing::Blank => self.found(slave, SlavePosition { point: SlavePoint::START, last: None }),
+            Standing::Legacy { sequence, begun } => {
+                let place = adopt::place_of(&self.reader, sequence).await?;
+                if begun.is_some_and(|begun| begun != place.point) {
+                    let why = LegacyFault::Contradicted;
+                    return Err(NeedsResync::LegacyPosition { sequence, why }.into());
+                }
+                self.found(slave, place)
+            }
+            Standing::Filled { fill, position, recorded, applied } => {
+                self.align(slave, state, fill, position, recorded, applied).await
+            }
         }
-        let cursor = Cursor::new(Follower::new(reader, keys, place.point)?, &place.point);
-        let fill = new_fill().map_err(Parted::Slave)?;
-        // The record last: without it the parts are those of a founding that was interrupted.
-        slave.begin(epoch, fill, Some(place.point)).await?;
+    }
+
+    fn found(&self, slave: &SlaveCluster, place: SlavePosition) -> Result<Found, Parted> {
+        let follower = Follower::new(self.reader.clone(), self.keys.clone(), place.point)?;
+        let cursor = Cursor::new(follower, &place.point);
         let applied = vec![place.point; slave.data().len()];
-        let mut session = Session { slave, epoch, fill, at: place, applied, recorded: None };
-        session.record().await?;
-        Ok((session, cursor))
+        Ok(Found { fill: None, at: place, applied, recorded: place.point, cursor })
     }
 
     /// Finds how far exactly the log was applied, and that no store lacks any of it.
@@ -211,16 +207,16 @@ impl Taken {
     /// Writes are applied in order, so that the blocks are those after the last write that any store has. What each store must
     /// have then follows from the log: the last write up to there of a block that is on it.
     async fn align(
-        self,
+        &self,
+        slave: &SlaveCluster,
         state: &SlaveState,
         fill: FillId,
         position: SlavePosition,
         recorded: Vec<SlavePoint>,
         applied: Vec<SlavePoint>,
-    ) -> Result<(Session, Cursor), Parted> {
-        let Self { slave, epoch, reader, keys } = self;
+    ) -> Result<Found, Parted> {
         let latest = applied.iter().map(SlavePoint::place).max().unwrap_or(position.point.place());
-        let follower = Follower::new(reader, keys, position.point)?;
+        let follower = Follower::new(self.reader.clone(), self.keys.clone(), position.point)?;
         let extent = follower.extent();
         if latest.0 > extent.last && extent.uncertain.is_none() {
             return Err(NeedsResync::SlaveAhead { applied: latest.0, last: extent.last }.into());
@@ -254,8 +250,7 @@ impl Taken {
             let (address, has, should) = (address.clone(), *has, *should);
             return Err(NeedsResync::StoreLostWrites { address, has, should }.into());
         }
-        let recorded = Some(position.point);
-        Ok((Session { slave, epoch, fill, at, applied, recorded }, cursor))
+        Ok(Found { fill: Some(fill), at, applied, recorded: position.point, cursor })
     }
 }
 

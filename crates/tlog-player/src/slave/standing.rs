@@ -88,6 +88,10 @@ impl SlaveState {
                     stores,
                 });
             }
+            if state.blocks != state.counted {
+                let (address, has, should) = (address.clone(), state.blocks, state.counted);
+                return Err(NeedsResync::BlocksChanged { address, has, should });
+            }
             applied
                 .push(part.applied.ok_or_else(|| NeedsResync::StoreReplaced { address: address.clone() })?);
         }

@@ -56,6 +56,20 @@ async fn a_slave_that_nobody_wrote_to_is_gone_on_with_after_it_was_stopped() {
 }
 
 #[tokio::test]
+async fn a_slave_that_was_written_to_is_found_out_where_that_can_be_seen_though_somebody_vouched() {
+    let mut written = Written::new(46).await;
+    written.append(6).await;
+    let stores = Stores::new(2, true);
+    let cluster = stores.cluster(&written.log);
+    let syncer = written.syncer(cluster.clone());
+    within(syncer.hand_over(Some(written.end()))).await.unwrap();
+    stores.data[1].put(&written.log.vdisk, 1001, Bytes::from_static(b"primary"));
+    cluster.start(true).await.unwrap();
+    let status = until(&syncer, |state| matches!(state, SlaveSyncState::NeedsResync(_))).await;
+    assert!(matches!(status.state, SlaveSyncState::NeedsResync(reason) if reason.kind() == "blocks_changed"));
+}
+
+#[tokio::test]
 async fn a_stop_that_was_interrupted_is_finished_by_the_next_one() {
     let mut written = Written::new(43).await;
     written.append(3).await;

@@ -30,6 +30,7 @@ async fn assert_completes(written: &Written, stores: &Stores) {
 async fn a_kill_between_any_two_steps_leaves_the_disk_after_some_write_and_the_next_syncer_goes_on() {
     let mut written = Written::new(11).await;
     written.append(8).await;
+    let mut explored = 0;
     for count in 1..=3 {
         for loses_answer in [false, true] {
             let mut steps = 0;
@@ -42,9 +43,10 @@ async fn a_kill_between_any_two_steps_leaves_the_disk_after_some_write_and_the_n
                 }
                 steps += 1;
             }
-            assert!(steps > 10, "{steps} steps");
+            explored += steps;
         }
     }
+    assert!(explored > 100, "{explored} steps");
 }
 
 #[tokio::test]

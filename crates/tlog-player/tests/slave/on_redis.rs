@@ -124,7 +124,7 @@ async fn kills_of_durable_servers_and_of_the_syncer_leave_the_disk_after_some_wr
         until_status(&syncer, |status| status.blocks >= writes || status.state == SlaveSyncState::UpToDate)
             .await;
         let victim = rng.random_range(0..4);
-        let victim = servers.data.iter().nth(victim).unwrap_or(servers.metadata.as_ref().unwrap());
+        let victim = servers.data.get(victim).unwrap_or(servers.metadata.as_ref().unwrap());
         victim.kill();
         if round % 3 == 0 {
             // The syncer lives on.
@@ -218,6 +218,29 @@ async fn a_server_that_comes_back_empty_needs_a_resync_which_fills_the_slave_ane
     written.append(2).await;
     within(syncer.wait_until(written.end())).await.unwrap();
     assert_eq!(servers.assert_prefix(&written).await, written.after.len() - 1);
+}
+
+#[tokio::test]
+async fn blocks_that_a_server_evicts_or_somebody_else_changes_are_missed() {
+    for harm in [&["DEL", "nondedup:disk"][..], &["HSET", "nondedup:disk", "1000", "x"]] {
+        for while_running in [true, false] {
+            let servers = Servers::start(2, false, RedisOptions::default());
+            let mut written = Written::new(87).await;
+            written.append(15).await;
+            let mut syncer = written.syncer(servers.cluster(&written.log));
+            within(syncer.wait_until(written.end())).await.unwrap();
+            if !while_running {
+                syncer.stop().await;
+            }
+            servers.data[0].cli(harm);
+            if !while_running {
+                syncer = written.syncer(servers.cluster(&written.log));
+            }
+            let status = until(&syncer, |state| matches!(state, SlaveSyncState::NeedsResync(_))).await;
+            let SlaveSyncState::NeedsResync(reason) = status.state else { unreachable!() };
+            assert_eq!(reason.kind(), "blocks_changed", "{reason}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -201,7 +201,7 @@ async fn a_store_that_loses_blocks_while_it_is_restored_is_noticed_and_the_next_
         seen.store(progress.aggregations, Ordering::Relaxed);
         if progress.aggregations == 0 {
             *begun.lock().unwrap() = Some(stores.data[0].copy());
-        } else if progress.aggregations + 1 == progress.aggregations_total
+        } else if progress.aggregations == progress.aggregations_total
             && let Some(older) = begun.lock().unwrap().take()
         {
             older(&stores.data[0]);

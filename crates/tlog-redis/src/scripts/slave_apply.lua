@@ -1,7 +1,7 @@
 -- KEYS: part, blocks. ARGV: epoch, fill, from, to, how many blocks are set, index and content of each, indices of those deleted
 -- -> {'ok'} | {'changed'} | {'fenced', epoch}
 local function act()
-  local promised, f = load('fill', 'applied')
+  local promised, f = load('fill', 'applied', 'blocks')
   check(promised)
   if f[3] ~= ARGV[2] then
     return { 'changed' }
@@ -11,7 +11,10 @@ local function act()
     return { (f[4] == ARGV[4] and ARGV[3] ~= ARGV[4]) and 'ok' or 'changed' }
   end
   local deleted = 6 + 2 * tonumber(ARGV[5])
-  redis.call('HLEN', KEYS[2])
+  if tostring(redis.call('HLEN', KEYS[2])) ~= f[5] then
+    -- Somebody else has changed blocks, or the server has evicted them.
+    return { 'changed' }
+  end
   -- The first write, which a full server refuses: before the store says that it has them.
   if deleted > 6 then
     redis.call('HSET', KEYS[2], unpack(ARGV, 6, deleted - 1))
@@ -19,8 +22,6 @@ local function act()
   if #ARGV >= deleted then
     redis.call('HDEL', KEYS[2], unpack(ARGV, deleted))
   end
-  if ARGV[3] ~= ARGV[4] then
-    redis.call('HSET', facts, 'applied', ARGV[4])
-  end
+  redis.call('HSET', facts, 'applied', ARGV[4], 'blocks', redis.call('HLEN', KEYS[2]))
   return { 'ok' }
 end

@@ -1,5 +1,5 @@
 -- KEYS: part, blocks -> {'part', fields, how many blocks}
 local function act()
   load()
-  return { 'part', redis.call('HMGET', facts, 'epoch', 'fill', 'index', 'stores', 'applied'), redis.call('HLEN', KEYS[2]) }
+  return { 'part', redis.call('HMGET', facts, 'epoch', 'fill', 'index', 'stores', 'applied', 'blocks'), redis.call('HLEN', KEYS[2]) }
 end

@@ -88,7 +88,7 @@ async fn an_epoch_is_promised_once_and_fences_what_is_older(store: Arc<dyn Slave
     fenced_by(store.apply(&disk, Epoch(4), &step(point(1, 1), point(1, 2)), &[set(4, b"b")]).await, 9);
     fenced_by(store.clear(&disk, Epoch(4)).await, 9);
     let state = store.part(&disk).await.unwrap();
-    let expected = PartState { epoch: Epoch(9), part: Some(part(Some(point(1, 1)))), blocks: 1 };
+    let expected = PartState { epoch: Epoch(9), part: Some(part(Some(point(1, 1)))), blocks: 1, counted: 1 };
     assert_eq!(state, expected);
 }
 
@@ -129,7 +129,10 @@ async fn a_step_is_applied_once_and_only_from_where_it_begins(store: Arc<dyn Sla
     let second = step(point(1, 2), point(3, 1));
     assert_eq!(store.apply(&disk, Epoch(1), &second, &[delete(1), set(7, b"c")]).await.unwrap(), DONE);
     let after = store.part(&disk).await.unwrap();
-    assert_eq!(after, PartState { epoch: Epoch(1), part: Some(part(Some(point(3, 1)))), blocks: 2 });
+    assert_eq!(
+        after,
+        PartState { epoch: Epoch(1), part: Some(part(Some(point(3, 1)))), blocks: 2, counted: 2 }
+    );
     // Again, as its answer was lost: it is done already. One from before that comes late: it does nothing.
     assert_eq!(store.apply(&disk, Epoch(1), &second, &[delete(1), set(7, b"c")]).await.unwrap(), DONE);
     assert_eq!(store.apply(&disk, Epoch(1), &first, &changes).await.unwrap(), CHANGED);
@@ -161,7 +164,10 @@ async fn a_part_that_is_being_filled_takes_blocks_in_any_order(store: Arc<dyn Sl
     assert_eq!(store.part(&disk).await.unwrap().blocks, 3);
     assert_eq!(store.begin(&disk, Epoch(1), &part(Some(point(9, 3)))).await.unwrap(), DONE);
     let state = store.part(&disk).await.unwrap();
-    assert_eq!(state, PartState { epoch: Epoch(1), part: Some(part(Some(point(9, 3)))), blocks: 3 });
+    assert_eq!(
+        state,
+        PartState { epoch: Epoch(1), part: Some(part(Some(point(9, 3)))), blocks: 3, counted: 3 }
+    );
 }
 
 async fn a_clear_leaves_nothing_but_the_epoch(store: Arc<dyn SlaveStore>) {

@@ -27,6 +27,7 @@ struct Kept {
     epoch: Epoch,
     part: Option<SlavePart>,
     blocks: BTreeMap<u64, Bytes>,
+    counted: u64,
     record: RecordState,
 }
 
@@ -154,8 +155,9 @@ impl SlaveStore for MemorySlave {
 
     async fn part(&self, vdisk: &VdiskId) -> Result<PartState, StoreError> {
         self.act(vdisk, |kept| {
-            let Kept { epoch, part, blocks, .. } = kept;
-            Ok(PartState { epoch: *epoch, part: part.clone(), blocks: blocks.len() as u64 })
+            let Kept { epoch, part, blocks, counted, .. } = kept;
+            let blocks = blocks.len() as u64;
+            Ok(PartState { epoch: *epoch, part: part.clone(), blocks, counted: *counted })
         })
     }
 
@@ -180,7 +182,7 @@ impl SlaveStore for MemorySlave {
             epoch,
             |kept| kept.epoch,
             |kept| {
-                kept.part = Some(part.clone());
+                (kept.part, kept.counted) = (Some(part.clone()), kept.blocks.len() as u64);
                 SlaveOutcome::Done
             },
         )
@@ -192,7 +194,7 @@ impl SlaveStore for MemorySlave {
             epoch,
             |kept| kept.epoch,
             |kept| {
-                (kept.part, kept.blocks) = (None, BTreeMap::new());
+                (kept.part, kept.blocks, kept.counted) = (None, BTreeMap::new(), 0);
                 SlaveOutcome::Done
             },
         )
@@ -212,7 +214,7 @@ impl SlaveStore for MemorySlave {
             if part.applied == step.to && step.from != step.to {
                 return SlaveOutcome::Done; // a second time
             }
-            if part.applied != step.from {
+            if part.applied != step.from || kept.counted != kept.blocks.len() as u64 {
                 return SlaveOutcome::Changed;
             }
             part.applied = step.to;
@@ -222,6 +224,7 @@ impl SlaveStore for MemorySlave {
                     None => kept.blocks.remove(&index.get()),
                 };
             }
+            kept.counted = kept.blocks.len() as u64;
             SlaveOutcome::Done
         };
         self.act_in(vdisk, epoch, |kept| kept.epoch, apply)
