@@ -18,6 +18,19 @@ pub struct StorageCluster {
     pub data: Vec<StoreAddress>,
     /// Where a slave cluster keeps its sync position; data store 0 where there is none.
     pub metadata: Option<StoreAddress>,
+    /// How the logs on it are split, where that is not as the server's settings say.
+    pub shards: ClusterShards,
+}
+
+/// How the logs on a cluster are split into shards; what is none here is as the server's settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterShards {
+    /// k: data shards of an aggregation.
+    pub data: Option<u8>,
+    /// m: parity shards.
+    pub parity: Option<u8>,
+    /// W: stores that must hold an aggregation before it is acknowledged. Where k or m is given and this is not, it follows from them.
+    pub write_quorum: Option<u8>,
 }
 
 /// Why a source does not say which stores a vdisk gets.

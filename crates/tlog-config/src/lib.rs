@@ -30,7 +30,7 @@ mod yaml;
 
 pub use address::{RedisServer, StoreAddress, StoreAddressFault, is_host_name};
 pub use check::{check, check_text};
-pub use cluster::{ClusterSource, ClusterSourceError, FixedClusters, StorageCluster};
+pub use cluster::{ClusterShards, ClusterSource, ClusterSourceError, FixedClusters, StorageCluster};
 pub use configuration::{
     Configuration, ConfigurationError, LogStorage, NbdStorage, SourceAway, SourceHealth, VdiskConfig,
 };

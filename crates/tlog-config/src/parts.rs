@@ -6,7 +6,7 @@ use tlog_proto::VdiskId;
 
 use crate::document::Item;
 use crate::key::is_legal_name;
-use crate::{Document, Fault, Place, Problem, StorageCluster, StoreAddress, is_host_name};
+use crate::{ClusterShards, Document, Fault, Place, Problem, StorageCluster, StoreAddress, is_host_name};
 
 /// Smallest block of a vdisk, in bytes.
 pub const MIN_BLOCK_SIZE: u32 = 512;
@@ -216,14 +216,28 @@ fn read_optional_reference(item: Item<'_, '_, '_>) -> Option<Option<Reference>> 
 }
 
 pub(crate) fn read_cluster_storage(id: &str, document: &Document) -> Read<StorageCluster> {
-    document.read(&["dataStorage", "metadataStorage"], |fields| {
+    const FIELDS: &[&str] = &["dataStorage", "metadataStorage", "dataShards", "parityShards", "writeQuorum"];
+    document.read(FIELDS, |fields| {
         let data = fields
             .required("dataStorage")
             .and_then(|item| item.list("a list of at least one store, each with an address", 1, read_store));
         let metadata =
             fields.optional("metadataStorage").map_or(Some(None), |item| read_store(item).map(Some));
-        Some(StorageCluster { id: id.to_owned(), data: data?, metadata: metadata? })
+        // Extensions of ours; existing programs pass over them.
+        let mut shards = |name| fields.optional(name).map_or(Some(None), |item| read_shards(item).map(Some));
+        let (k, m, w) = (shards("dataShards"), shards("parityShards"), shards("writeQuorum"));
+        let shards = ClusterShards { data: k?, parity: m?, write_quorum: w? };
+        Some(StorageCluster { id: id.to_owned(), data: data?, metadata: metadata?, shards })
     })
+}
+
+fn read_shards(item: Item<'_, '_, '_>) -> Option<u8> {
+    const EXPECTED: &str = "a number from 0 to 255, without quotes";
+    let (text, item) = item.plain(EXPECTED)?;
+    match number(text).and_then(|number| u8::try_from(number).ok()) {
+        Some(shards) => Some(shards),
+        None => item.wrong(Fault::Expected(EXPECTED)),
+    }
 }
 
 fn read_store(mut item: Item<'_, '_, '_>) -> Option<StoreAddress> {

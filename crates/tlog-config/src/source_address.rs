@@ -29,7 +29,7 @@ pub struct EtcdEndpoint {
 }
 
 /// How to be let in by an etcd. By default as anybody, over TLS with the authorities of this system.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EtcdOptions {
     /// Name of the user.
     pub user: Option<String>,

@@ -75,8 +75,12 @@ fn slave(servers: &RedisServers, written: &log::TestLog) -> SlaveCluster {
     let address = |server: &tlog_testbed::RedisProcess| {
         StoreAddress::Redis(RedisServer::new(server.host(), server.port()))
     };
-    let cluster =
-        StorageCluster { id: "slave".into(), data: servers.iter().map(address).collect(), metadata: None };
+    let cluster = StorageCluster {
+        id: "slave".into(),
+        data: servers.iter().map(address).collect(),
+        metadata: None,
+        shards: Default::default(),
+    };
     let servers = slave_servers(&Links::default(), &cluster).unwrap();
     SlaveCluster::new(written.vdisk.clone(), servers.data, servers.metadata).unwrap()
 }

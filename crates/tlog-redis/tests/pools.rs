@@ -30,7 +30,7 @@ fn servers_of(processes: &[RedisProcess]) -> Vec<RedisServer> {
 
 fn cluster(servers: &[RedisServer]) -> StorageCluster {
     let data = servers.iter().cloned().map(StoreAddress::Redis).collect();
-    StorageCluster { id: "main".into(), data, metadata: None }
+    StorageCluster { id: "main".into(), data, metadata: None, shards: Default::default() }
 }
 
 /// How many of our connections a server has.

@@ -8,6 +8,7 @@ use tlog_flusher::ScrubReport;
 use tlog_proto::VdiskId;
 
 use crate::storage::FlusherStorage;
+use crate::storages::Storages;
 
 /// What a scrub could not put right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,16 +49,15 @@ impl Findings {
 /// from another server; a store that came back empty is filled by the log's writer.
 ///
 /// What cannot be repaired is said once, and again when it changed.
-pub async fn run(storage: Arc<FlusherStorage>, every: Duration, rate: u64) {
+pub async fn run(storages: Storages, every: Duration, rate: u64) {
     let mut told: BTreeMap<VdiskId, Findings> = BTreeMap::new();
     loop {
         tokio::time::sleep(every).await;
-        let inventory = storage.inventory().await;
-        told.retain(|vdisk, _| inventory.vdisks.contains_key(vdisk));
+        let logs = logs(&storages).await;
+        told.retain(|vdisk, _| logs.iter().any(|(known, _)| known == vdisk));
         let began = Instant::now();
-        let logs = inventory.vdisks.iter().filter(|(_, known)| known.logs > 0);
         let mut looked_at = 0u64;
-        for (vdisk, _) in logs {
+        for (vdisk, storage) in &logs {
             let report = storage.look_over(vdisk, rate).await;
             looked_at += report.as_ref().map_or(0, |report| report.aggregations);
             let findings = match &report {
@@ -81,13 +81,25 @@ pub async fn run(storage: Arc<FlusherStorage>, every: Duration, rate: u64) {
         }
         metrics::counter!("tlog_scrub_rounds_total").increment(1);
         tracing::info!(
-            vdisks = inventory.vdisks.len(),
+            vdisks = logs.len(),
             aggregations = looked_at,
             seconds = began.elapsed().as_secs(),
             with_findings = told.len(),
             "scrubbed all logs"
         );
     }
+}
+
+/// Every log that the stores know, where the vdisk's log is.
+async fn logs(storages: &Storages) -> Vec<(VdiskId, Arc<FlusherStorage>)> {
+    let mut logs = Vec::new();
+    for (cluster, storage) in storages.all().await {
+        let known = storage.inventory().await.vdisks.into_iter().filter(|(_, known)| known.logs > 0);
+        // Clusters may have stores in common; the shards of a log are in the right places on its own.
+        let here = known.map(|(vdisk, _)| vdisk).filter(|vdisk| storages.is_on(vdisk, cluster.as_deref()));
+        logs.extend(here.map(|vdisk| (vdisk, Arc::clone(&storage))));
+    }
+    logs
 }
 
 fn tell(vdisk: &VdiskId, now: &Findings, before: Option<&Findings>) {

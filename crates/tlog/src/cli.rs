@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{config, delete, demo, history, keygen, record, restore, scrub, store, vdisks, verify};
+use crate::commands::{
+    config, delete, demo, history, keygen, record, replay, restore, scrub, slave, store, vdisks, verify,
+};
 use crate::words;
 
 /// Records virtual disks in a transaction log, and restores them to any moment.
@@ -29,10 +31,12 @@ enum Command {
     Record(record::Arguments),
     History(history::Arguments),
     Restore(restore::Arguments),
+    Replay(replay::Arguments),
     Verify(verify::Arguments),
     Scrub(scrub::Arguments),
     Vdisks(vdisks::Arguments),
     Store(store::Arguments),
+    Slave(slave::Arguments),
     Delete(delete::Arguments),
     Keygen(keygen::Arguments),
     Config(config::Arguments),
@@ -57,13 +61,15 @@ impl Cli {
             Command::Record(arguments) => blocking(record::run(arguments)),
             Command::History(arguments) => blocking(history::run(arguments)),
             Command::Restore(arguments) => blocking(restore::run(arguments)),
+            Command::Replay(arguments) => blocking(replay::run(arguments)),
             Command::Verify(arguments) => blocking(verify::run(arguments)),
             Command::Scrub(arguments) => blocking(scrub::run(arguments)),
             Command::Vdisks(arguments) => blocking(vdisks::run(arguments)),
             Command::Store(arguments) => blocking(store::run(arguments)),
+            Command::Slave(arguments) => blocking(slave::run(arguments)),
             Command::Delete(arguments) => blocking(delete::run(arguments)),
             Command::Keygen(arguments) => keygen::run(&arguments),
-            Command::Config(arguments) => config::run(&arguments),
+            Command::Config(arguments) => blocking(config::run(arguments)),
         };
         match done {
             Ok(code) => code,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use futures::stream;
 use tlog_player::{Moment, ReadOptions, Verdict};
 use tlog_proto::{Timestamp, VdiskId};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::{restore, verify};
 use crate::demo_image::DemoImage;
 use crate::reading;
-use crate::recording::Recording;
+use crate::recording::{DEFAULT_BLOCK_SIZE, Recording};
 use crate::service::Service;
 use crate::settings::{Settings, SettingsArgs, show_size};
 
@@ -61,6 +62,7 @@ pub async fn run(
         vdisk: vdisk.clone(),
         image: image.path().to_owned(),
         block_size: None,
+        new_block_size: DEFAULT_BLOCK_SIZE,
         servers: server.into(),
         give_up_after: Duration::from_secs(30),
     };
@@ -140,7 +142,7 @@ async fn record(
     what: &str,
     steps: &mut Steps<'_, impl Write>,
 ) -> anyhow::Result<Kept> {
-    let recorded = recording.run(settings, |_, _| {}, |_| {}).await?;
+    let recorded = recording.run(settings, stream::empty(), |_, _| {}, |_| {}).await?;
     let now = jiff::Timestamp::now();
     let at = Timestamp(u64::try_from(now.as_nanosecond()).context("the clock is before 1970")?);
     let what = format!(

@@ -125,10 +125,12 @@ pub fn load(settings: &Settings) -> Result<LoadedKeys, KeysError> {
     match (&settings.key_file, &settings.storage) {
         (Some(path), _) => read(path),
         (None, Storage::Embedded { data_dir }) => read(&data_dir.join(EMBEDDED_KEY)),
-        (None, Storage::Stores(_)) => match read(&settings.data_dir.join(EMBEDDED_KEY)) {
-            Err(KeysError::Missing { path }) => Err(KeysError::NotSet { path }),
-            read => read,
-        },
+        (None, Storage::Stores(_) | Storage::Documents) => {
+            match read(&settings.data_dir.join(EMBEDDED_KEY)) {
+                Err(KeysError::Missing { path }) => Err(KeysError::NotSet { path }),
+                read => read,
+            }
+        }
     }
 }
 

@@ -5,7 +5,9 @@
 //! - [`keys`]: the key file.
 //! - [`moment`]: moments as a person writes them.
 //! - [`logging`], [`words`]: log lines, and errors as a person reads them.
-//! - [`stores`], [`places`], [`storage`], [`open_log`]: from addresses to the server's port.
+//! - [`stores`], [`places`], [`storage`], [`filling`], [`open_log`]: from addresses to the server's port.
+//! - [`documents`], [`storages`]: vdisks and clusters as documents describe them, followed as they change.
+//! - [`slaves`]: storage clusters that are kept up to date with logs.
 //! - [`inventory`], [`running`], [`background_scrub`]: which vdisks there are, who has them open, and whether they are whole.
 //! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
 //! - [`demo`]: the whole path on one machine.
@@ -22,6 +24,8 @@ mod commands;
 pub mod deleting;
 pub mod demo;
 mod demo_image;
+pub mod documents;
+pub mod filling;
 pub mod inventory;
 pub mod keys;
 pub mod logging;
@@ -36,6 +40,8 @@ pub mod running;
 pub mod scrub_report;
 pub mod service;
 pub mod settings;
+pub mod slaves;
 pub mod storage;
+pub mod storages;
 pub mod stores;
 pub mod words;

@@ -294,6 +294,45 @@ pub static METRICS: &[Metric] = &[
         "References to clusters that are not there (any more); the vdisks kept what they had",
     ),
     metric("tlog_config_vdisks_changed_total", Counter, "", "Times that a vdisk got something else"),
+    metric(
+        "tlog_config_stores_replaced_total",
+        Counter,
+        "",
+        "Stores that were put into another's place because the document of their cluster changed",
+    ),
+    metric(
+        "tlog_config_changes_refused_total",
+        Counter,
+        "",
+        "Changed storage clusters that logs cannot be on; the stores stayed as they were",
+    ),
+    metric(
+        "tlog_config_vdisks_closed_total",
+        Counter,
+        "reason",
+        "Vdisks that were closed because documents changed: removed, moved to another cluster, another redundancy",
+    ),
+    // Slaves.
+    metric("tlog_slave_applied_blocks_total", Counter, "vdisk", "Writes applied to a slave"),
+    metric("tlog_slave_applied_bytes_total", Counter, "vdisk", "Bytes of content in them"),
+    metric(
+        "tlog_slave_lag_aggregations",
+        Gauge,
+        "vdisk",
+        "Aggregations of the log of which the slave does not hold everything",
+    ),
+    metric(
+        "tlog_slave_lag_seconds",
+        Gauge,
+        "vdisk",
+        "How long ago the oldest of these was sealed; 0 where the slave holds everything. Measured every 5 s",
+    ),
+    metric(
+        "tlog_slave_state",
+        Gauge,
+        "vdisk, state",
+        "1 for the state that the slave's syncer is in, 0 for those it was in before; alert on needs_resync and unusable",
+    ),
     // The server's own scrubs.
     metric("tlog_scrub_rounds_total", Counter, "", "Times that the server scrubbed every log"),
     metric("tlog_scrub_data_lost", Gauge, "vdisk", "1 where the last of these scrubs found data lost"),
@@ -390,8 +429,8 @@ mod tests {
                 let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
                 let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
                 let areas = [
-                    "server_", "log_", "store_", "redis_", "config_", "scrub_", "player_", "client_",
-                    "build_", "start_",
+                    "server_", "log_", "store_", "redis_", "config_", "slave_", "scrub_", "player_",
+                    "client_", "build_", "start_",
                 ];
                 let is_name = |text: &&str| {
                     let rest = text.trim_start_matches("tlog_");

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
+use futures::Stream;
 use tlog_client::{
     Client, ClientCertificate, ClientOptions, ConnectError, Event, Events, Servers, TlsOptions,
 };
@@ -49,8 +50,10 @@ pub struct Recording {
     pub vdisk: VdiskId,
     /// From which file or block device.
     pub image: PathBuf,
-    /// In blocks of so many bytes; none: those of the log, or [`DEFAULT_BLOCK_SIZE`].
+    /// In blocks of so many bytes; none: those of the log, or `new_block_size`.
     pub block_size: Option<u32>,
+    /// Bytes of a block of a log that begins.
+    pub new_block_size: u32,
     /// The servers, in the order in which they are tried.
     pub servers: Servers,
     /// How long it goes on without a server that works, before it fails.
@@ -77,11 +80,12 @@ pub struct Recorded {
 }
 
 impl Recording {
-    /// Records, and answers when all of it is durable. `progress` is told how many bytes of how many were looked at, `notice` in
+    /// Records, and answers when all of it is durable. `lists` are those of the servers as they change, `progress` is told how many bytes of how many were looked at, `notice` in
     /// words when a server is lost and when another one is there.
     pub async fn run(
         &self,
         settings: &Settings,
+        lists: impl Stream<Item = Vec<String>> + Send + 'static,
         mut progress: impl FnMut(u64, u64),
         notice: impl Fn(String) + Send + 'static,
     ) -> anyhow::Result<Recorded> {
@@ -105,6 +109,7 @@ impl Recording {
             error => error.into(),
         })?;
         tokio::spawn(watch(client.events(), notice));
+        client.follow_servers(lists);
         let state = self.state(settings, &client).await?;
         let block_size = self.block_size(settings, &state)?;
 
@@ -179,7 +184,7 @@ impl Recording {
 
     fn block_size(&self, settings: &Settings, state: &DiskState) -> anyhow::Result<u32> {
         let block_size = match (self.block_size, state.block_size()) {
-            (None, 0) => DEFAULT_BLOCK_SIZE,
+            (None, 0) => self.new_block_size,
             (Some(wanted), 0) => wanted,
             (None, known) => known,
             (Some(wanted), known) if wanted == known => known,

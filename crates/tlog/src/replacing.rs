@@ -194,7 +194,7 @@ pub async fn replace(
 }
 
 /// Two names can mean one server; only the identity that it gave the log tells.
-async fn refuse_twins(
+pub(crate) async fn refuse_twins(
     storage: &FlusherStorage,
     vdisk: &VdiskId,
     replaced: &[(usize, Arc<dyn ShardStore>)],

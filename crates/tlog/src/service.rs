@@ -1,20 +1,24 @@
 //! What `tlog-server` runs: settings to stores to log writers to the server, and the admin endpoint beside it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use async_trait::async_trait;
 use futures::future::join_all;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
+use tlog_config::{Configuration, SourceHealth};
 use tlog_crypto::Keyring;
 use tlog_flusher::LogStatus;
 use tlog_flusher::format1::Format1Status;
 use tlog_proto::{Limits, LogPosition, VdiskId};
-use tlog_server::{RunReport, Server, ServerCertificate, ServerSettings, ServerTls, TlsFiles, VdiskStatus};
+use tlog_server::{
+    RunReport, Server, ServerCertificate, ServerSettings, ServerTls, SlaveSync, TlsFiles, VdiskStatus,
+};
 use tlog_store::{NumberRanges, ShardStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,9 +29,10 @@ use crate::open_log::AnyStatus;
 use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::scrub_report::ScrubReport;
 use crate::settings::{Format, LimitSettings, ListenAddress, ServerTlsSettings, Settings};
-use crate::storage::FlusherStorage;
-use crate::stores::{StoreOpener, Stores};
-use crate::{background_scrub, keys, metrics_table, moment};
+use crate::slaves::{Slaves, WithSlaves, show_slave};
+use crate::storages::Storages;
+use crate::stores::StoreOpener;
+use crate::{background_scrub, documents, keys, metrics_table, moment};
 
 /// A server that listens already, and serves once it is run.
 pub struct Service {
@@ -61,38 +66,46 @@ impl Service {
         let address = listener.local_addr()?;
         let keys = keys_for_writing(settings)?;
         let note = lock_note(address, admin.as_ref().map(|(_, address, _)| *address));
-        let stores = Stores::for_writing(settings, &note).await?;
-        let storage = Arc::new(FlusherStorage::new(settings, stores.all.clone(), keys)?);
-        let server = Server::new(server_settings(&settings.limits), Arc::clone(&storage) as _, None)?;
+        let opener = StoreOpener::new(settings, Some(note));
+        let configuration = match &settings.documents {
+            Some(documents) => Some(documents::open(documents).await?),
+            None => None,
+        };
+        let storages = Storages::open(settings, configuration.clone(), opener.clone(), keys).await?;
+        let slaves = match (&configuration, settings.slave_sync) {
+            (Some(configuration), true) => {
+                Some(Slaves::start(storages.clone(), configuration.clone(), opener.links().clone()))
+            }
+            _ => None,
+        };
+        let storage = Arc::new(WithSlaves { storages: storages.clone(), slaves: slaves.clone() });
+        let slave_sync = slaves.clone().map(|slaves| Arc::new(slaves) as Arc<dyn SlaveSync>);
+        let server = Server::new(server_settings(&settings.limits), storage, slave_sync)?;
         let server = match &tls {
             Some(tls) => server.with_tls(tls.clone()),
             None => server,
         };
+        storages.serve(&server);
         let operations = Arc::new(ServerOperations {
             server_id: settings.server_id.clone(),
             started: Instant::now(),
             ready: AtomicBool::new(false),
             server: server.clone(),
-            storage,
+            storages,
+            slaves,
+            documents: settings.documents.as_ref().map(|documents| documents.source.to_string()),
             redundancy: settings.redundancy.to_string(),
             scrub_rate: settings.repair_rate,
-            opener: stores.opener().clone(),
+            opener,
         });
-        if settings.require_durable_stores {
-            let needed = settings.redundancy.write_quorum.into();
-            stores.require_durability(settings.store_timeout, needed).await?;
-        } else {
-            // Nobody waits for it; what is said is in the log.
-            let (stores, limit) = (stores.clone(), settings.store_timeout);
-            tokio::spawn(async move { stores.ask_durability(limit).await });
-        }
         tracing::info!(
             %address,
             tls = tls.is_some(),
             server_id = settings.server_id,
             version = env!("CARGO_PKG_VERSION"),
             redundancy = %settings.redundancy,
-            stores = ?stores.all.iter().map(|store| store.address()).collect::<Vec<_>>(),
+            stores = ?settings.stores().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            documents = settings.documents.as_ref().map(|documents| tracing::field::display(&documents.source)),
             "serving"
         );
         let scrub = settings.scrub_interval.map(|every| (every, settings.scrub_rate));
@@ -102,6 +115,11 @@ impl Service {
     /// What TLS is spoken with, to have its files read again; none where it is plain TCP.
     pub fn tls(&self) -> Option<&ServerTls> {
         self.tls.as_ref()
+    }
+
+    /// The documents of vdisks and clusters, to have a file read again; none where there are none.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.operations.storages.configuration()
     }
 
     /// Where clients connect.
@@ -117,16 +135,18 @@ impl Service {
     /// Serves until `shutdown` is cancelled, makes everything durable, and answers how that went.
     pub async fn run(self, shutdown: CancellationToken) -> RunReport {
         let Self { server, listener, admin, operations, scrub, .. } = self;
-        let storage = Arc::clone(&operations.storage);
-        let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storage, every, rate)));
+        let storages = operations.storages.clone();
+        let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storages, every, rate)));
         // The endpoint outlives the server's shutdown, so that it can be watched.
         let stop_admin = CancellationToken::new();
         let endpoint = admin.map(|(listener, _, handle)| {
+            let (upkeep, slaves) = (handle.clone(), operations.slaves.clone());
             let (operations, stop) = (Arc::clone(&operations) as _, stop_admin.clone().cancelled_owned());
-            let upkeep = handle.clone();
             let serving = tokio::spawn(admin::serve(listener, operations, handle, stop));
             let upkeep = tokio::spawn(async move {
+                let mut told = BTreeMap::new();
                 loop {
+                    told = slaves.as_ref().map_or_else(BTreeMap::new, |slaves| slaves.measure(told));
                     tokio::time::sleep(Duration::from_secs(5)).await;
                     upkeep.run_upkeep();
                 }
@@ -144,6 +164,9 @@ impl Service {
         let (report, ()) = tokio::join!(server.run(listener, shutdown.clone()), unready);
         if let Some(scrubbing) = scrubbing {
             scrubbing.abort();
+        }
+        if let Some(slaves) = &operations.slaves {
+            slaves.stop().await;
         }
         stop_admin.cancel();
         if let Some((serving, upkeep)) = endpoint {
@@ -276,7 +299,11 @@ struct ServerOperations {
     started: Instant,
     ready: AtomicBool,
     server: Server,
-    storage: Arc<FlusherStorage>,
+    storages: Storages,
+    /// None where they are not kept.
+    slaves: Option<Slaves>,
+    /// Where the documents come from.
+    documents: Option<String>,
     redundancy: String,
     scrub_rate: u64,
     opener: StoreOpener,
@@ -290,7 +317,7 @@ impl Operations for ServerOperations {
 
     async fn status(&self) -> Value {
         let status = self.server.status();
-        let logs = self.storage.logs().await;
+        let logs = self.storages.logs().await;
         let vdisks: Vec<Value> = status
             .vdisks
             .iter()
@@ -302,7 +329,10 @@ impl Operations for ServerOperations {
             "ready": self.is_ready(),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "redundancy": self.redundancy,
-            "stores": show_stores(&self.storage.stores()).await,
+            "clusters": self.show_clusters(),
+            "stores": show_stores(&self.storages.stores()).await,
+            "documents": self.storages.configuration().map(|documents| self.show_documents(documents)),
+            "slaves": self.slaves.as_ref().map(|slaves| slaves.show().iter().map(show_slave).collect::<Vec<_>>()),
             "connections": status.connections,
             "unflushed_bytes": status.unflushed_bytes,
             "window_bytes": status.window_bytes,
@@ -312,29 +342,55 @@ impl Operations for ServerOperations {
 
     async fn scrub(&self, vdisk: &VdiskId, rate: Option<u64>) -> Result<ScrubReport, String> {
         let rate = rate.unwrap_or(self.scrub_rate).max(1);
-        let done = self.storage.scrub(vdisk, rate, |_| {}).await.map_err(|error| error.to_string())?;
+        let storage = self.storages.of(vdisk).await.map_err(|error| error.to_string())?;
+        let done = storage.scrub(vdisk, rate, |_| {}).await.map_err(|error| error.to_string())?;
         tracing::info!(%vdisk, aggregations = done.report.aggregations, whole = done.report.is_whole(), "scrub done");
         Ok(ScrubReport::new(vdisk, &done))
     }
 
     async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {
-        let replaced = replacing::replace(&self.storage, &self.opener, &request, |_, _| {}).await;
+        let storage = self.storages.for_replacing(&request).await?;
+        let replaced = replacing::replace(&storage, &self.opener, &request, |_, _| {}).await;
         replaced.map_err(|error| error.to_string())
+    }
+}
+
+impl ServerOperations {
+    /// The storage clusters in use, where the documents say which those are.
+    fn show_clusters(&self) -> Vec<Value> {
+        let clusters = self.storages.in_use().into_iter().filter_map(|(cluster, storage)| {
+            Some(json!({ "cluster": cluster?, "redundancy": storage.redundancy().to_string(), "open_vdisks": storage.open_vdisks().len() }))
+        });
+        clusters.collect()
+    }
+
+    fn show_documents(&self, documents: &Configuration) -> Value {
+        let time = |at: SystemTime| jiff::Timestamp::try_from(at).ok().map(|at| at.to_string());
+        let SourceHealth { away, revision, last_change, vdisks, problems } = documents.health();
+        json!({
+            "source": self.documents,
+            "away": away.as_ref().map(|away| &away.why),
+            "away_since": away.as_ref().and_then(|away| time(away.since)),
+            "revision": revision,
+            "last_change": time(last_change),
+            "vdisks": vdisks,
+            "problems": problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
     }
 }
 
 /// How long a store may take to say whether it is durable, when somebody looks at the status.
 const ASK_DURABILITY: Duration = Duration::from_secs(1);
 
-async fn show_stores(stores: &[Arc<dyn ShardStore>]) -> Vec<Value> {
-    let asked = stores.iter().map(|store| async move {
+async fn show_stores(stores: &[(Option<String>, Arc<dyn ShardStore>)]) -> Vec<Value> {
+    let asked = stores.iter().map(|(cluster, store)| async move {
         let answer = tokio::time::timeout(ASK_DURABILITY, store.durability()).await;
         let (durability, why) = match answer {
             Ok(Ok(answer)) => (Some(answer.name()), answer.reason().map(str::to_owned)),
             Ok(Err(error)) => (None, Some(error.to_string())),
             Err(_) => (None, Some("no answer".to_owned())),
         };
-        json!({ "address": &*store.address(), "durability": durability, "why": why })
+        json!({ "address": &*store.address(), "cluster": cluster, "durability": durability, "why": why })
     });
     join_all(asked).await
 }

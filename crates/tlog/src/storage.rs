@@ -2,32 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tlog_codec::format1::{self, Keys as Format1Keys};
 use tlog_codec::{Redundancy, VdiskKeys};
 use tlog_crypto::Keyring;
 use tlog_flusher::format1::Format1Log;
-use tlog_flusher::{LaneState, Log, LogSettings, ScrubProgress, ScrubReport, StoreStatus};
+use tlog_flusher::{Log, LogSettings, ScrubProgress, ScrubReport};
 use tlog_proto::VdiskId;
-use tlog_quorum::{Quorums, Standing, StoreSet, TooFewStores};
+use tlog_quorum::{Quorums, StoreSet, TooFewStores};
 use tlog_server::{LogStorage, OpenError, VdiskLog};
 use tlog_store::ShardStore;
 
+use crate::filling::{FillError, wait_filled, wait_while_filling};
 use crate::inventory::{Inventory, inventory};
 use crate::open_log::{AnyLog, AnyStatus, OpenLog};
 use crate::places::Places;
 use crate::settings::{Format, RedundancySettings, Settings};
-
-/// How long a scrub waits for the writer to notice that a store is back: more than the longest pause between its tries.
-const BACK_AGAIN: Duration = Duration::from_secs(15);
-
-/// So many failures in a row to fill a store, a few seconds, are not waited out.
-const FILLS_FAILED: u32 = 6;
-
-/// How often a log that is being filled is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Settings that the log's own checks refuse; ours should have refused them before.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +63,7 @@ pub struct FlusherStorage {
     keyring: Option<Arc<Keyring>>,
     format1_keys: Option<Format1Keys>,
     format: Format,
+    redundancy: RedundancySettings,
     quorums: Quorums,
     store_timeout: Duration,
     log: LogSettings,
@@ -138,25 +131,6 @@ pub enum OpenLogError {
     Other(tlog_flusher::OpenError),
 }
 
-/// Why stores that were put into a log's places do not count in it.
-#[derive(Debug, thiserror::Error)]
-pub enum FillError {
-    /// The log does not open.
-    #[error(transparent)]
-    Open(#[from] OpenLogError),
-    /// One of them cannot be filled.
-    #[error("store {store} cannot be filled: {why}; the log's writer goes on trying while it is open")]
-    Refused {
-        /// Its address.
-        store: String,
-        /// Why.
-        why: String,
-    },
-    /// It closed before they were filled.
-    #[error("the log was closed before the stores were filled: {0}; do the same again")]
-    Closed(String),
-}
-
 impl From<tlog_flusher::OpenError> for OpenLogError {
     fn from(error: tlog_flusher::OpenError) -> Self {
         match error {
@@ -178,6 +152,7 @@ impl FlusherStorage {
             keyring,
             format1_keys: format1_keys(settings).map_err(|error| InvalidRedundancy(error.to_string()))?,
             format: settings.format,
+            redundancy: settings.redundancy,
             quorums: quorums(settings.redundancy)?,
             store_timeout: settings.store_timeout,
             log: log_settings(settings),
@@ -201,7 +176,8 @@ impl FlusherStorage {
         }
     }
 
-    fn keys(&self, vdisk: &VdiskId) -> Result<VdiskKeys, OpenLogError> {
+    /// What opens and seals the log of a vdisk.
+    pub fn keys(&self, vdisk: &VdiskId) -> Result<VdiskKeys, OpenLogError> {
         let keyring = self.keyring.as_ref().ok_or(OpenLogError::NoKey)?;
         let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(keyring));
         Ok(keys.with_format1(self.format1_keys.clone()))
@@ -284,49 +260,29 @@ impl FlusherStorage {
         &self,
         vdisk: &VdiskId,
         positions: &[usize],
-        mut progress: impl FnMut(u64) + Send,
+        progress: impl FnMut(u64) + Send,
     ) -> Result<(), FillError> {
         let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
         let (log, ours) = self.hold(vdisk, true).await?;
-        let (began, mut failed_before) = (Instant::now(), BTreeMap::new());
-        let filled = async {
-            loop {
-                let status = log.status().await.ok_or_else(|| {
-                    let closed = log.durability().borrow().closed.clone();
-                    FillError::Closed(closed.map_or_else(|| "it stopped".to_owned(), |why| why.to_string()))
-                })?;
-                let survey = set.survey().await;
-                let mut missing = 0;
-                let counts = positions.iter().all(|&position| {
-                    let store = status.stores.get(position);
-                    missing += store.map_or(0, |store| store.missing);
-                    let active = store.is_some_and(|store| store.state == LaneState::Active);
-                    // A writer that has not been told yet believes that the old store is still there.
-                    let view = survey.views.get(position);
-                    active && view.is_some_and(|view| view.standing == Standing::Member)
-                });
-                if counts && missing == 0 {
-                    return Ok(());
-                }
-                let mut stores = positions.iter().filter_map(|&position| status.stores.get(position));
-                // What was counted before this began was about the store that was there then.
-                let refused = |store: &&StoreStatus| {
-                    let before = failed_before.entry(store.address.clone()).or_insert(store.fills_failed);
-                    *before = (*before).min(store.fills_failed);
-                    let failed = store.fills_failed - *before;
-                    failed >= FILLS_FAILED || (failed >= 2 && began.elapsed() > BACK_AGAIN)
-                };
-                if let Some(refused) = stores.find(refused) {
-                    let (store, why) = (refused.address.clone(), refused.error.clone());
-                    return Err(FillError::Refused { store, why: why.unwrap_or_default() });
-                }
-                progress(missing);
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        let filled = filled.await;
+        let filled = wait_filled(&log, &set, positions, progress).await;
         self.let_go(&log, ours).await;
         filled
+    }
+
+    /// Waits until stores that were put into a log's places count in it. The log's writer fills them; where none has it open here there
+    /// is nothing to wait for.
+    pub async fn wait_filled(&self, vdisk: &VdiskId, positions: &[usize]) -> Result<(), FillError> {
+        let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
+        match self.open_log(vdisk) {
+            Some(log) => wait_filled(&log, &set, positions, |_| {}).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The vdisks that clients' sessions have open.
+    pub fn open_vdisks(&self) -> Vec<VdiskId> {
+        let open = guard(&self.open);
+        open.iter().filter(|(_, log)| log.strong_count() > 0).map(|(vdisk, _)| vdisk.clone()).collect()
     }
 
     /// Whoever opens the log of a vdisk holds this meanwhile.
@@ -346,9 +302,19 @@ impl FlusherStorage {
         &self.places
     }
 
+    /// How the settings name k, m and W.
+    pub fn redundancy(&self) -> RedundancySettings {
+        self.redundancy
+    }
+
     /// k, m and W as set.
     pub fn quorums(&self) -> Quorums {
         self.quorums
+    }
+
+    /// What opens history of format 1, where that can be.
+    pub fn format1_keys(&self) -> Option<&Format1Keys> {
+        self.format1_keys.as_ref()
     }
 
     /// The vdisks that the stores know.
@@ -393,37 +359,6 @@ impl LogStorage for FlusherStorage {
         open.insert(vdisk.clone(), Arc::downgrade(&log));
         Ok(log)
     }
-}
-
-/// Waits until no store is being filled, and answers which were. A store that is away and does not answer, or that cannot be
-/// filled, is not waited for.
-async fn wait_while_filling(log: &Log, set: &StoreSet) -> Vec<String> {
-    let began = Instant::now();
-    let mut filled = Vec::new();
-    while let Some(status) = log.status().await {
-        let mut busy = false;
-        for (store, port) in status.stores.into_iter().zip(set.stores()) {
-            match store.state {
-                LaneState::Filling => {
-                    busy |= store.fills_failed < FILLS_FAILED;
-                    if !filled.contains(&store.address) {
-                        filled.push(store.address);
-                    }
-                }
-                LaneState::Active => busy |= store.missing > 0,
-                // It may be back, and the writer has not tried it again yet.
-                LaneState::Away if began.elapsed() < BACK_AGAIN => {
-                    busy |= set.within_limit(port, port.status(set.vdisk())).await.is_ok();
-                }
-                LaneState::Away => {}
-            }
-        }
-        if !busy {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    filled
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

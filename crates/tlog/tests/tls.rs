@@ -157,7 +157,7 @@ fn a_server_without_tls_goes_on_after_sighup() {
     let place = Place::new();
     let mut server = place.server_with_log(&[]);
     server.signal("-HUP");
-    server.waits_for_log("there is no TLS whose files could be read again");
+    server.waits_for_log("there are neither files of TLS nor documents to be read again");
     server.stop();
 }
 

@@ -36,9 +36,12 @@ pub(crate) async fn import(
     let mut report = ImportReport::default();
     let mut put = Vec::new();
     for (key, document) in documents {
-        if there.documents.get(key) == Some(document) {
+        let Some(text) = document.text() else { continue };
+        // As somebody else wrote it, or as it was written by an import, with quotes that the file does not have.
+        let found = there.documents.get(key);
+        if found == Some(document) || found == Some(&Document::parse(&key.to_string(), &text)) {
             report.unchanged.push(key.clone());
-        } else if let Some(text) = document.text() {
+        } else {
             report.put.push(key.clone());
             put.push(Change { key: key.clone(), text: Some(text) });
         }

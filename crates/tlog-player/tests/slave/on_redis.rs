@@ -37,6 +37,7 @@ impl Servers {
             id: "slave".into(),
             data: self.data.iter().map(address).collect(),
             metadata: self.metadata.as_ref().map(address),
+            shards: Default::default(),
         };
         let limits = LinkLimits {
             response: Duration::from_millis(500),

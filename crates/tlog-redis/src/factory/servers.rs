@@ -121,7 +121,8 @@ mod tests {
     fn a_cluster_is_refused_where_it_cannot_hold_the_shards() {
         let check = |data: &[&str], needed: usize, expected: Result<usize, &str>| {
             let data = data.iter().map(|text| StoreAddress::parse(text).unwrap()).collect();
-            let cluster = StorageCluster { id: "main".into(), data, metadata: None };
+            let cluster =
+                StorageCluster { id: "main".into(), data, metadata: None, shards: Default::default() };
             match (of_cluster(&cluster, needed), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found.len(), expected),
                 (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),

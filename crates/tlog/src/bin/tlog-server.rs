@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tlog::service::{Service, reload_tls};
 use tlog::settings::{Settings, SettingsArgs};
+use tlog_config::Configuration;
 use tlog_server::ServerTls;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 /// Takes the writes of virtual disks over TCP and keeps them, encrypted and split over several stores.
 ///
 /// Stops on SIGTERM or SIGINT: what it has received is made durable first. Exits 0 where that worked, 1 where not everything
-/// is durable (clients keep what was not acknowledged and send it again) or where it could not start. On SIGHUP the files of TLS
-/// are read again.
+/// is durable (clients keep what was not acknowledged and send it again) or where it could not start. On SIGHUP the files of TLS and
+/// a file with documents of vdisks are read again.
 #[derive(Parser)]
 #[command(
     name = "tlog-server",
@@ -75,7 +76,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<bool> {
 
     let shutdown = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(terminate, interrupt, shutdown.clone()));
-    let reloads = tokio::spawn(reload_on_signal(hangup, service.tls().cloned()));
+    let reloads =
+        tokio::spawn(reload_on_signal(hangup, service.tls().cloned(), service.configuration().cloned()));
     let report = service.run(shutdown).await;
     signals.abort();
     reloads.abort();
@@ -98,15 +100,21 @@ async fn stop_on_signal(mut terminate: Signal, mut interrupt: Signal, shutdown: 
     shutdown.cancel();
 }
 
-async fn reload_on_signal(mut hangup: Signal, tls: Option<ServerTls>) {
+async fn reload_on_signal(mut hangup: Signal, tls: Option<ServerTls>, documents: Option<Configuration>) {
     while hangup.recv().await.is_some() {
-        match tls.clone() {
-            None => tracing::info!(
+        if tls.is_none() && documents.is_none() {
+            tracing::info!(
                 signal = "SIGHUP",
-                "there is no TLS whose files could be read again; nothing done"
-            ),
+                "there are neither files of TLS nor documents to be read again; nothing done"
+            );
+        }
+        if let Some(tls) = tls.clone() {
             // Files may be on a disk that does not answer. It fails only where the runtime is shutting down.
-            Some(tls) => _ = tokio::task::spawn_blocking(move || reload_tls(&tls)).await,
+            let _ = tokio::task::spawn_blocking(move || reload_tls(&tls)).await;
+        }
+        if let Some(documents) = &documents {
+            documents.reload().await;
+            tracing::info!(signal = "SIGHUP", "the documents of vdisks and clusters were read again");
         }
     }
 }

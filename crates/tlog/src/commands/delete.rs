@@ -39,6 +39,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let vdisk = &arguments.vdisk;
+    let settings = settings.of_vdisk(vdisk).await?;
     refuse_where_locked(&settings)?;
     // Opening for writing makes directories, so first make sure that this is the right place.
     let readers = reading::store_set(&settings, vdisk).await?;

@@ -37,6 +37,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
+    let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let reader = reading::open(&settings, &arguments.vdisk).await?;
     let extent = reader.extent();
     let from = match arguments.last {

@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use futures::{StreamExt, stream};
 use serde_json::json;
 use tlog_proto::VdiskId;
 
 use super::progress;
 use crate::logging;
-use crate::recording::{Recorded, Recording};
+use crate::recording::{DEFAULT_BLOCK_SIZE, Recorded, Recording};
 use crate::settings::{ListenAddress, Settings, SettingsArgs, TimeSpan, show_size};
 
 /// Logs what changed in a disk image since what the log holds, and waits until it is durable.
@@ -28,11 +29,11 @@ pub(crate) struct Arguments {
     vdisk: VdiskId,
     /// Disk image or block device
     image: PathBuf,
-    /// Bytes of a block: a power of two [default: that of the log; 4096 for a new one]
+    /// Bytes of a block: a power of two [default: that of the log; for a new one that of the vdisk's document, or 4096]
     #[arg(long, value_name = "BYTES")]
     block_size: Option<u32>,
-    /// Where the server is, or several of the same log, of which the first that works is taken [default: where the settings say that it
-    /// listens]
+    /// Where the server is, or several of the same log, of which the first that works is taken [default: those that the documents name for
+    /// the vdisk, or where the settings say that it listens]
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
     server: Vec<ListenAddress>,
     /// How long to go on trying, once the recording has begun, when no server works any more
@@ -48,14 +49,19 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    let servers = match &arguments.server[..] {
-        [] => settings.listen.to_connect().to_string().into(),
-        servers => servers.into(),
+    let described = settings.described(&arguments.vdisk).await?;
+    let settings = &described.settings;
+    let (servers, lists) = match (&arguments.server[..], described.servers()) {
+        ([], Some((servers, lists))) => (servers.into(), lists.left_stream()),
+        ([], None) => (settings.listen.to_connect().to_string().into(), stream::empty().right_stream()),
+        (servers, _) => (servers.into(), stream::empty().right_stream()),
     };
+    let documented = described.vdisk.as_ref().map(|(config, _)| config.block_size);
     let recording = Recording {
         vdisk: arguments.vdisk,
         image: arguments.image,
         block_size: arguments.block_size,
+        new_block_size: documented.unwrap_or(DEFAULT_BLOCK_SIZE),
         servers,
         give_up_after: arguments.give_up_after.0,
     };
@@ -63,7 +69,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (progress, beside) = (bar.clone(), bar.clone());
     let recorded = recording
         .run(
-            &settings,
+            settings,
+            lists,
             move |done, total| {
                 progress.set_length(total);
                 progress.set_position(done);

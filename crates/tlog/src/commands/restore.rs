@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, bail};
 use serde_json::json;
 use tlog_player::{
-    DiskStateError, FileOptions, Moment, MomentError, MomentReached, ReadOptions, RestoreFileError,
-    RestoreProgress, RestoreSummary, restore_to_file,
+    FileOptions, Moment, MomentReached, ReadOptions, RestoreFileError, RestoreProgress, RestoreSummary,
+    restore_to_file,
 };
-use tlog_proto::{AggregationNumber, Generation, Sequence, VdiskId};
+use tlog_proto::VdiskId;
 
+use super::moment_arguments::{self, MomentArguments};
 use super::progress;
 use crate::settings::{Settings, SettingsArgs, show_size};
 use crate::{logging, moment, reading};
@@ -35,30 +36,11 @@ pub(crate) struct Arguments {
     /// File to restore to
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// At this moment: RFC 3339, '2h30m ago', 'now'
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["sequence", "aggregation"])]
-    at: Option<String>,
-    /// After the write with this sequence, in the newest generation that has it
-    #[arg(long, value_name = "N", conflicts_with = "aggregation")]
-    sequence: Option<u64>,
-    /// With --sequence: in this generation
-    #[arg(long, value_name = "N", requires = "sequence")]
-    generation: Option<u64>,
-    /// After this aggregation
-    #[arg(long, value_name = "N")]
-    aggregation: Option<u64>,
+    #[command(flatten)]
+    moment: MomentArguments,
     /// Replaces the file if it is there
     #[arg(long)]
     force: bool,
-    /// Bytes of a block, where the log does not tell
-    #[arg(long, value_name = "BYTES")]
-    block_size: Option<u32>,
-    /// Goes without the newest writes where it cannot be told whether they were acknowledged
-    #[arg(long)]
-    accept_uncertain_end: bool,
-    /// Takes what was written before the history that is kept as zeros
-    #[arg(long)]
-    accept_pruned_base: bool,
     /// Prints what was restored as JSON
     #[arg(long)]
     json: bool,
@@ -66,32 +48,11 @@ pub(crate) struct Arguments {
     settings: SettingsArgs,
 }
 
-impl Arguments {
-    fn moment(&self) -> anyhow::Result<Moment> {
-        if let Some(text) = &self.at {
-            return Ok(Moment::At(moment::parse_now(text)?));
-        }
-        if let Some(number) = self.aggregation {
-            return Ok(Moment::Aggregation(AggregationNumber(number)));
-        }
-        Ok(match self.sequence {
-            Some(sequence) => {
-                Moment::Sequence { generation: self.generation.map(Generation), sequence: Sequence(sequence) }
-            }
-            None => Moment::Newest,
-        })
-    }
-}
-
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    let moment = arguments.moment()?;
-    let options = ReadOptions {
-        accept_uncertain_end: arguments.accept_uncertain_end,
-        accept_pruned_base: arguments.accept_pruned_base,
-        block_size: arguments.block_size,
-    };
+    let settings = settings.of_vdisk(&arguments.vdisk).await?;
+    let (moment, options) = (arguments.moment.moment()?, arguments.moment.options());
     let bar = progress::of_bytes("restoring");
     let restored = restore(
         &settings,
@@ -143,12 +104,7 @@ pub(crate) async fn restore(
     }
     let reader = reading::open(settings, vdisk).await?;
     let keys = reading::keys_of(settings, vdisk)?;
-    let state = reader.disk_state(&keys, moment, options).await.map_err(|error| match error {
-        error @ DiskStateError::Moment(MomentError::UncertainEnd { .. }) => {
-            anyhow!("{error} (--accept-uncertain-end)")
-        }
-        error => reading::tell(error),
-    })?;
+    let state = reader.disk_state(&keys, moment, options).await.map_err(moment_arguments::tell)?;
     let Some(reached) = state.reached().copied() else {
         bail!("vdisk {vdisk}: its log is empty, there is nothing to restore");
     };

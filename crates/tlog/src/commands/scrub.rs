@@ -46,6 +46,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
+    let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let report: ScrubReport = match running::server(&settings, arguments.offline).await? {
         Some(address) => {
             let vdisk = &arguments.vdisk;

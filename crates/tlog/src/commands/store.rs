@@ -13,7 +13,7 @@ use super::progress;
 use crate::cli::USAGE;
 use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::running::{self, OfflineFlag};
-use crate::settings::{Settings, SettingsArgs};
+use crate::settings::{Settings, SettingsArgs, Storage};
 use crate::storage::FlusherStorage;
 use crate::stores::Stores;
 use crate::{keys, logging};
@@ -80,6 +80,14 @@ async fn replace(arguments: ReplaceArguments) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
+    let settings = match &request.vdisk {
+        Some(vdisk) => settings.of_vdisk(&VdiskId::new(vdisk)?).await?,
+        None if settings.storage == Storage::Documents => bail!(
+            "the stores of each vdisk are in its storage cluster's document: change dataStorage there, and running servers fill the \
+             new store; where too many are lost for that, name the vdisk instead of --all"
+        ),
+        None => settings,
+    };
     let report = match running::server(&settings, arguments.offline).await? {
         Some(address) => {
             eprintln!("the server at {address} fills the new stores ...");
@@ -95,7 +103,14 @@ async fn replace(arguments: ReplaceArguments) -> anyhow::Result<ExitCode> {
     }
     out.flush()?;
     if report.is_done() {
-        eprintln!("change the storage setting to the new addresses before a server is started the next time");
+        match settings.documents {
+            None => eprintln!(
+                "change the storage setting to the new addresses before a server is started the next time"
+            ),
+            Some(_) => eprintln!(
+                "change the document of the storage cluster to the new addresses, so that others find them too"
+            ),
+        }
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ExitCode::FAILURE)

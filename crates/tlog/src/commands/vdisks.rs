@@ -31,12 +31,33 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    reading::some_store_is_there(&settings)?;
-    let stores = Stores::for_reading(&settings).await?.all;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut complete = true;
+    for (cluster, settings) in settings.of_clusters().await? {
+        complete &= list(&settings, cluster.as_deref(), arguments.json, &mut out).await?;
+    }
+    out.flush()?;
+    if !complete {
+        eprintln!("tlog: too few stores answered: there may be vdisks that none of these knows of");
+    }
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Lists what is on one set of stores, and answers whether that is all there can be.
+async fn list(
+    settings: &Settings,
+    cluster: Option<&str>,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    reading::some_store_is_there(settings)?;
+    let stores = Stores::for_reading(settings).await?.all;
     let quorums = quorums(settings.redundancy)?;
     let found = inventory(&stores, settings.store_timeout).await;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if !arguments.json {
+    if !json {
+        if let Some(cluster) = cluster {
+            writeln!(out, "storage cluster {cluster}")?;
+        }
         writeln!(out, "{:<32}  {:>6}  {:>12}  {:>6}", "vdisk", "format", "aggregations", "stores")?;
     }
     for (vdisk, known) in &found.vdisks {
@@ -46,8 +67,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Some(set) if known.logs > 0 => LogReader::open(set).await.ok(),
             _ => None,
         };
-        match arguments.json {
-            true => writeln!(out, "{}", as_json(vdisk, *known, log.as_ref()))?,
+        match json {
+            true => writeln!(out, "{}", as_json(vdisk, cluster, *known, log.as_ref()))?,
             false => writeln!(out, "{}", as_line(vdisk, *known, log.as_ref(), stores.len()))?,
         }
     }
@@ -56,11 +77,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         eprintln!("tlog: {silent}");
     }
     // Whatever was opened once was promised by that many stores.
-    let complete = stores.len() - found.silent.len() > stores.len() - quorums.opening();
-    if !complete {
-        eprintln!("tlog: too few stores answered: there may be vdisks that none of these knows of");
-    }
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(stores.len() - found.silent.len() > stores.len() - quorums.opening())
 }
 
 fn formats(known: Known) -> &'static str {
@@ -84,9 +101,10 @@ fn as_line(vdisk: &VdiskId, known: Known, log: Option<&LogReader>, stores: usize
     )
 }
 
-fn as_json(vdisk: &VdiskId, known: Known, log: Option<&LogReader>) -> Value {
+fn as_json(vdisk: &VdiskId, cluster: Option<&str>, known: Known, log: Option<&LogReader>) -> Value {
     json!({
         "vdisk": vdisk.as_str(),
+        "cluster": cluster,
         "stores_with_log": known.logs,
         "stores_with_format1": known.chains,
         "first": log.map(|log| log.extent().first.0),

@@ -60,6 +60,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn verify(arguments: &Arguments) -> anyhow::Result<u8> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
+    let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let reader = match reading::try_open(&settings, &arguments.vdisk).await? {
         Err(OpenError::TooFewStores(error)) => {
             eprintln!("tlog: {error}");

@@ -3,28 +3,33 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use tlog_config::{Secret, StoreAddress, is_host_name};
+use tlog_config::{EtcdOptions, Secret, SourceAddress, StoreAddress, is_host_name};
 use tlog_crypto::format1::AesDecrypter;
 use tlog_server::{Permissions, TlsFiles};
 use tracing_subscriber::EnvFilter;
 
-use super::contradiction::{BLOCK_ROOM, Contradiction, MAX_SHARDS, NotYet};
+use super::contradiction::{BLOCK_ROOM, Contradiction, MAX_SHARDS};
 use super::layers::{BY_DEFAULT, Merged};
 use super::values::{self, ListenAddress, ValueFault};
 use super::{
-    ClientTlsSettings, Format, Format1KeySettings, LimitSettings, LogFormat, LogSettings, RedundancySettings,
-    ServerTlsSettings, Settings, SettingsError, Storage, StoreTlsSettings,
+    ClientTlsSettings, DocumentSettings, Format, Format1KeySettings, LimitSettings, LogFormat, LogSettings,
+    RedundancySettings, ServerTlsSettings, Settings, SettingsError, Storage, StoreTlsSettings,
 };
 
 /// Most blocks in one aggregation.
 const MAX_FLUSH_SIZE: u64 = 1 << 20;
 
 pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
-    not_yet(merged)?;
     let redundancy = redundancy(merged)?;
     let require_durable_stores = of(merged, "require-durable-stores", values::switch)?;
     let data_dir = of(merged, "data-dir", |text| some_text(text).map(PathBuf::from))?;
-    let storage = storage(merged, &redundancy, data_dir.clone())?;
+    let documents = documents(merged)?;
+    let storage = storage(merged, &redundancy, data_dir.clone(), documents.is_some())?;
+    let slave_sync = of(merged, "slave-sync", values::switch)?;
+    if slave_sync && documents.is_none() {
+        let (setting, needs) = ("slave-sync", "config-source");
+        return Err(Contradiction::SettingAlone { setting, needs }.into());
+    }
     if require_durable_stores
         && matches!(&storage, Storage::Stores(stores) if stores.contains(&StoreAddress::Memory))
     {
@@ -60,6 +65,8 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
         server_id: of(merged, "server-id", some_text)?,
         data_dir,
         storage,
+        documents,
+        slave_sync,
         redundancy,
         require_durable_stores,
         store_tls: store_tls(merged)?,
@@ -80,14 +87,36 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
     })
 }
 
-fn not_yet(merged: &Merged) -> Result<(), SettingsError> {
-    if merged.given("config-source")?.is_some() {
-        return Err(NotYet::ConfigSource.into());
+fn documents(merged: &Merged) -> Result<Option<DocumentSettings>, SettingsError> {
+    let source = merged.parsed("config-source", |text| Ok(SourceAddress::parse(text)?))?;
+    let user = merged.parsed("etcd-user", some_text)?;
+    let password = merged.parsed("etcd-password", |text| Ok(Secret::new(text)))?;
+    let ca_file = file(merged, "etcd-ca-file")?;
+    let client = pair(merged, "etcd-certificate-file", "etcd-key-file")?;
+    let (one, other) = ("etcd-user", "etcd-password");
+    match (&user, &password) {
+        (Some(_), None) => return Err(Contradiction::HalfSet { one, other }.into()),
+        (None, Some(_)) => return Err(Contradiction::HalfSet { one: other, other: one }.into()),
+        _ => {}
     }
-    if of(merged, "slave-sync", values::switch)? {
-        return Err(NotYet::SlaveSync.into());
+    let set = [
+        ("etcd-user", user.is_some()),
+        ("etcd-ca-file", ca_file.is_some()),
+        ("etcd-certificate-file", client.is_some()),
+    ];
+    let alone = set.into_iter().find(|(_, set)| *set).map(|(setting, _)| setting);
+    match (source, alone) {
+        (Some(SourceAddress::File(_)) | None, Some(setting)) => {
+            Err(Contradiction::SettingAlone { setting, needs: "config-source (with the endpoints of etcd)" }
+                .into())
+        }
+        (Some(source), _) => {
+            let (certificate_file, key_file) = client.unzip();
+            let etcd = EtcdOptions { user, password, ca_file, certificate_file, key_file };
+            Ok(Some(DocumentSettings { source, etcd }))
+        }
+        (None, None) => Ok(None),
     }
-    Ok(())
 }
 
 fn redundancy(merged: &Merged) -> Result<RedundancySettings, SettingsError> {
@@ -95,23 +124,28 @@ fn redundancy(merged: &Merged) -> Result<RedundancySettings, SettingsError> {
     let k = of(merged, "data-shards", |text| values::number(text, 0, 1 << 32))?;
     let m = of(merged, "parity-shards", |text| values::number(text, 0, 1 << 32))?;
     let w = merged.parsed("write-quorum", |text| values::number(text, 0, 1 << 32))?;
+    Ok(redundancy_of(k, m, w)?)
+}
+
+/// k, m and W, where they make sense together; without W, that which follows from the others.
+pub(crate) fn redundancy_of(k: u64, m: u64, w: Option<u64>) -> Result<RedundancySettings, Contradiction> {
     if k == 0 {
-        return Err(Contradiction::NoDataShards.into());
+        return Err(Contradiction::NoDataShards);
     }
     let too_many = Contradiction::TooManyShards { k, m };
     if k + m > MAX_SHARDS {
-        return Err(too_many.into());
+        return Err(too_many);
     }
     let w = w.unwrap_or(k + m.div_ceil(2));
     let legal = if m == 0 { w == k } else { k < w && w <= k + m };
     if !legal {
-        return Err(Contradiction::WriteQuorum { w, k, m }.into());
+        return Err(Contradiction::WriteQuorum { w, k, m });
     }
     match (u8::try_from(k), u8::try_from(m), u8::try_from(w)) {
         (Ok(data_shards), Ok(parity_shards), Ok(write_quorum)) => {
             Ok(RedundancySettings { data_shards, parity_shards, write_quorum })
         }
-        _ => Err(too_many.into()),
+        _ => Err(too_many),
     }
 }
 
@@ -119,6 +153,7 @@ fn storage(
     merged: &Merged,
     redundancy: &RedundancySettings,
     data_dir: PathBuf,
+    documents: bool,
 ) -> Result<Storage, SettingsError> {
     let stores = merged.parsed("storage", |text| {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -126,7 +161,7 @@ fn storage(
         Ok(stores?)
     })?;
     let Some(mut stores) = stores else {
-        return Ok(Storage::Embedded { data_dir });
+        return Ok(if documents { Storage::Documents } else { Storage::Embedded { data_dir } });
     };
     let (k, m) = (u64::from(redundancy.data_shards), u64::from(redundancy.parity_shards));
     let have = stores.len() as u64;
@@ -141,7 +176,8 @@ fn storage(
         return Err(Contradiction::TooFewStores { have, k, m }.into());
     }
     for (at, store) in stores.iter().enumerate() {
-        if *store != StoreAddress::Memory && stores.iter().skip(at + 1).any(|other| same(store, other)) {
+        if *store != StoreAddress::Memory && stores.iter().skip(at + 1).any(|other| same_store(store, other))
+        {
             return Err(Contradiction::SameStoreTwice { address: store.to_string() }.into());
         }
     }
@@ -149,7 +185,7 @@ fn storage(
 }
 
 /// Whether two addresses mean one store, as far as can be told.
-fn same(one: &StoreAddress, other: &StoreAddress) -> bool {
+pub(crate) fn same_store(one: &StoreAddress, other: &StoreAddress) -> bool {
     match (one, other) {
         (StoreAddress::Directory(one), StoreAddress::Directory(other)) => {
             let real = |path: &PathBuf| {
@@ -186,8 +222,8 @@ fn pair(
     match (file(merged, certificate)?, file(merged, key)?) {
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
         (None, None) => Ok(None),
-        (Some(_), None) => Err(Contradiction::HalfOfTls { one: certificate, other: key }.into()),
-        (None, Some(_)) => Err(Contradiction::HalfOfTls { one: key, other: certificate }.into()),
+        (Some(_), None) => Err(Contradiction::HalfSet { one: certificate, other: key }.into()),
+        (None, Some(_)) => Err(Contradiction::HalfSet { one: key, other: certificate }.into()),
     }
 }
 
@@ -201,7 +237,7 @@ fn server_tls(merged: &Merged) -> Result<Option<ServerTlsSettings>, SettingsErro
     })?;
     if rules.is_some() && client_ca.is_none() {
         let (setting, needs) = ("tls-permissions", "tls-client-ca-file");
-        return Err(Contradiction::TlsSettingAlone { setting, needs }.into());
+        return Err(Contradiction::SettingAlone { setting, needs }.into());
     }
     match pair(merged, "tls-certificate-file", "tls-key-file")? {
         Some((certificate, key)) => Ok(Some(ServerTlsSettings {
@@ -210,7 +246,7 @@ fn server_tls(merged: &Merged) -> Result<Option<ServerTlsSettings>, SettingsErro
         })),
         None if client_ca.is_some() => {
             let (setting, needs) = ("tls-client-ca-file", "tls-certificate-file");
-            Err(Contradiction::TlsSettingAlone { setting, needs }.into())
+            Err(Contradiction::SettingAlone { setting, needs }.into())
         }
         None => Ok(None),
     }
@@ -231,9 +267,7 @@ fn client_tls(merged: &Merged) -> Result<Option<ClientTlsSettings>, SettingsErro
     match (file(merged, "server-ca-file")?, alone) {
         (Some(ca_file), _) => Ok(Some(ClientTlsSettings { ca_file, client, server_name })),
         // Silently speaking plain TCP would be the worst answer.
-        (None, Some(setting)) => {
-            Err(Contradiction::TlsSettingAlone { setting, needs: "server-ca-file" }.into())
-        }
+        (None, Some(setting)) => Err(Contradiction::SettingAlone { setting, needs: "server-ca-file" }.into()),
         (None, None) => Ok(None),
     }
 }
@@ -255,7 +289,11 @@ fn format1_keys(merged: &Merged) -> Result<Option<Format1KeySettings>, SettingsE
 
 /// Whether format 1 can be written.
 fn format1(storage: &Storage, stores: usize, keys: bool) -> Result<(), Contradiction> {
-    let Storage::Stores(all) = storage else { return Err(Contradiction::Format1Embedded) };
+    let all: &[StoreAddress] = match storage {
+        Storage::Embedded { .. } => return Err(Contradiction::Format1Embedded),
+        Storage::Stores(all) => all,
+        Storage::Documents => &[], // each cluster is looked at when it is used
+    };
     let other = all.iter().take(stores).find(|store| matches!(store, StoreAddress::Directory(_)));
     match (other, keys) {
         (Some(other), _) => Err(Contradiction::Format1Store { address: other.to_string() }),

@@ -69,9 +69,9 @@ pub enum Contradiction {
         /// Parity shards.
         m: u64,
     },
-    /// Half of what TLS needs.
+    /// One of two settings that make sense together alone.
     #[error("{one} and {other} go together; set both or none")]
-    HalfOfTls {
+    HalfSet {
         /// The one that is set.
         one: &'static str,
         /// The one that is not.
@@ -79,7 +79,7 @@ pub enum Contradiction {
     },
     /// A setting that has no effect, and was surely meant to have one.
     #[error("{setting} does nothing without {needs}; set that too, or leave {setting} out")]
-    TlsSettingAlone {
+    SettingAlone {
         /// The one that is set.
         setting: &'static str,
         /// What it needs.
@@ -154,17 +154,6 @@ pub enum Contradiction {
         /// The largest block.
         block: usize,
     },
-}
-
-/// What a later version has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotYet {
-    /// Documents of vdisks and clusters.
-    #[error("this version has no config-source yet; leave it out, and set storage for all vdisks")]
-    ConfigSource,
-    /// Slave clusters.
-    #[error("this version has no slave-sync yet; leave it off")]
-    SlaveSync,
 }
 
 fn quorum_range(k: u64, m: u64) -> String {

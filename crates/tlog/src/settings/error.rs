@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::table::{Kind, Setting};
-use super::{Contradiction, NotYet, ValueFault};
+use super::{Contradiction, ValueFault};
 
 /// Why settings are refused. Never has a secret in it.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +81,6 @@ pub enum SettingsError {
     /// Every value is fine, and together they make no sense.
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
-    /// Something that a later version has.
-    #[error(transparent)]
-    NotYet(#[from] NotYet),
 }
 
 impl SettingsError {

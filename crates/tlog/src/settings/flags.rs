@@ -159,11 +159,11 @@ mod tests {
         assert_eq!(args.config, Some("my.toml".into()));
         let given: Vec<(&str, &str)> = args.given.iter().map(|(k, v)| (&k[..], &v[..])).collect();
         let expected = [
-            ("slave-sync", "true"),
             ("storage", "a,b,c"),
             ("data-shards", "8"),
             ("parity-shards", "3"),
             ("write-quorum", "9"),
+            ("slave-sync", "true"),
             ("nonce-file", "n"),
         ];
         assert_eq!(given, expected);

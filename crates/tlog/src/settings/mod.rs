@@ -22,7 +22,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use contradiction::{Contradiction, NotYet};
+pub(crate) use check::{redundancy_of, same_store};
+pub use contradiction::Contradiction;
 pub use document::{default_file, markdown};
 pub use error::SettingsError;
 pub use flags::SettingsArgs;
@@ -30,7 +31,7 @@ pub use table::{DEFAULT_FILE, Group, Kind, Preset, SETTINGS, Setting};
 pub use values::{ListenAddress, Size, TimeSpan, ValueFault, show_size};
 
 use layers::{Merged, Sources};
-use tlog_config::{Secret, StoreAddress};
+use tlog_config::{EtcdOptions, Secret, SourceAddress, StoreAddress};
 use tlog_server::{Permissions, TlsFiles};
 
 /// Settings that make sense together.
@@ -50,6 +51,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where the log is kept.
     pub storage: Storage,
+    /// Where the documents of vdisks and clusters come from; none: every vdisk is served.
+    pub documents: Option<DocumentSettings>,
+    /// Whether slave clusters are kept up to date.
+    pub slave_sync: bool,
     /// k, m and W.
     pub redundancy: RedundancySettings,
     /// Whether a store that forgets is refused.
@@ -96,6 +101,17 @@ pub enum Storage {
     },
     /// These, k + m of them or more: entry i holds shard i, what is beyond the shards is not used.
     Stores(Vec<StoreAddress>),
+    /// Each vdisk's in the cluster that the documents say.
+    Documents,
+}
+
+/// Where the documents of vdisks and clusters come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentSettings {
+    /// A file, or etcd.
+    pub source: SourceAddress,
+    /// How etcd lets us in.
+    pub etcd: EtcdOptions,
 }
 
 /// Into how many shards an aggregation is split, and how many stores must have it before it is acknowledged.
@@ -238,7 +254,7 @@ impl Settings {
         check::settings(merged)
     }
 
-    /// The k + m stores: number i holds shard i.
+    /// The k + m stores: number i holds shard i. None where each vdisk has its own.
     pub fn stores(&self) -> Vec<StoreAddress> {
         let n = self.redundancy.stores();
         match &self.storage {
@@ -246,6 +262,7 @@ impl Settings {
                 (0..n).map(|i| StoreAddress::Directory(data_dir.join(format!("store-{i}")))).collect()
             }
             Storage::Stores(stores) => stores.iter().take(n).cloned().collect(),
+            Storage::Documents => Vec::new(),
         }
     }
 

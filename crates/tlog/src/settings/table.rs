@@ -60,6 +60,8 @@ pub enum Group {
     Client,
     /// Where the log is kept.
     Storage,
+    /// Vdisks and clusters, from documents.
+    Documents,
     /// When blocks become durable.
     Writing,
     /// Keys and format.
@@ -72,10 +74,11 @@ pub enum Group {
 
 impl Group {
     /// In the order in which they are shown.
-    pub const ALL: [Group; 7] = [
+    pub const ALL: [Group; 8] = [
         Group::Server,
         Group::Client,
         Group::Storage,
+        Group::Documents,
         Group::Writing,
         Group::Keys,
         Group::Limits,
@@ -88,6 +91,7 @@ impl Group {
             Group::Server => "Server",
             Group::Client => "Speaking to the server",
             Group::Storage => "Storage",
+            Group::Documents => "Documents of vdisks and clusters",
             Group::Writing => "Writing",
             Group::Keys => "Keys and format",
             Group::Limits => "Limits",
@@ -170,11 +174,6 @@ pub static SETTINGS: &[Setting] = settings! {
          passwords.";
     Server / "server-id" "ID" One = r#""default""#:
         "What the server calls itself in the log and in /status.";
-    Server / "config-source" "FILE or ENDPOINT,..." List ("every vdisk id is served, from the stores set here",
-        r#"["vdisks.yaml"]"#):
-        "Where the documents of vdisks and clusters come from: a YAML file, or etcd endpoints. Not in this version yet.";
-    Server / "slave-sync" "BOOL" Switch = "false":
-        "Keeps a slave storage cluster up to date with every vdisk that has one. Not in this version yet.";
 
     Client / "server-ca-file" "FILE" One ("plain TCP", r#""/etc/tlog/ca.pem""#):
         "PEM file with the certificates of the authorities that the server's certificate must come from: with it tlog speaks TLS to \
@@ -214,6 +213,24 @@ pub static SETTINGS: &[Setting] = settings! {
     Storage / "require-durable-stores" "BOOL" Switch = "false":
         "Refuses to start with a store that may forget when it is restarted, or that does not tell: memory:, or a Redis without \
          appendonly yes and appendfsync always, or one that evicts. Without it they are warned of.";
+
+    Documents / "config-source" "FILE or ENDPOINT,..." List ("every vdisk id is served, from the stores set here",
+        r#"["/etc/tlog/vdisks.yaml"]"#):
+        "Where the documents of vdisks and clusters come from: a YAML file, or etcd endpoints (http://host:2379, https://...). The \
+         vdisks that they know are served, each from the storage cluster that they say, unless storage is set. They are followed \
+         as they change; a file also on SIGHUP.";
+    Documents / "etcd-user" "NAME" One ("no user", r#""tlog""#):
+        "User that etcd lets in. Goes with etcd-password.";
+    Documents / "etcd-password" "PASSWORD" Secret ("no user", r#""...""#):
+        "The user's password. Also: etcd-password-file (TLOG_ETCD_PASSWORD_FILE, --etcd-password-file), a file that has it.";
+    Documents / "etcd-ca-file" "FILE" One ("the certificates of the system", r#""/etc/tlog/ca.pem""#):
+        "PEM file with the certificates that an https:// endpoint's own must come from.";
+    Documents / "etcd-certificate-file" "FILE" One ("no client certificate", r#""/etc/tlog/client.pem""#):
+        "PEM file with the certificate that https:// endpoints are shown. Goes with etcd-key-file.";
+    Documents / "etcd-key-file" "FILE" One ("no client certificate", r#""/etc/tlog/client.key""#):
+        "PEM file with the private key of etcd-certificate-file.";
+    Documents / "slave-sync" "BOOL" Switch = "false":
+        "Keeps the slave storage cluster of every vdisk that has one up to date with its log. Needs config-source.";
 
     Writing / "flush-size" "N" One = "25":
         "Blocks in an aggregation; that many are flushed at once.";

@@ -39,6 +39,9 @@ pub enum ValueFault {
     /// Not a store address.
     #[error("{0}")]
     Store(#[from] tlog_config::StoreAddressFault),
+    /// Not a source of documents.
+    #[error("{0}")]
+    Source(#[from] tlog_config::SourceAddressFault),
     /// Not a rule of permission.
     #[error("{0}")]
     Permission(#[from] tlog_server::PermissionRuleError),

@@ -2,7 +2,8 @@
 
 mod late_directory;
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -64,6 +65,8 @@ pub struct Stores {
     directories: Vec<Arc<LateDirectory>>,
 }
 
+type Directories = Vec<(PathBuf, Weak<LateDirectory>)>;
+
 /// Makes stores of addresses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StoreOpener {
@@ -71,6 +74,8 @@ pub struct StoreOpener {
     links: Arc<Links>,
     /// What other processes are told of this one, on one line; none: for reading.
     note: Option<String>,
+    /// Those in use: a process opens a directory for writing once, however many clusters name it.
+    directories: Arc<Mutex<Directories>>,
 }
 
 impl Stores {
@@ -88,11 +93,11 @@ impl Stores {
     }
 
     async fn open(settings: &Settings, note: Option<String>) -> Result<Self, StoresError> {
-        let limits = LinkLimits { response: settings.store_timeout, ..LinkLimits::default() };
-        let client = settings.store_tls.client.clone();
-        let client = client.map(|(certificate, key)| ClientCertificate { certificate, key });
-        let tls = TlsOptions { ca_file: settings.store_tls.ca_file.clone(), client };
-        let opener = StoreOpener { links: Arc::new(Links::new(limits, tls)), note };
+        Self::with(StoreOpener::new(settings, note), settings).await
+    }
+
+    /// Those of the settings, by this opener.
+    pub async fn with(opener: StoreOpener, settings: &Settings) -> Result<Self, StoresError> {
         let mut stores = Self { all: Vec::new(), opener, directories: Vec::new() };
         for address in settings.stores() {
             let (store, directory) = stores.opener.open(&address, stores.all.len()).await?;
@@ -165,6 +170,20 @@ pub struct AskedDurability {
 }
 
 impl StoreOpener {
+    /// Opens as the settings say: for writing, with what other processes are told of this one, one line; or for reading.
+    pub fn new(settings: &Settings, note: Option<String>) -> Self {
+        let limits = LinkLimits { response: settings.store_timeout, ..LinkLimits::default() };
+        let client = settings.store_tls.client.clone();
+        let client = client.map(|(certificate, key)| ClientCertificate { certificate, key });
+        let tls = TlsOptions { ca_file: settings.store_tls.ca_file.clone(), client };
+        Self { links: Arc::new(Links::new(limits, tls)), note, directories: Arc::default() }
+    }
+
+    /// The links to servers, shared with whoever else speaks to them.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
     /// The store at an address, as store `number` of a log.
     pub async fn store(
         &self,
@@ -183,7 +202,7 @@ impl StoreOpener {
             StoreAddress::Memory if self.note.is_none() => Err(StoresError::MemoryElsewhere),
             StoreAddress::Memory => Ok((Arc::new(MemoryStore::new(format!("memory:{number}"))), None)),
             StoreAddress::Directory(directory) => {
-                let store = Arc::new(LateDirectory::new(directory.clone(), self.note.clone()));
+                let store = self.directory(directory);
                 if self.note.is_some() {
                     match store.get().await {
                         Ok(_) => {}
@@ -197,6 +216,18 @@ impl StoreOpener {
             }
             StoreAddress::Redis(server) => Ok((self.redis(server)?, None)),
         }
+    }
+
+    fn directory(&self, directory: &Path) -> Arc<LateDirectory> {
+        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        directories.retain(|(_, store)| store.strong_count() > 0);
+        let known = directories.iter().find(|(known, _)| known == directory);
+        if let Some(store) = known.and_then(|(_, store)| store.upgrade()) {
+            return store;
+        }
+        let store = Arc::new(LateDirectory::new(directory.to_owned(), self.note.clone()));
+        directories.push((directory.to_owned(), Arc::downgrade(&store)));
+        store
     }
 
     fn redis(&self, server: &RedisServer) -> Result<Arc<dyn ShardStore>, StoresError> {

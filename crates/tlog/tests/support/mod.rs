@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use tlog_client::ClientOptions;
@@ -108,7 +109,7 @@ pub fn of_one_connection() -> ClientOptions {
 pub struct Server {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
-    log: Option<BufReader<std::process::ChildStderr>>,
+    log: Option<mpsc::Receiver<String>>,
     pub address: SocketAddr,
     pub admin: Option<SocketAddr>,
 }
@@ -121,7 +122,7 @@ impl Server {
 
     fn start_as_is(mut command: Command, admin: bool) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let log = child.stderr.take().map(BufReader::new);
+        let log = child.stderr.take().map(lines_of);
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut after = |words: &str| {
             let mut line = String::new();
@@ -136,15 +137,14 @@ impl Server {
 
     /// Reads its log, where it has one, until a line has these words in it, and answers that line.
     pub fn waits_for_log(&mut self, words: &str) -> String {
-        let log = self.log.as_mut().unwrap();
-        let mut read = String::new();
+        let log = self.log.as_ref().unwrap();
+        let mut read = Vec::new();
         loop {
-            let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "no {words:?} in:\n{read}");
-            if line.contains(words) {
-                return line;
+            match log.recv_timeout(Duration::from_secs(60)) {
+                Ok(line) if line.contains(words) => return line,
+                Ok(line) => read.push(line),
+                Err(_) => panic!("no {words:?} in:\n{}", read.join("\n")),
             }
-            read.push_str(&line);
         }
     }
 
@@ -195,6 +195,19 @@ impl Server {
         let (status, said) = self.wait();
         assert_eq!(status.code(), Some(0), "{said}");
     }
+}
+
+/// Each line as it comes, read along so that whoever writes never waits.
+fn lines_of(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (line, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for text in BufReader::new(from).lines().map_while(Result::ok) {
+            if line.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 impl Drop for Server {

@@ -1,0 +1,68 @@
+//! Which moment of a disk a command is about, and what a person has to say before it can be put together.
+
+use anyhow::anyhow;
+use tlog_player::{DiskStateError, Moment, MomentError, ReadOptions};
+use tlog_proto::{AggregationNumber, Generation, Sequence};
+
+use crate::{moment, reading};
+
+/// Arguments of every command that restores something.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MomentArguments {
+    /// At this moment: RFC 3339, '2h30m ago', 'now'
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["sequence", "aggregation"])]
+    at: Option<String>,
+    /// After the write with this sequence, in the newest generation that has it
+    #[arg(long, value_name = "N", conflicts_with = "aggregation")]
+    sequence: Option<u64>,
+    /// With --sequence: in this generation
+    #[arg(long, value_name = "N", requires = "sequence")]
+    generation: Option<u64>,
+    /// After this aggregation
+    #[arg(long, value_name = "N")]
+    aggregation: Option<u64>,
+    /// Bytes of a block, where the log does not tell
+    #[arg(long, value_name = "BYTES")]
+    block_size: Option<u32>,
+    /// Goes without the newest writes where it cannot be told whether they were acknowledged
+    #[arg(long)]
+    accept_uncertain_end: bool,
+    /// Takes what was written before the history that is kept as zeros
+    #[arg(long)]
+    accept_pruned_base: bool,
+}
+
+impl MomentArguments {
+    pub(crate) fn moment(&self) -> anyhow::Result<Moment> {
+        if let Some(text) = &self.at {
+            return Ok(Moment::At(moment::parse_now(text)?));
+        }
+        if let Some(number) = self.aggregation {
+            return Ok(Moment::Aggregation(AggregationNumber(number)));
+        }
+        Ok(match self.sequence {
+            Some(sequence) => {
+                Moment::Sequence { generation: self.generation.map(Generation), sequence: Sequence(sequence) }
+            }
+            None => Moment::Newest,
+        })
+    }
+
+    pub(crate) fn options(&self) -> ReadOptions {
+        ReadOptions {
+            accept_uncertain_end: self.accept_uncertain_end,
+            accept_pruned_base: self.accept_pruned_base,
+            block_size: self.block_size,
+        }
+    }
+}
+
+/// Why the disk cannot be told at a moment, with what a person may say to go on.
+pub(crate) fn tell(error: DiskStateError) -> anyhow::Error {
+    match error {
+        error @ DiskStateError::Moment(MomentError::UncertainEnd { .. }) => {
+            anyhow!("{error} (--accept-uncertain-end)")
+        }
+        error => reading::tell(error),
+    }
+}

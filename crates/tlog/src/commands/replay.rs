@@ -1,0 +1,149 @@
+//! `tlog replay`: a disk as it was, into a storage cluster.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow, bail};
+use serde_json::{Value, json};
+use tlog_config::{StorageCluster, StoreAddress};
+use tlog_player::slave::{SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave};
+use tlog_proto::VdiskId;
+
+use super::moment_arguments::{self, MomentArguments};
+use super::progress;
+use crate::settings::{Settings, SettingsArgs, show_size};
+use crate::slaves::{show_position, slave_cluster};
+use crate::stores::StoreOpener;
+use crate::{documents, logging, moment, reading};
+
+/// Restores a disk as it was at any moment of its history into a storage cluster, block by block.
+///
+/// For when the cluster with the blocks of a disk is lost: another one, of as many Redis servers as you like, gets them from the log.
+/// Block i is on server i mod (number of servers), in the hash nondedup:VDISK. Each block is written once. If it is interrupted the same
+/// command goes on; until it is done the cluster says that it holds half a disk. A slave syncer can go on from what was replayed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    tlog replay vda --to-cluster spare                              a cluster of the documents, as the disk is now\n  \
+    tlog replay vda --to-cluster spare --at '5m ago'\n  \
+    tlog replay vda --to 10.0.0.1:6379,10.0.0.2:6379 --sequence 1204\n  \
+    tlog replay vda --to redis://:password@10.0.0.1:6379 --overwrite")]
+pub(crate) struct Arguments {
+    /// Which vdisk
+    vdisk: VdiskId,
+    /// To this storage cluster of the documents (config-source)
+    #[arg(long, value_name = "ID", required_unless_present = "to", conflicts_with = "to")]
+    to_cluster: Option<String>,
+    /// To these Redis servers, in order
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    to: Vec<String>,
+    /// With --to: where the position is kept [default: the first server]
+    #[arg(long, value_name = "ADDR", requires = "to")]
+    metadata: Option<String>,
+    #[command(flatten)]
+    moment: MomentArguments,
+    /// Removes what the cluster holds of the vdisk
+    #[arg(long)]
+    overwrite: bool,
+    /// Prints what was done as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+impl Arguments {
+    async fn target(&self, settings: &Settings) -> anyhow::Result<StorageCluster> {
+        let address = |text: &String| Ok::<_, anyhow::Error>(StoreAddress::parse(text)?);
+        let Some(id) = &self.to_cluster else {
+            let data = self.to.iter().map(address).collect::<Result<_, _>>()?;
+            let metadata = self.metadata.as_ref().map(address).transpose()?;
+            return Ok(StorageCluster {
+                id: "of --to".to_owned(),
+                data,
+                metadata,
+                shards: Default::default(),
+            });
+        };
+        let Some(documents) = &settings.documents else {
+            bail!(
+                "--to-cluster names a storage cluster of the documents: set config-source, or name servers with --to"
+            );
+        };
+        let configuration = documents::open(documents).await?;
+        let cluster = configuration.storage_cluster(id).borrow().clone();
+        let cluster =
+            cluster.with_context(|| format!("there is no storage cluster {id} in {}", documents.source))?;
+        Ok((*cluster).clone())
+    }
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&arguments.settings)?;
+    logging::init_for_tool(&settings.logging);
+    let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment()?);
+    let target = arguments.target(&settings).await?;
+    let settings = settings.of_vdisk(vdisk).await?;
+    let slave = slave_cluster(StoreOpener::new(&settings, None).links(), vdisk, &target)?;
+    let reader = reading::open(&settings, vdisk).await?;
+    let keys = reading::keys_of(&settings, vdisk)?;
+    let state = reader.disk_state(&keys, moment, &arguments.moment.options()).await;
+    let state = state.map_err(moment_arguments::tell)?;
+    if state.reached().is_none() {
+        bail!("vdisk {vdisk}: its log is empty, there is nothing to replay");
+    }
+    let options = SlaveRestoreOptions { overwrite: arguments.overwrite, ..SlaveRestoreOptions::default() };
+    let bar = progress::of_bytes("replaying");
+    let done = restore_to_slave(&reader, &keys, &state, &slave, &options, |progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes);
+        bar.set_message(moment::show(progress.position));
+    });
+    let done = done.await;
+    bar.finish_and_clear();
+    let done = done.map_err(|error| match error {
+        SlaveRestoreError::Occupied { .. } | SlaveRestoreError::OtherRestore { .. } => {
+            anyhow!("{error} (--overwrite)")
+        }
+        error => tell_restore(error),
+    })?;
+    match arguments.json {
+        true => println!("{}", summary_json(vdisk, &target.id, &done)),
+        false => println!("vdisk {vdisk}: storage cluster {} {}", target.id, in_words(&done)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a cluster does not hold the disk, with moments as a person writes them.
+pub(super) fn tell_restore(error: SlaveRestoreError) -> anyhow::Error {
+    match error {
+        SlaveRestoreError::DiskState(error) => moment_arguments::tell(error),
+        error => error.into(),
+    }
+}
+
+/// Behind the name of what holds it now.
+pub(super) fn in_words(done: &SlaveRestoreSummary) -> String {
+    let at = done.position.last.map(|last| {
+        format!(" as it was at {} (sequence {})", moment::show(last.timestamp), last.position.sequence)
+    });
+    let resumed = if done.resumed { ", gone on with where it was interrupted" } else { "" };
+    format!(
+        "holds the disk{}: {} blocks, {} of them ({}) written now{resumed}",
+        at.unwrap_or_default(),
+        done.blocks_total,
+        done.blocks,
+        show_size(done.bytes)
+    )
+}
+
+pub(super) fn summary_json(vdisk: &VdiskId, cluster: &str, done: &SlaveRestoreSummary) -> Value {
+    json!({
+        "vdisk": vdisk.as_str(),
+        "cluster": cluster,
+        "position": show_position(&done.position),
+        "resumed": done.resumed,
+        "aggregations_read": done.aggregations,
+        "blocks_written": done.blocks,
+        "bytes_written": done.bytes,
+        "blocks": done.blocks_total,
+    })
+}
