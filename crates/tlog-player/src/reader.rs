@@ -31,6 +31,8 @@ pub struct LogReader {
     extent: Extent,
     last_id: Option<AggregationId>,
     before: Before,
+    /// What opens history of format 1, should there be any.
+    format1: Option<Keys>,
     on_progress: Option<OnProgress>,
 }
 
@@ -107,10 +109,18 @@ impl LogReader {
         let before = if may_have_format1 { Before::Unknown } else { Before::Nothing };
         let (extent, last_id) = determine(&stores, &survey, before.id()).await;
         let is_unknown = survey.is_new() && survey.identities().iter().all(Option::is_none);
-        let mut reader =
-            Self { given, stores, survey: Arc::new(survey), extent, last_id, before, on_progress: None };
+        let mut reader = Self {
+            given,
+            stores,
+            survey: Arc::new(survey),
+            extent,
+            last_id,
+            before,
+            format1,
+            on_progress: None,
+        };
         if may_have_format1 {
-            reader.before = reader.find_before(format1).await?;
+            reader.before = reader.find_before().await?;
         }
         if is_unknown && reader.before.chain().is_none() {
             let unreachable = reader.survey.views.iter().filter_map(|view| view.answer.as_ref().err());
@@ -125,15 +135,20 @@ impl LogReader {
         Ok(reader)
     }
 
-    /// The log as it is now. Cheaper than opening it anew: what was before aggregation 1 is known already.
+    /// The log as it is now. Cheaper than opening it anew: what is before aggregation 1 is known already, once there is one.
     pub async fn refreshed(&self) -> Result<Self, OpenError> {
         let (stores, survey) = surveyed(&self.given).await?;
         let (extent, last_id) = determine(&stores, &survey, self.before.id()).await;
-        Ok(Self { stores, survey: Arc::new(survey), extent, last_id, ..self.clone() })
+        let mut reader = Self { stores, survey: Arc::new(survey), extent, last_id, ..self.clone() };
+        if (self.extent.is_empty() || reader.extent.is_empty()) && reader.stores.may_have_chain() {
+            reader.before = reader.find_before().await?;
+        }
+        Ok(reader)
     }
 
     /// What is before aggregation 1.
-    async fn find_before(&self, keys: Option<Keys>) -> Result<Before, OpenError> {
+    async fn find_before(&self) -> Result<Before, OpenError> {
+        let keys = self.format1.clone();
         if self.extent.is_empty() && self.extent.first.0 <= 1 {
             return Before::of_lists(&self.stores, keys).await;
         }

@@ -263,6 +263,8 @@ impl<T: Send + Sync + 'static> Engine<T> {
     /// Answers those who wait for what the slave holds.
     async fn answer(&mut self) -> Result<(), Parted> {
         let Some(session) = &mut self.session else { return Ok(()) };
+        // Who is gone does not switch any more.
+        self.pending.retain(|request| !request.answer.is_closed());
         let at = session.at().last.map(|last| last.position);
         if !self.pending.iter().any(|request| request.position <= at) {
             return Ok(());

@@ -219,6 +219,10 @@ impl Follower {
                 None => NeedsResync::SlaveAhead { applied: given, last: *last }.into(),
             });
         }
+        if last.0 == 0 && self.reader.before().id().is_some_and(|id| id != self.from.id) {
+            // Format 1 has gone on, or the log was begun anew.
+            return Err(NeedsResync::Format1.into());
+        }
         let needed = self.listed.front().map_or(self.next, |info| info.number);
         if needed < *first {
             return Err(NeedsResync::Pruned { next: needed, first: *first }.into());

@@ -117,8 +117,10 @@ pub enum NeedsResync {
         /// Lowest number that is kept.
         first: AggregationNumber,
     },
-    /// The log begins in format 1, which cannot be applied write by write.
-    #[error("the history of the disk begins in format 1, and the slave is empty")]
+    /// What comes next in the log is in format 1, which cannot be applied write by write.
+    #[error(
+        "history of the disk that it does not hold is in format 1, which cannot be applied write by write"
+    )]
     Format1,
     /// It was restored to a moment within history of format 1.
     #[error("it was restored to a moment within history of format 1, from which nothing leads on")]

@@ -1,9 +1,11 @@
 //! A disk switches to its slave.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tlog_player::slave::{SlaveSyncState, SlaveWaitError, Standing};
+use tlog_proto::LogPosition;
 use tlog_store::slave::SlaveMark;
 
 use crate::scene::{Stores, Written, until, within};
@@ -106,6 +108,20 @@ async fn an_empty_slave_can_be_stopped_and_is_not_touched_then() {
     cluster.start(true).await.unwrap();
     within(syncer.wait_until(written.end())).await.unwrap();
     assert_eq!(stores.disk(&written.log), *written.disk());
+}
+
+#[tokio::test]
+async fn who_does_not_wait_any_more_does_not_switch() {
+    let mut written = Written::new(47).await;
+    written.append(2).await;
+    let stores = Stores::new(2, false);
+    let syncer = written.syncer(stores.cluster(&written.log));
+    let later = LogPosition { sequence: written.end().sequence.next(), ..written.end() };
+    let given_up = tokio::time::timeout(Duration::from_millis(20), syncer.hand_over(Some(later))).await;
+    assert!(given_up.is_err());
+    written.append(2).await;
+    within(syncer.wait_until(written.end())).await.unwrap();
+    assert_eq!(*stores.cluster(&written.log).state().await.unwrap().mark(), SlaveMark::Running);
 }
 
 #[tokio::test]

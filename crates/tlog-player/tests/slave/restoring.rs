@@ -220,8 +220,16 @@ async fn a_disk_of_format_1_is_restored_and_followed_when_its_log_goes_on_in_for
     log.append_link(&[set_block(1, 1, 1, vec![1; 64]), set_block(2, 2, 1, vec![2; 64])]).await;
     log.append_link(&[set_block(3, 1, 1, vec![3; 64]), set_block(4, 3, 1, vec![4; 64])]).await;
     let mut written = Written::on(log, 78);
+    // One that goes on in format 1 cannot be followed.
+    let early = Stores::new(3, false);
+    restore(&written, &early.cluster(&written.log), after(4), SlaveRestoreOptions::default()).await.unwrap();
+    let follower = written.syncer(early.cluster(&written.log));
+    until(&follower, |state| *state == SlaveSyncState::UpToDate).await;
+    written.log.append_link(&[set_block(5, 3, 1, vec![5; 64])]).await;
+    let status = until(&follower, |state| matches!(state, SlaveSyncState::NeedsResync(_))).await;
+    assert_eq!(status.state, SlaveSyncState::NeedsResync(NeedsResync::Format1));
     let (whole, within_one) = (Stores::new(3, false), Stores::new(3, false));
-    restore(&written, &whole.cluster(&written.log), after(4), SlaveRestoreOptions::default()).await.unwrap();
+    restore(&written, &whole.cluster(&written.log), after(5), SlaveRestoreOptions::default()).await.unwrap();
     restore(&written, &within_one.cluster(&written.log), after(3), SlaveRestoreOptions::default())
         .await
         .unwrap();
@@ -230,7 +238,7 @@ async fn a_disk_of_format_1_is_restored_and_followed_when_its_log_goes_on_in_for
     assert_eq!(within_one.disk(&written.log).keys().copied().collect::<Vec<_>>(), [1, 2]);
 
     written.log.open(Epoch(1), &[0, 1, 2]).await;
-    (written.log.next, written.log.sequence) = (number(1), 5);
+    (written.log.next, written.log.sequence) = (number(1), 6);
     written.append(3).await;
     let syncer = written.syncer(whole.cluster(&written.log));
     within(syncer.wait_until(written.end())).await.unwrap();
