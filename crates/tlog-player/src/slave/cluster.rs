@@ -76,6 +76,15 @@ impl SlaveError {
     }
 }
 
+impl SlaveSurvey {
+    /// What all stores have; what the first said that did not answer.
+    pub fn into_state(self) -> Result<SlaveState, StoreError> {
+        let Self { record: (metadata, record), parts } = self;
+        let parts = parts.into_iter().map(|(address, part)| Ok((address, part?)));
+        Ok(SlaveState { metadata, record: record?, parts: parts.collect::<Result<_, StoreError>>()? })
+    }
+}
+
 impl SlaveState {
     /// Blocks on all data stores.
     pub fn blocks(&self) -> u64 {
@@ -137,9 +146,7 @@ impl SlaveCluster {
 
     /// What all stores have. Changes nothing.
     pub async fn state(&self) -> Result<SlaveState, SlaveError> {
-        let SlaveSurvey { record: (metadata, record), parts } = self.survey().await;
-        let parts = parts.into_iter().map(|(address, part)| Ok((address, part?)));
-        Ok(SlaveState { metadata, record: record?, parts: parts.collect::<Result<_, StoreError>>()? })
+        Ok(self.survey().await.into_state()?)
     }
 
     /// Says that the slave is somebody's primary from now on: whoever applies a log to it is fenced, and nobody may begin to, also

@@ -174,21 +174,26 @@ pub async fn restore_to_slave(
 ) -> Result<SlaveRestoreSummary, SlaveRestoreError> {
     let target = target_of(state);
     let found = slave.state().await?;
-    plan(slave, &found, &target, options)?;
+    if let Plan::IsThere = plan(slave, &found, &target, options)? {
+        return Ok(SlaveRestoreSummary {
+            position: target,
+            resumed: true,
+            aggregations: 0,
+            blocks: 0,
+            bytes: 0,
+            blocks_total: state.block_count() as u64,
+        });
+    }
     let epoch = slave.promise(&found, COMMAND, Claim::Over).await?;
     slave.raise(epoch).await?;
     // From here on nobody else changes it; before, somebody may have.
     let plan = plan(slave, &slave.state().await?, &target, options)?;
-    let fill = match plan {
-        Plan::GoOn { fill, .. } => fill,
-        Plan::Anew => new_fill()?,
+    let (fill, done, resumed) = match plan {
+        Plan::GoOn { fill, done } => (fill, done, true),
+        Plan::Anew | Plan::IsThere => (new_fill()?, None, false),
     };
     let jobs = jobs(state);
     let total = jobs.len() as u64;
-    let done = match plan {
-        Plan::GoOn { done, .. } => done,
-        Plan::Anew => None,
-    };
     let left: Vec<(u64, Job)> = jobs.into_iter().filter(|(_, job)| Some(key(job)) > done).collect();
     let notes = Notes {
         slave: slave.clone(),
@@ -205,7 +210,7 @@ pub async fn restore_to_slave(
         noting: tokio::sync::Mutex::new(Noted { count: 0, at: Instant::now() }),
     };
     notes.note(0).await?;
-    if matches!(plan, Plan::Anew) {
+    if !resumed {
         slave.clear(epoch).await?;
     }
     slave.begin(epoch, fill, None).await?;
@@ -236,7 +241,7 @@ pub async fn restore_to_slave(
     complete(slave, epoch, fill, state, target).await?;
     Ok(SlaveRestoreSummary {
         position: target,
-        resumed: matches!(plan, Plan::GoOn { .. }),
+        resumed,
         aggregations: so_far.aggregations - before,
         blocks: so_far.blocks,
         bytes: so_far.bytes,
@@ -272,6 +277,8 @@ enum Plan {
     GoOn { fill: FillId, done: Option<(u8, AggregationNumber)> },
     /// Everything that is there goes first.
     Anew,
+    /// It is complete: only the answer was lost.
+    IsThere,
 }
 
 fn plan(
@@ -292,6 +299,13 @@ fn plan(
                 part.is_some_and(|part| (part.fill, part.index, part.stores) == (fill, at, stores))
             });
             Ok(if is_whole { Plan::GoOn { fill, done: restoring.done } } else { Plan::Anew })
+        }
+        (Standing::Filled { position, applied, .. }, _)
+            if !options.overwrite
+                && position == *target
+                && applied.iter().all(|applied| *applied == target.point) =>
+        {
+            Ok(Plan::IsThere)
         }
         _ if options.overwrite => Ok(Plan::Anew),
         (Standing::Restoring(restoring), _) => {

@@ -101,6 +101,9 @@ async fn a_restore_that_was_interrupted_between_any_two_steps_is_no_disk_and_goe
                 Standing::Filled { .. } => {
                     assert!(loses_answer);
                     assert_eq!(stores.disk(&written.log), written.after[write].1);
+                    let again =
+                        restore(&written, &cluster, after(write), SlaveRestoreOptions::default()).await;
+                    assert_eq!(again.unwrap().blocks, 0);
                     break;
                 }
                 other => panic!("after {steps} steps: {other:?}"),
