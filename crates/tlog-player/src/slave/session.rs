@@ -58,6 +58,7 @@ impl From<NeedsResync> for Parted {
 #[derive(Debug)]
 pub(crate) struct Session {
     slave: SlaveCluster,
+    owner: SlaveOwner,
     epoch: Epoch,
     fill: FillId,
     at: SlavePosition,
@@ -86,11 +87,11 @@ impl Session {
         // Nobody else writes from here on; before, somebody may have.
         let Found { fill, at, applied, recorded, cursor } = look.at(&slave, &slave.state().await?).await?;
         let mut session = match fill {
-            Some(fill) => Self { slave, epoch, fill, at, applied, recorded: Some(recorded) },
+            Some(fill) => Self { slave, owner, epoch, fill, at, applied, recorded: Some(recorded) },
             None => {
                 let fill = new_fill()?;
                 slave.begin(epoch, fill, Some(at.point)).await?;
-                Self { slave, epoch, fill, at, applied, recorded: None }
+                Self { slave, owner, epoch, fill, at, applied, recorded: None }
             }
         };
         // Of a new fill the record comes last: without it the parts are those of one that was interrupted.
@@ -147,8 +148,11 @@ impl Session {
     /// Stops whoever would apply more: the slave is somebody's primary from now on.
     pub(crate) async fn hand_over(&mut self) -> Result<(), SlaveError> {
         self.check().await?;
-        // Nobody else holds an epoch, and this one applies nothing any more. The next to ask sees the mark.
-        self.slave.keep(self.epoch, &self.as_record(SlaveMark::Stopped)).await
+        let state = self.slave.state().await?;
+        self.epoch = self.slave.promise(&state, self.owner, Claim::Back).await?;
+        self.slave.keep(self.epoch, &self.as_record(SlaveMark::Stopped)).await?;
+        // Nobody else can write anyway. But a metadata store that is set back and forgets the mark is told by this from now on.
+        self.slave.raise(self.epoch).await
     }
 
     fn as_record(&self, mark: SlaveMark) -> SlaveRecord {

@@ -65,7 +65,8 @@ impl SlaveState {
                 _ => Err(NeedsResync::MetadataLost { address: self.metadata.clone() }),
             };
         };
-        if parts().any(|part| Some(part.applied) != begun || part.applied.is_none()) {
+        let differ = parts().any(|part| Some(part.applied) != begun || part.applied.is_none());
+        if differ || self.metadata_is_set_back() {
             return Err(NeedsResync::MetadataLost { address: self.metadata.clone() });
         }
         Ok(Standing::Legacy { sequence, begun: begun.flatten() })
@@ -75,6 +76,9 @@ impl SlaveState {
         let stores = self.parts.len() as u32;
         let record = &self.record.record;
         let position = record.position.ok_or(NeedsResync::WasStopped)?;
+        if self.metadata_is_set_back() {
+            return Err(NeedsResync::MetadataLost { address: self.metadata.clone() });
+        }
         let mut applied = Vec::with_capacity(self.parts.len());
         for (index, (address, state)) in (0..).zip(&self.parts) {
             let part = state.part.as_ref().filter(|part| part.fill == fill);
@@ -108,5 +112,11 @@ impl SlaveState {
         }
         let recorded = record.applied.clone();
         Ok(Standing::Filled { fill, position, recorded, applied })
+    }
+
+    /// Every epoch is promised on the metadata store first. Where a data store knows a higher one, that of the metadata store was
+    /// forgotten, and with it perhaps that the slave was stopped.
+    fn metadata_is_set_back(&self) -> bool {
+        self.parts.iter().any(|(_, state)| state.epoch > self.record.epoch)
     }
 }

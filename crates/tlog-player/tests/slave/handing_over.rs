@@ -72,6 +72,32 @@ async fn a_slave_that_was_written_to_is_found_out_where_that_can_be_seen_though_
 }
 
 #[tokio::test]
+async fn a_metadata_store_that_forgets_that_the_slave_was_stopped_makes_nobody_write_over_a_primary() {
+    for by_command in [true, false] {
+        let mut written = Written::new(48).await;
+        written.append(6).await;
+        let stores = Stores::new(2, true);
+        let cluster = stores.cluster(&written.log);
+        let syncer = written.syncer(cluster.clone());
+        within(syncer.wait_until(written.end())).await.unwrap();
+        let older = stores.metadata.copy();
+        if by_command {
+            cluster.stop().await.unwrap();
+        } else {
+            within(syncer.hand_over(Some(written.end()))).await.unwrap();
+        }
+        syncer.stop().await;
+        older(&stores.metadata);
+        written.append(3).await;
+        let syncer = written.syncer(cluster);
+        let status = until(&syncer, |state| matches!(state, SlaveSyncState::NeedsResync(_))).await;
+        assert!(
+            matches!(status.state, SlaveSyncState::NeedsResync(reason) if reason.kind() == "metadata_lost")
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_stop_that_was_interrupted_is_finished_by_the_next_one() {
     let mut written = Written::new(43).await;
     written.append(3).await;

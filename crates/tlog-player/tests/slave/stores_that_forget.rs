@@ -1,10 +1,12 @@
 //! Stores of the slave lose what they have answered.
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tlog_player::slave::{NeedsResync, SlaveSyncState, SlaveWaitError};
 use tlog_proto::VdiskId;
 use tlog_store::slave::MemorySlave;
 
-use crate::scene::{Stores, Written, until, within};
+use crate::scene::{Stores, Written, is_waiting, until, within};
 
 /// Something is done to a slave that is up to date, while its syncer runs, or before the next one starts: it needs a resync.
 async fn check(count: usize, own_metadata: bool, harm: impl Fn(&Stores, &VdiskId), kind: &str) {
@@ -79,7 +81,7 @@ async fn a_data_store_that_is_set_back_needs_a_resync_whichever_writes_it_lost()
             let mut written = Written::new(24).await;
             written.append(10).await;
             let syncer = written.syncer(stores.cluster(&written.log));
-            until(&syncer, crate::scene::is_waiting).await;
+            until(&syncer, is_waiting).await;
             syncer.stop().await;
             let older = stores.data[store].copy();
             stores.gate.open();
@@ -122,8 +124,7 @@ async fn a_store_that_lost_what_the_record_does_not_know_of_yet_is_found_by_read
             written.append(6).await;
             stores.gate.close_after(steps, false);
             let syncer = written.syncer(stores.cluster(&written.log));
-            until(&syncer, |state| crate::scene::is_waiting(state) || *state == SlaveSyncState::UpToDate)
-                .await;
+            until(&syncer, |state| is_waiting(state) || *state == SlaveSyncState::UpToDate).await;
             syncer.stop().await;
             stores.gate.open();
             older(&stores.data[store]);
@@ -176,4 +177,47 @@ async fn blocks_that_nobody_says_anything_of_need_a_resync() {
     let status = until(&syncer, |state| matches!(state, SlaveSyncState::NeedsResync(_))).await;
     let expected = NeedsResync::BlocksWithoutPosition { blocks: 1 };
     assert_eq!(status.state, SlaveSyncState::NeedsResync(expected));
+}
+
+#[tokio::test]
+async fn whatever_stores_forget_and_whenever_nobody_goes_on_with_holes() {
+    let (mut went_on, mut needed_a_resync) = (0, 0);
+    for seed in 0..150 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut written = Written::new(1000 + seed).await;
+        let stores = Stores::new(rng.random_range(1..=4), rng.random());
+        let all: Vec<_> = stores.data.iter().chain([&stores.metadata]).cloned().collect();
+        let mut copies: Vec<(usize, Box<dyn FnOnce(&MemorySlave)>)> = Vec::new();
+        for _ in 0..8 {
+            written.append(rng.random_range(0..4)).await;
+            stores.gate.close_after(rng.random_range(0..60), rng.random());
+            let syncer = written.syncer(stores.cluster(&written.log));
+            until(&syncer, |state| is_waiting(state) || *state == SlaveSyncState::UpToDate).await;
+            syncer.stop().await;
+            stores.gate.open();
+            let of = rng.random_range(0..all.len());
+            copies.push((of, Box::new(all[of].copy())));
+        }
+        // One or two are set back, to any of the states that they were in, or emptied.
+        for _ in 0..rng.random_range(1..=2) {
+            if rng.random_ratio(1, 5) {
+                all[rng.random_range(0..all.len())].wipe();
+            } else if !copies.is_empty() {
+                let (of, copy) = copies.swap_remove(rng.random_range(0..copies.len()));
+                copy(&all[of]);
+            }
+        }
+        let syncer = written.syncer(stores.cluster(&written.log));
+        let status = until(&syncer, |state| {
+            matches!(state, SlaveSyncState::NeedsResync(_)) || *state == SlaveSyncState::UpToDate
+        })
+        .await;
+        if status.state == SlaveSyncState::UpToDate {
+            assert_eq!(stores.disk(&written.log), *written.disk(), "seed {seed}");
+            went_on += 1;
+        } else {
+            needed_a_resync += 1;
+        }
+    }
+    assert!(went_on > 10 && needed_a_resync > 50, "{went_on} and {needed_a_resync}");
 }
