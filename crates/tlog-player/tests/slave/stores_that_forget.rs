@@ -8,6 +8,9 @@ use tlog_store::slave::MemorySlave;
 
 use crate::scene::{Stores, Written, is_waiting, until, within};
 
+/// Gives a store back what it had.
+type Older = Box<dyn FnOnce(&MemorySlave)>;
+
 /// Something is done to a slave that is up to date, while its syncer runs, or before the next one starts: it needs a resync.
 async fn check(count: usize, own_metadata: bool, harm: impl Fn(&Stores, &VdiskId), kind: &str) {
     for while_running in [true, false] {
@@ -187,7 +190,7 @@ async fn whatever_stores_forget_and_whenever_nobody_goes_on_with_holes() {
         let mut written = Written::new(1000 + seed).await;
         let stores = Stores::new(rng.random_range(1..=4), rng.random());
         let all: Vec<_> = stores.data.iter().chain([&stores.metadata]).cloned().collect();
-        let mut copies: Vec<(usize, Box<dyn FnOnce(&MemorySlave)>)> = Vec::new();
+        let mut copies: Vec<(usize, Older)> = Vec::new();
         for _ in 0..8 {
             written.append(rng.random_range(0..4)).await;
             stores.gate.close_after(rng.random_range(0..60), rng.random());
