@@ -112,6 +112,7 @@ fn a_cluster_that_cannot_be_a_slave_is_refused_with_the_reason() {
             id: "s".into(),
             data: data.iter().map(address).collect(),
             metadata: metadata.as_ref().map(address),
+            shards: Default::default(),
         };
         match (slave_servers(&Links::default(), &cluster), expected) {
             (Ok(servers), Ok((count, metadata))) => {
