@@ -8,15 +8,16 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use tlog_player::LogReader;
 use tlog_player::slave::{
-    SlaveCluster, SlaveRestoreError, SlaveRestoreOptions, SlaveState, SlaveSurvey, Standing, resync_slave,
+    SlaveCluster, SlaveLag, SlaveRestoreError, SlaveRestoreOptions, SlaveState, SlaveSurvey, Standing,
+    lag_behind, resync_slave,
 };
 use tlog_proto::VdiskId;
-use tlog_store::slave::SlaveMark;
+use tlog_store::slave::{SlaveMark, SlavePoint, SlavePosition};
 
 use super::progress;
 use super::replay::{in_words, summary_json, tell_restore};
 use crate::settings::{Settings, SettingsArgs};
-use crate::slaves::{show_position, show_restoring, slave_cluster};
+use crate::slaves::{show_lag, show_position, show_restoring, slave_cluster};
 use crate::stores::StoreOpener;
 use crate::{logging, moment, reading};
 
@@ -203,8 +204,15 @@ async fn status(arguments: StatusArguments) -> anyhow::Result<ExitCode> {
         ) => true,
         (Some(Standing::Restoring(_) | Standing::NeedsResync(_)) | None, _) => false,
     };
-    let shown =
-        Shown { cluster: &cluster, survey: &survey, state: state.as_ref().ok(), standing, log: log.as_ref() };
+    let lag = match (&state, &log) {
+        (Ok(state), Ok(log)) => {
+            let nothing = SlavePosition { point: SlavePoint::START, last: None };
+            Some(lag_behind(log, &state.position().unwrap_or(nothing)).await?)
+        }
+        _ => None,
+    };
+    let (state, log) = (state.as_ref().ok(), log.as_ref());
+    let shown = Shown { cluster: &cluster, survey: &survey, state, standing, lag, log };
     let mut out = io::stdout().lock();
     match arguments.json {
         true => writeln!(out, "{}", shown.as_json(&arguments.vdisk))?,
@@ -220,19 +228,12 @@ struct Shown<'a> {
     survey: &'a SlaveSurvey,
     state: Option<&'a SlaveState>,
     standing: Option<Standing>,
+    /// None where slave or log cannot be asked.
+    lag: Option<SlaveLag>,
     log: Result<&'a LogReader, &'a anyhow::Error>,
 }
 
 impl Shown<'_> {
-    /// Aggregations of which the slave lacks something; none where one of the two cannot be asked.
-    fn lag(&self) -> Option<u64> {
-        let applied = match self.state?.position() {
-            Some(position) => position.point.aggregation.0,
-            None => 0,
-        };
-        Some(self.log.ok()?.extent().last.0.saturating_sub(applied))
-    }
-
     fn silent(&self) -> Vec<String> {
         let SlaveSurvey { record: (_, record), parts } = self.survey;
         let parts = parts.iter().filter_map(|(_, part)| part.as_ref().err());
@@ -260,7 +261,7 @@ impl Shown<'_> {
             },
             "position": self.state.and_then(|state| state.position()).as_ref().map(show_position),
             "blocks": self.state.map(SlaveState::blocks),
-            "lag_aggregations": self.lag(),
+            "lag": self.lag.as_ref().map(show_lag),
             "log_last_aggregation": self.log.ok().map(|log| log.extent().last.0),
             "stores": self.survey.parts.iter().map(|(address, part)| json!({
                 "address": address,
@@ -303,9 +304,13 @@ impl Shown<'_> {
         if let Some(state) = self.state {
             say("blocks", state.blocks().to_string());
         }
-        match (self.lag(), self.log) {
-            (Some(0), _) => say("behind", "nothing".to_owned()),
-            (Some(lag), _) => say("behind", format!("{lag} aggregations")),
+        match (self.lag, self.log) {
+            (Some(SlaveLag { aggregations: 0, .. }), _) => say("behind", "nothing".to_owned()),
+            (Some(SlaveLag { aggregations, blocks, since }), _) => {
+                let blocks = blocks.map(|blocks| format!(", {blocks} writes")).unwrap_or_default();
+                let since = since.map(|since| format!(", since {}", moment::show(since))).unwrap_or_default();
+                say("behind", format!("{aggregations} aggregations{blocks}{since}"))
+            }
             (None, Err(error)) => say("behind", format!("not known: {error:#}")),
             (None, Ok(_)) => say("behind", "not known".to_owned()),
         }

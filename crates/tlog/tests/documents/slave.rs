@@ -165,7 +165,7 @@ async fn is_a_prefix(site: &Site, written: &[(u64, Vec<u8>)], at_least: usize) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_slave_is_a_prefix_of_the_log_whatever_is_killed() {
-    kills(20).await;
+    kills(100).await;
 }
 
 async fn kills(rounds: usize) {
@@ -214,10 +214,57 @@ async fn kills(rounds: usize) {
     client.close().await;
     up_to_date(&server).await;
     let told = site.told();
-    assert_eq!((&told["lag_aggregations"], &told["state"]), (&0.into(), &"filled".into()));
+    assert_eq!((&told["lag"]["aggregations"], &told["state"]), (&0.into(), &"filled".into()));
     assert_eq!(told["position"]["sequence"].as_u64().unwrap(), written.len() as u64);
     assert_eq!(is_a_prefix(&site, &written, written.len()).await, written.len());
-    let _ = status(&server).await;
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_far_a_slave_is_behind_is_told_exactly() {
+    let site = Site::new(2);
+    let server = site.place.server(&[]);
+    let client = connect(&server).await;
+    let write = async |aggregations: u64| {
+        for _ in 0..aggregations {
+            for index in 0..5 {
+                client.set(BlockIndex::new(index).unwrap(), vec![7; BLOCK]).await.unwrap();
+            }
+            client.flush().await.unwrap();
+        }
+    };
+    write(3).await;
+    up_to_date(&server).await;
+    let lag_is = async |server: &Server, aggregations: u64, blocks: u64| {
+        until(server, "the lag is exact", |status| {
+            let lag = &slave_of(status)["lag"];
+            lag["aggregations"] == aggregations && lag["blocks"] == blocks
+        })
+        .await;
+    };
+    // The store of the first block is away: nothing is applied from there on.
+    site.slave[0].kill();
+    write(7).await;
+    until(&server, "it waits", |status| slave_of(status)["state"] == "waiting_for_slave").await;
+    lag_is(&server, 7, 35).await;
+    assert!(slave_of(&status(&server).await)["lag"]["since"].is_string());
+    let told = site.place.tlog(&["slave", "status", "a"]);
+    assert_eq!(told.status.code(), Some(1));
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("stores do not answer") && told.contains("behind     not known"), "{told}");
+    site.slave[0].restart();
+    up_to_date(&server).await;
+    lag_is(&server, 0, 0).await;
+    // The tool tells it without a syncer.
+    client.close().await;
+    server.stop();
+    let server = site.place.server(&["--slave-sync=false"]);
+    let client = connect(&server).await;
+    client.set(BlockIndex::new(1).unwrap(), vec![8; BLOCK]).await.unwrap();
+    client.close_after_flush().await.unwrap();
+    let told = site.told();
+    assert_eq!((&told["lag"]["aggregations"], &told["lag"]["blocks"]), (&1.into(), &1.into()), "{told}");
+    assert!(site.place.tlog_ok(&["slave", "status", "a"]).contains("behind     1 aggregations, 1 writes"));
     server.stop();
 }
 
