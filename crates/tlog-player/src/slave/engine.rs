@@ -46,6 +46,8 @@ pub(crate) struct Engine<T> {
     jitter: SmallRng,
     /// Whether this owner has had the slave: then it does not take it from whoever has it now.
     had: bool,
+    /// Whether it was said that the slave is as its log, and nothing else since.
+    told: bool,
     reader: Option<LogReader>,
     session: Option<Session>,
     known: Option<Known>,
@@ -77,6 +79,7 @@ impl<T: Send + Sync + 'static> Engine<T> {
             owner,
             jitter: SmallRng::seed_from_u64(seed),
             had: false,
+            told: false,
             reader: None,
             session: None,
             known: None,
@@ -423,7 +426,14 @@ impl<T: Send + Sync + 'static> Engine<T> {
         self.set_state(SlaveSyncState::UpToDate);
     }
 
-    fn set_state(&self, state: SlaveSyncState) {
+    fn set_state(&mut self, state: SlaveSyncState) {
+        match state {
+            SlaveSyncState::UpToDate if !std::mem::replace(&mut self.told, true) => {
+                tracing::info!(vdisk = %self.slave.vdisk(), "the slave is as its log, and is kept so");
+            }
+            SlaveSyncState::UpToDate | SlaveSyncState::Starting | SlaveSyncState::Syncing => {}
+            _ => self.told = false,
+        }
         let kind = |state: &SlaveSyncState| state.kind();
         self.status.send_if_modified(|status| {
             if status.state == state {

@@ -56,12 +56,8 @@ impl Arguments {
         let Some(id) = &self.to_cluster else {
             let data = self.to.iter().map(address).collect::<Result<_, _>>()?;
             let metadata = self.metadata.as_ref().map(address).transpose()?;
-            return Ok(StorageCluster {
-                id: "of --to".to_owned(),
-                data,
-                metadata,
-                shards: Default::default(),
-            });
+            let id = "of these servers".to_owned();
+            return Ok(StorageCluster { id, data, metadata, shards: Default::default() });
         };
         let Some(documents) = &settings.documents else {
             bail!(
@@ -105,9 +101,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         error => tell_restore(error),
     })?;
+    let target = arguments.to_cluster.clone().unwrap_or_else(|| slave.to_string());
     match arguments.json {
-        true => println!("{}", summary_json(vdisk, &target.id, &done)),
-        false => println!("vdisk {vdisk}: storage cluster {} {}", target.id, in_words(&done)),
+        true => println!("{}", summary_json(vdisk, &target, &done)),
+        false => println!("vdisk {vdisk}: {target} {}", in_words(&done)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -125,14 +122,16 @@ pub(super) fn in_words(done: &SlaveRestoreSummary) -> String {
     let at = done.position.last.map(|last| {
         format!(" as it was at {} (sequence {})", moment::show(last.timestamp), last.position.sequence)
     });
-    let resumed = if done.resumed { ", gone on with where it was interrupted" } else { "" };
-    format!(
-        "holds the disk{}: {} blocks, {} of them ({}) written now{resumed}",
-        at.unwrap_or_default(),
-        done.blocks_total,
-        done.blocks,
-        show_size(done.bytes)
-    )
+    let now = match (done.resumed, done.aggregations) {
+        (true, 0) => "it held it already".to_owned(),
+        (true, _) => format!(
+            "{} of them ({}) written now, where it had been interrupted",
+            done.blocks,
+            show_size(done.bytes)
+        ),
+        (false, _) => format!("{} written", show_size(done.bytes)),
+    };
+    format!("holds the disk{}: {} blocks, {now}", at.unwrap_or_default(), done.blocks_total)
 }
 
 pub(super) fn summary_json(vdisk: &VdiskId, cluster: &str, done: &SlaveRestoreSummary) -> Value {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tlog_config::{StorageCluster, VdiskConfig};
-use tlog_player::LogReader;
 use tlog_player::slave::{SlaveCluster, SlaveSyncOptions, SlaveSyncState, SlaveSyncer};
+use tlog_player::{LogReader, OpenError};
 use tlog_proto::VdiskId;
 use tlog_quorum::StoreSet;
 use tlog_redis::Links;
@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{ShownSlave, slave_cluster};
+use super::{NoSyncer, ShownSlave, slave_cluster};
 use crate::storages::Storages;
 
 /// How long one whose slave was taken over waits before it takes it back, while its log is open here.
@@ -31,8 +31,10 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 pub(super) enum Keeping {
     /// The vdisk has none.
     NoSlave,
-    /// Nobody yet, or again.
+    /// Nobody yet.
     Starting { cluster: String },
+    /// Nobody, since nothing was ever logged.
+    NoLog { cluster: String },
     /// This one; it may have ended.
     Syncer { cluster: String, syncer: Arc<SlaveSyncer> },
     /// Nobody can.
@@ -92,9 +94,10 @@ impl Keeper {
         let (cluster, syncer) = match &*self.keeping.borrow() {
             Keeping::NoSlave => return None,
             Keeping::Starting { cluster } if cluster.is_empty() => return None,
-            Keeping::Starting { cluster } => (cluster.clone(), Err("starting".to_owned())),
+            Keeping::Starting { cluster } => (cluster.clone(), Err(NoSyncer::Starting)),
+            Keeping::NoLog { cluster } => (cluster.clone(), Err(NoSyncer::NoLog)),
             Keeping::Syncer { cluster, syncer } => (cluster.clone(), Ok(syncer.status().borrow().clone())),
-            Keeping::Unusable { cluster, why } => (cluster.clone(), Err(why.clone())),
+            Keeping::Unusable { cluster, why } => (cluster.clone(), Err(NoSyncer::Unusable(why.clone()))),
         };
         Some(ShownSlave { vdisk: vdisk.clone(), cluster, syncer })
     }
@@ -160,6 +163,13 @@ impl Clusters {
     }
 }
 
+/// A syncer, and what it works on.
+struct Begun {
+    syncer: Arc<SlaveSyncer>,
+    slave: SlaveCluster,
+    log: StoreSet,
+}
+
 impl Work {
     async fn run(
         mut self,
@@ -203,20 +213,19 @@ impl Work {
     async fn keep(&mut self, clusters: Clusters, over: impl Future<Output = bool>) -> bool {
         let cluster = clusters.slave.id.clone();
         let mut over = std::pin::pin!(over);
+        self.tell.send_replace(Keeping::Starting { cluster: cluster.clone() });
         loop {
-            self.tell.send_replace(Keeping::Starting { cluster: cluster.clone() });
-            let syncer = tokio::select! {
+            let begun = tokio::select! {
                 for_good = &mut over => return for_good,
-                syncer = self.begin(&clusters) => syncer,
+                begun = self.begin(&clusters) => begun,
             };
-            let (syncer, slave, log) = match syncer {
+            let Begun { syncer, slave, log } = match begun {
                 Ok(begun) => begun,
-                Err(why) => {
-                    tracing::warn!(vdisk = %self.vdisk, cluster, error = why, "the slave cannot be kept up to date");
-                    self.tell.send_replace(Keeping::Unusable { cluster: cluster.clone(), why });
+                Err(not) => {
+                    self.tell_not(&cluster, not);
                     tokio::select! {
                         for_good = &mut over => return for_good,
-                        () = tokio::time::sleep(TRY_AGAIN) => continue,
+                        () = self.wait_to_try_again() => continue,
                     }
                 }
             };
@@ -237,16 +246,49 @@ impl Work {
         }
     }
 
-    async fn begin(&self, clusters: &Clusters) -> Result<(Arc<SlaveSyncer>, SlaveCluster, StoreSet), String> {
-        let text = |error: &dyn std::error::Error| error.to_string();
-        let slave = slave_cluster(&self.links, &self.vdisk, &clusters.slave).map_err(|error| text(&error))?;
-        let storage = self.storages.of(&self.vdisk).await.map_err(|error| text(&error))?;
-        let log = storage.store_set(&self.vdisk).ok_or("the number of stores is not that of the shards")?;
-        let keys = storage.keys(&self.vdisk).map_err(|error| text(&error))?;
+    async fn begin(&self, clusters: &Clusters) -> Result<Begun, NoSyncer> {
+        let unusable = |error: &dyn std::error::Error| NoSyncer::Unusable(error.to_string());
+        let slave =
+            slave_cluster(&self.links, &self.vdisk, &clusters.slave).map_err(|error| unusable(&error))?;
+        let storage = self.storages.of(&self.vdisk).await.map_err(|error| unusable(&error))?;
+        let log = storage.store_set(&self.vdisk);
+        let log =
+            log.ok_or_else(|| NoSyncer::Unusable("the number of stores is not that of the shards".into()))?;
+        if let Err(OpenError::UnknownVdisk { .. }) = LogReader::open(log.clone()).await {
+            return Err(NoSyncer::NoLog);
+        }
+        let keys = storage.keys(&self.vdisk).map_err(|error| unusable(&error))?;
         let options =
             SlaveSyncOptions { format1: storage.format1_keys().cloned(), ..SlaveSyncOptions::default() };
         let syncer = SlaveSyncer::start(log.clone(), keys, slave.clone(), self.open.clone(), options);
-        Ok((Arc::new(syncer.map_err(|error| text(&error))?), slave, log))
+        Ok(Begun { syncer: Arc::new(syncer.map_err(|error| unusable(&error))?), slave, log })
+    }
+
+    fn tell_not(&self, cluster: &str, why: NoSyncer) {
+        let cluster = cluster.to_owned();
+        let now = match why {
+            NoSyncer::Starting => return,
+            NoSyncer::NoLog => Keeping::NoLog { cluster },
+            NoSyncer::Unusable(why) => {
+                let told =
+                    matches!(&*self.tell.borrow(), Keeping::Unusable { why: before, .. } if *before == why);
+                if !told {
+                    tracing::warn!(vdisk = %self.vdisk, cluster, error = why, "the slave cannot be kept up to date");
+                }
+                Keeping::Unusable { cluster, why }
+            }
+        };
+        self.tell.send_replace(now);
+    }
+
+    /// Until a log may be there, or whatever was wrong may be mended.
+    async fn wait_to_try_again(&mut self) {
+        let no_log = matches!(&*self.tell.borrow(), Keeping::NoLog { .. });
+        let opened = async { drop(self.open.wait_for(|open| open.durability.is_some()).await) };
+        tokio::select! {
+            () = opened, if no_log => {}
+            () = tokio::time::sleep(if no_log { LOOK_AFTER } else { TRY_AGAIN }) => {}
+        }
     }
 
     /// After another one has taken the slave over: until that is not to stay so.

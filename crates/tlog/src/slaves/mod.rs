@@ -63,7 +63,29 @@ pub struct ShownSlave {
     /// On which cluster.
     pub cluster: String,
     /// How its syncer is doing, or why it has none.
-    pub syncer: Result<SlaveStatus, String>,
+    pub syncer: Result<SlaveStatus, NoSyncer>,
+}
+
+/// Why a slave has no syncer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoSyncer {
+    /// It was not come to yet.
+    Starting,
+    /// Nothing was ever logged.
+    NoLog,
+    /// It cannot be kept up to date, for this reason.
+    Unusable(String),
+}
+
+impl NoSyncer {
+    /// A short name for metrics and JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            NoSyncer::Starting => "starting",
+            NoSyncer::NoLog => "no_log",
+            NoSyncer::Unusable(_) => "unusable",
+        }
+    }
 }
 
 impl Slaves {
@@ -132,7 +154,7 @@ impl Slaves {
             let since = syncer.as_ref().ok().and_then(|status| status.lag).and_then(|lag| lag.since);
             let age = since.map_or(0, |since| now_ns().saturating_sub(since.0));
             metrics::gauge!("tlog_slave_lag_seconds", "vdisk" => vdisk.to_string()).set(age as f64 / 1e9);
-            states.insert(vdisk, syncer.map_or("unusable", |status| status.state.kind()));
+            states.insert(vdisk, syncer.map_or_else(|no| no.kind(), |status| status.state.kind()));
         }
         let gauge = |vdisk: &VdiskId, state: &'static str, value: f64| {
             metrics::gauge!("tlog_slave_state", "vdisk" => vdisk.to_string(), "state" => state).set(value);
@@ -172,7 +194,7 @@ impl SlaveSync for Slaves {
                 Keeping::NoSlave => return Ok(SlaveSyncOutcome::NoSlave),
                 Keeping::Unusable { why, .. } => return Err(SlaveSyncError(why.into())),
                 Keeping::Syncer { syncer, .. } => Some(syncer),
-                Keeping::Starting { .. } => None,
+                Keeping::Starting { .. } | Keeping::NoLog { .. } => None,
             };
             if let Some(syncer) = syncer {
                 match syncer.hand_over(position).await {

@@ -4,14 +4,20 @@ use serde_json::{Value, json};
 use tlog_player::slave::{SlaveLag, SlaveStatus, SlaveSyncState};
 use tlog_store::slave::{Restoring, SlavePosition};
 
-use super::ShownSlave;
+use super::{NoSyncer, ShownSlave};
 use crate::moment;
 
 /// One slave, as a server sees it.
 pub fn show_slave(slave: &ShownSlave) -> Value {
     let mut shown = json!({ "vdisk": slave.vdisk.as_str(), "cluster": slave.cluster });
     let more = match &slave.syncer {
-        Err(why) => json!({ "state": "unusable", "because": why }),
+        Err(no) => json!({
+            "state": no.kind(),
+            "because": match no {
+                NoSyncer::Unusable(why) => Some(why),
+                NoSyncer::Starting | NoSyncer::NoLog => None,
+            },
+        }),
         Ok(status) => show_status(status),
     };
     if let (Some(shown), Value::Object(more)) = (shown.as_object_mut(), more) {

@@ -129,7 +129,9 @@ fn every_command_finds_a_vdisk_by_its_documents_and_a_disk_is_replayed_into_anot
     };
     (0..64)
         .for_each(|index| assert_eq!(stored(index), image[index * 512..(index + 1) * 512], "block {index}"));
-    let said = place.tlog_fails(&["replay", "a", "--to-cluster", "spare"]);
+    let said = place.tlog_ok(&["replay", "a", "--to-cluster", "spare"]);
+    assert!(said.contains("held it already"), "{said}");
+    let said = place.tlog_fails(&["replay", "a", "--to-cluster", "spare", "--sequence", "10"]);
     assert!(said.contains("already") && said.contains("--overwrite"), "{said}");
     let said =
         place.tlog_ok(&["replay", "a", "--to", &addresses[4..].join(","), "--sequence", "10", "--overwrite"]);
