@@ -175,7 +175,8 @@ pub enum OpenError {
 pub trait SlaveSync: Send + Sync + 'static {
     /// Answers once the slave holds everything up to `position` (none: the log is empty), then stops the syncer of that
     /// vdisk: its slave is now somebody's primary. The server drops the future when the client that asked is gone; the
-    /// syncer then goes on. Asked again after it stopped, it answers at once.
+    /// syncer then goes on. Asked again after it stopped, it answers at once: synced, if the slave held that when it
+    /// stopped; else an error, since it never will.
     async fn wait_and_stop(
         &self,
         vdisk: &VdiskId,
