@@ -1,9 +1,13 @@
 //! Single changes of documents that the scenario does not have.
 
+use std::sync::Arc;
+
+use tlog::documents::server_lists;
 use tlog_client::Start;
+use tlog_config::{Configuration, FileSource};
 use tlog_testbed::{RedisOptions, RedisServers};
 
-use crate::site::{Documents, File, Source, is_whole_on, prepare, restored, until, write};
+use crate::site::{Documents, File, Source, Vdisk, is_whole_on, prepare, restored, until, write};
 use crate::support::Place;
 use crate::writer::Writer;
 
@@ -101,4 +105,40 @@ async fn with_stores_in_the_settings_the_documents_say_which_vdisks_there_are() 
     writer.stop().await.check(&restored(&place, "a", &[]));
     other.stop().await.check(&restored(&place, "b", &[]));
     server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_follows_the_servers_that_the_documents_name_and_its_slave_follows_it() {
+    let place = Place::new();
+    let redis = RedisServers::start(3, &RedisOptions::durable());
+    let mut file = File::new(&place);
+    prepare(&place, &file.setting(), "data-shards = 1\nparity-shards = 1\nflush-size = 5\nslave-sync = true");
+    let mut documents = Documents::default();
+    documents.clusters.insert("one", redis.addresses()[..2].to_vec());
+    documents.clusters.insert("slave", redis.addresses()[2..].to_vec());
+    documents.vdisks.insert("a".to_owned(), Vdisk { cluster: "one", slave: Some("slave") });
+    file.put(&place, &documents);
+    let (first, second) = (place.server(&[]), place.server(&[]));
+    documents.servers.insert("main", vec![first.addr()]);
+    file.put(&place, &documents);
+    let configuration = Configuration::open(Arc::new(FileSource::new(file.setting()))).await.unwrap();
+    let lists = configuration.tlog_servers("main");
+    let writer = Writer::begin(first.addr(), "a", Start::Continue, 1).await;
+    writer.client.follow_servers(server_lists(lists));
+    writer.acknowledges(50).await;
+    let is_synced = |status: &serde_json::Value| {
+        ["up_to_date", "syncing"].iter().any(|state| status["slaves"][0]["state"] == *state)
+    };
+    until(&first, "the first server keeps the slave", is_synced).await;
+
+    documents.servers.insert("main", vec![second.addr()]);
+    file.put(&place, &documents);
+    until(&second, "the client is there", |status| status["vdisks"][0]["peer"].is_string()).await;
+    assert_eq!(writer.client.server().as_deref(), Some(&*second.addr()));
+    writer.acknowledges(50).await;
+    let content = writer.stop().await;
+    until(&second, "the second server keeps the slave", is_synced).await;
+    content.check(&restored(&place, "a", &[]));
+    first.stop();
+    second.stop();
 }

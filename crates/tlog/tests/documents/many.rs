@@ -1,6 +1,6 @@
 //! Many vdisks in one source.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use tlog::admin_client::ask;
@@ -8,7 +8,7 @@ use tlog_client::{Client, ClientOptions};
 use tlog_proto::{BlockIndex, VdiskId};
 use tlog_testbed::{RedisOptions, RedisServers};
 
-use crate::site::{Documents, File, Source, prepare, until};
+use crate::site::{Documents, File, Source, Vdisk, prepare, until};
 use crate::support::{Place, Server};
 
 const VDISKS: usize = 1000;
@@ -29,7 +29,11 @@ async fn one_change_among_a_thousand_vdisks_is_work_for_one() {
     let mut documents = Documents::default();
     documents.clusters.insert("one", redis.addresses()[..2].to_vec());
     documents.clusters.insert("two", redis.addresses()[2..].to_vec());
-    (0..VDISKS).for_each(|number| documents.vdisk(&format!("vd-{number}"), "one"));
+    documents.clusters.insert("slave", vec![format!("{}@1", redis.addresses()[0])]);
+    for number in 0..VDISKS {
+        let vdisk = Vdisk { cluster: "one", slave: Some("slave") };
+        documents.vdisks.insert(format!("vd-{number}"), vdisk);
+    }
     file.put(&place, &documents);
     let began = Instant::now();
     let server = place.server(&[]);
@@ -48,9 +52,10 @@ async fn one_change_among_a_thousand_vdisks_is_work_for_one() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), changed).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), changed).await.unwrap();
     assert_eq!(counter(&server, "tlog_config_vdisks_changed_total").await, before + 1.0);
     client.set(BlockIndex::new(2).unwrap(), vec![2; 512]).await.unwrap();
+    client.wait_nbd_slave_sync(Duration::from_secs(60)).await.unwrap();
     client.close_after_flush().await.unwrap();
     server.stop();
 }
