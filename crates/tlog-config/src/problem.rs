@@ -91,6 +91,11 @@ pub enum Fault {
     /// Nothing in it.
     #[error("it is empty")]
     Empty,
+    /// No document at all, where there were some.
+    #[error(
+        "there is no document of a vdisk or cluster any more, as if it had been set up anew; what was in force stays. Put the documents back"
+    )]
+    NothingLeft,
     /// A second document behind `---`.
     #[error("there is a second YAML document; put everything into one, without ---")]
     SeveralDocuments,

@@ -80,8 +80,10 @@ impl Filler {
     /// What the stores have, if enough of them are those that the log knows.
     async fn survey(&self) -> Result<Survey, RefillError> {
         let survey = self.set.survey_of(|i| !self.out.contains(&i)).await;
-        if survey.is_new() {
-            // To an opening all of them would be as good as members. To us it was there a moment ago.
+        let answered = survey.views.iter().filter(|view| view.answer.is_ok()).count();
+        if survey.is_new() && answered >= self.quorum {
+            // To an opening all of them would be as good as members. To us it was there a moment ago. Where too few answer, nobody says that
+            // it is gone.
             return Err(RefillError::Deleted);
         }
         survey.require_members(self.quorum).map_err(|too_few| RefillError::Source(too_few.to_string()))?;

@@ -8,7 +8,7 @@ use tlog_flusher::ScrubReport;
 use tlog_proto::VdiskId;
 
 use crate::storage::FlusherStorage;
-use crate::storages::Storages;
+use crate::storages::{StorageInUse, Storages};
 
 /// What a scrub could not put right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub async fn run(storages: Storages, every: Duration, rate: u64) {
 /// Every log that the stores know, where the vdisk's log is.
 async fn logs(storages: &Storages) -> Vec<(VdiskId, Arc<FlusherStorage>)> {
     let mut logs = Vec::new();
-    for (cluster, storage) in storages.all().await {
+    for StorageInUse { cluster, storage, .. } in storages.all().await {
         let known = storage.inventory().await.vdisks.into_iter().filter(|(_, known)| known.logs > 0);
         // Clusters may have stores in common; the shards of a log are in the right places on its own.
         let here = known.map(|(vdisk, _)| vdisk).filter(|vdisk| storages.is_on(vdisk, cluster.as_deref()));

@@ -163,13 +163,12 @@ impl Settings {
     }
 
     /// One for each storage cluster that has logs, by name; these settings alone where the stores are in them.
-    pub async fn of_clusters(self) -> anyhow::Result<Vec<(Option<String>, Self)>> {
-        let Some((configuration, _)) = self.placing_documents().await? else { return Ok(vec![(None, self)]) };
-        let mut all: Vec<(Option<String>, Self)> = Vec::new();
-        for cluster in clusters_with_logs(&configuration) {
-            all.push((Some(cluster.id.clone()), self.on_cluster(&cluster)?));
-        }
-        Ok(all)
+    pub async fn of_clusters(self) -> anyhow::Result<Vec<(Option<String>, Result<Self, ClusterFault>)>> {
+        let Some((configuration, _)) = self.placing_documents().await? else {
+            return Ok(vec![(None, Ok(self))]);
+        };
+        let clusters = clusters_with_logs(&configuration);
+        Ok(clusters.iter().map(|cluster| (Some(cluster.id.clone()), self.on_cluster(cluster))).collect())
     }
 
     /// The documents, where they say which stores a vdisk gets, and what they are called.

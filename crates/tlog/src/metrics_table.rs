@@ -307,10 +307,16 @@ pub static METRICS: &[Metric] = &[
         "Changed storage clusters that logs cannot be on; the stores stayed as they were",
     ),
     metric(
+        "tlog_config_cluster_pending",
+        Gauge,
+        "cluster",
+        "1 while the stores in use are not those that the documents say, or not every log has them; /status says why",
+    ),
+    metric(
         "tlog_config_vdisks_closed_total",
         Counter,
         "reason",
-        "Vdisks that were closed because documents changed: removed, moved to another cluster, another redundancy",
+        "Vdisks that were closed because documents changed: removed; or moved to another cluster, another write quorum",
     ),
     // Slaves.
     metric("tlog_slave_applied_blocks_total", Counter, "vdisk", "Writes applied to a slave"),

@@ -30,7 +30,7 @@ use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::scrub_report::ScrubReport;
 use crate::settings::{Format, LimitSettings, ListenAddress, ServerTlsSettings, Settings};
 use crate::slaves::{Slaves, WithSlaves, show_slave};
-use crate::storages::Storages;
+use crate::storages::{StorageInUse, Storages};
 use crate::stores::StoreOpener;
 use crate::{background_scrub, documents, keys, metrics_table, moment};
 
@@ -358,9 +358,16 @@ impl Operations for ServerOperations {
 impl ServerOperations {
     /// The storage clusters in use, where the documents say which those are.
     fn show_clusters(&self) -> Vec<Value> {
-        let clusters = self.storages.in_use().into_iter().filter_map(|(cluster, storage)| {
-            Some(json!({ "cluster": cluster?, "redundancy": storage.redundancy().to_string(), "open_vdisks": storage.open_vdisks().len() }))
-        });
+        let clusters =
+            self.storages.in_use().into_iter().filter_map(|StorageInUse { cluster, storage, note }| {
+                Some(json!({
+                    "cluster": cluster?,
+                    "redundancy": storage.redundancy().to_string(),
+                    "stores": storage.places().addresses(None),
+                    "pending": note,
+                    "open_vdisks": storage.open_vdisks().len(),
+                }))
+            });
         clusters.collect()
     }
 

@@ -5,6 +5,7 @@ mod link;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
@@ -29,6 +30,8 @@ pub struct EtcdSource {
 struct Settings {
     endpoints: Vec<EtcdEndpoint>,
     options: EtcdOptions,
+    /// Whether there ever were documents of ours.
+    had_documents: AtomicBool,
 }
 
 impl EtcdSource {
@@ -44,7 +47,8 @@ impl EtcdSource {
         if files && endpoints.iter().any(|endpoint| endpoint.tls == Some(false)) {
             return Err(OpenSourceError::TlsWithoutHttps);
         }
-        Ok(Self { settings: Arc::new(Settings { endpoints, options }) })
+        let had_documents = AtomicBool::new(false);
+        Ok(Self { settings: Arc::new(Settings { endpoints, options, had_documents }) })
     }
 }
 
@@ -119,8 +123,9 @@ fn is_absence(error: &SourceError) -> bool {
 #[async_trait]
 impl DocumentSource for EtcdSource {
     async fn get(&self) -> Result<Snapshot, SourceError> {
-        let found = self.settings.find(0, Want::All).await?;
-        Ok(found.snapshot.unwrap_or_default())
+        let snapshot = self.settings.find(0, Want::All).await?.snapshot.unwrap_or_default();
+        self.settings.had_documents.fetch_or(!snapshot.documents.is_empty(), Ordering::Relaxed);
+        Ok(snapshot)
     }
 
     fn watch(&self, since: u64) -> Box<dyn DocumentWatch> {

@@ -13,6 +13,7 @@
 //! compaction, a server that is behind, an etcd that was set up anew or from a backup, whose revisions say nothing about ours.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +23,10 @@ use tracing::{debug, info};
 
 use super::link::{Link, document_of, fault};
 use super::{Found, Settings, Want};
-use crate::{DocumentChange, DocumentKey, DocumentWatch, EtcdFault, SourceError, SourceEvent};
+use crate::{
+    DocumentChange, DocumentKey, DocumentWatch, EtcdFault, Fault, Place, Problem, Snapshot, SourceError,
+    SourceEvent,
+};
 
 /// The pause after the first round in which no server answered; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -70,7 +74,7 @@ impl EtcdWatch {
                 self.known = snapshot.as_ref().map(|snapshot| snapshot.revision).or(self.known);
                 debug!(endpoint = link.endpoint(), revision = self.known, "following etcd");
                 self.following = stream.map(|stream| Following { link, stream, since: Instant::now() });
-                Ok(snapshot.map(SourceEvent::All))
+                Ok(snapshot.map(|snapshot| self.everything(snapshot)))
             }
             Err(error) => {
                 self.known = None;
@@ -78,6 +82,26 @@ impl EtcdWatch {
                 Err(error)
             }
         }
+    }
+
+    /// All that there is. Nothing at all, where there was something, is an etcd that was set up anew, and not somebody who removed every
+    /// vdisk while nobody looked.
+    fn everything(&self, snapshot: Snapshot) -> SourceEvent {
+        if !snapshot.documents.is_empty() {
+            self.settings.had_documents.store(true, Ordering::Relaxed);
+        } else if self.settings.had_documents.load(Ordering::Relaxed) {
+            let endpoints: Vec<String> = self.settings.endpoints.iter().map(ToString::to_string).collect();
+            let place = Place {
+                origin: format!("etcd at {}", endpoints.join(",")).into(),
+                path: String::new(),
+                at: None,
+            };
+            return SourceEvent::Refused(SourceError::Malformed(vec![Problem {
+                place,
+                fault: Fault::NothingLeft,
+            }]));
+        }
+        SourceEvent::All(snapshot)
     }
 
     /// What one message says; none where it is nothing to us.
@@ -110,6 +134,9 @@ impl EtcdWatch {
                 }
             })
             .collect();
+        if changes.iter().any(|(_, document)| document.is_some()) {
+            self.settings.had_documents.store(true, Ordering::Relaxed);
+        }
         let revision = u64::try_from(response.header()?.revision()).ok()?;
         self.known = Some(revision);
         if changes.is_empty() { None } else { Some(SourceEvent::Changed { changes, revision }) }

@@ -30,6 +30,12 @@ pub(crate) fn split(origin: &Arc<str>, text: &str) -> Result<BTreeMap<DocumentKe
     let mut found = Found::new(origin);
     // Only for what is wrong with it: a name that is not known, or no names at all.
     let _ = Fields::of(&root, String::new(), SECTIONS, &[], &mut found);
+    if let Value::Mapping(sections) = &root.value
+        && !sections.iter().any(|section| section.name == VDISKS)
+    {
+        // A file that was cut off must not be one that removes every vdisk.
+        found.add("", root.mark, Fault::Missing(VDISKS));
+    }
     let sections = if let Value::Mapping(sections) = root.value { sections } else { Vec::new() };
     let mut documents = BTreeMap::new();
     for section in sections.into_iter().filter(|section| SECTIONS.contains(&section.name.as_str())) {

@@ -114,7 +114,20 @@ async fn reload_on_signal(mut hangup: Signal, tls: Option<ServerTls>, documents:
         }
         if let Some(documents) = &documents {
             documents.reload().await;
-            tracing::info!(signal = "SIGHUP", "the documents of vdisks and clusters were read again");
+            let health = documents.health();
+            match &health.away {
+                None => tracing::info!(
+                    signal = "SIGHUP",
+                    vdisks = health.vdisks,
+                    problems = health.problems.len(),
+                    "the documents of vdisks and clusters were read again"
+                ),
+                Some(away) => tracing::warn!(
+                    signal = "SIGHUP",
+                    because = away.why,
+                    "the documents of vdisks and clusters cannot be read; what was in force stays"
+                ),
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use tlog_config::{
 use crate::documents::clusters_with_logs;
 use crate::logging;
 
-use crate::settings::{self, Settings, SettingsArgs};
+use crate::settings::{self, DocumentSettings, Settings, SettingsArgs};
 
 /// Prints a settings file in which every setting stands, with what it means, at its default; or works on documents of vdisks and
 /// clusters.
@@ -119,9 +119,19 @@ fn settings_file(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The settings, as if these documents were named in them.
+/// The settings with this source, whatever source they name themselves.
 fn settings_with(source: &str, arguments: &SettingsArgs) -> anyhow::Result<Settings> {
-    Ok(Settings::load(&arguments.clone().with("config-source", source))?)
+    let source = SourceAddress::parse(source)?;
+    let settings = match &source {
+        // What is set for etcd is of no account then.
+        SourceAddress::File(_) => Settings::load(arguments)?,
+        SourceAddress::Etcd(_) => {
+            Settings::load(&arguments.clone().with("config-source", source.to_string()))?
+        }
+    };
+    let etcd = settings.documents.map(|documents| documents.etcd).unwrap_or_default();
+    let documents = Some(DocumentSettings { source, etcd });
+    Ok(Settings { documents, ..settings })
 }
 
 async fn check(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
@@ -134,11 +144,14 @@ async fn check(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     let mut found = None;
     if problems.is_empty() {
         let configuration = Configuration::open(source).await?;
-        let clusters = clusters_with_logs(&configuration);
-        problems.extend(
-            clusters.iter().filter_map(|cluster| settings.on_cluster(cluster).err()).map(|e| e.to_string()),
-        );
-        found = Some((configuration.health().vdisks, clusters.len()));
+        let mut clusters = Vec::new();
+        for cluster in clusters_with_logs(&configuration) {
+            match settings.on_cluster(&cluster) {
+                Ok(settings) => clusters.push(format!("{} ({})", cluster.id, settings.redundancy)),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        found = Some((configuration.health().vdisks, clusters));
     }
     let mut out = io::stdout().lock();
     if arguments.json {
@@ -148,10 +161,11 @@ async fn check(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     } else {
         problems.iter().try_for_each(|problem| writeln!(out, "{problem}"))?;
         if let Some((vdisks, clusters)) = found.filter(|_| problems.is_empty()) {
+            let on = if clusters.is_empty() { "none".to_owned() } else { clusters.join(", ") };
             writeln!(
                 out,
-                "{} is right: {vdisks} vdisks, their logs on {clusters} storage clusters, {}",
-                documents.source, settings.redundancy
+                "{} is right: {vdisks} vdisks; storage clusters with logs: {on}",
+                documents.source
             )?;
         }
     }

@@ -12,7 +12,7 @@ use crate::inventory::{Known, inventory};
 use crate::settings::{Settings, SettingsArgs};
 use crate::storage::quorums;
 use crate::stores::Stores;
-use crate::{logging, reading};
+use crate::{logging, reading, words};
 
 /// Lists the vdisks that the stores have a log of. Needs no key, and works beside a running server.
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,20 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut complete = true;
     for (cluster, settings) in settings.of_clusters().await? {
-        complete &= list(&settings, cluster.as_deref(), arguments.json, &mut out).await?;
+        let listed = match settings {
+            Ok(settings) => list(&settings, cluster.as_deref(), arguments.json, &mut out).await,
+            Err(error) => Err(error.into()),
+        };
+        match (listed, &cluster) {
+            (Ok(all), _) => complete &= all,
+            (Err(error), None) => return Err(error),
+            // The others are wanted all the more.
+            (Err(error), Some(cluster)) => {
+                out.flush()?;
+                eprintln!("tlog: storage cluster {cluster}: {}", words::of_error(&error));
+                complete = false;
+            }
+        }
     }
     out.flush()?;
     if !complete {

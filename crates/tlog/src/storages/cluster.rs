@@ -1,76 +1,128 @@
 //! The logs on one storage cluster, whose stores change while they are in use.
+//!
+//! One store at a time takes another's place. It counts as there when every log on the cluster, open or not, has it as a member: only then
+//! is the next change looked at. What cannot be done, or is not done yet, is told ([`Cluster::note`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tlog_config::{StorageCluster, StoreAddress};
+use tlog_config::{Configuration, StorageCluster, StoreAddress};
 use tlog_crypto::Keyring;
-use tlog_proto::VdiskId;
 use tlog_server::Server;
-use tlog_store::ShardStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::following::close;
+use super::remembered::Remembered;
+use super::replacement::Replacement;
 use super::{NoStorage, on_stores};
-use crate::replacing::{ReplaceError, refuse_twins};
 use crate::settings::{RedundancySettings, Settings};
 use crate::storage::FlusherStorage;
 use crate::stores::StoreOpener;
 
-/// Pauses between two tries to reach a store that is to take another's place.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
 type Documents = watch::Receiver<Option<Arc<StorageCluster>>>;
 
-/// A storage cluster in use. Follows its document until it is dropped, or until its redundancy changes.
+/// A storage cluster in use. Follows its document until it is dropped, or until its write quorum is another one.
 pub(super) struct Cluster {
     storage: Arc<FlusherStorage>,
+    redundancy: RedundancySettings,
     over: Arc<AtomicBool>,
+    note: Note,
+    /// True while a store takes the place of one that the logs cannot be opened without.
+    busy: watch::Receiver<bool>,
     follower: JoinHandle<()>,
 }
 
+/// What is not as the documents say, for a person; none where everything is.
+#[derive(Clone)]
+struct Note {
+    cluster: String,
+    what: Arc<Mutex<Option<String>>>,
+}
+
+impl Note {
+    fn of(cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned(), what: Arc::default() }
+    }
+
+    /// Answers whether that is news.
+    fn set(&self, what: Option<String>) -> bool {
+        let pending = if what.is_some() { 1.0 } else { 0.0 };
+        metrics::gauge!("tlog_config_cluster_pending", "cluster" => self.cluster.clone()).set(pending);
+        let mut note = self.what.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *note != what;
+        *note = what;
+        news
+    }
+
+    fn get(&self) -> Option<String> {
+        self.what.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a cluster is opened with, beside its document.
+#[derive(Clone)]
+pub(super) struct Common {
+    /// Without the cluster's stores.
+    pub(super) settings: Settings,
+    pub(super) configuration: Configuration,
+    pub(super) opener: StoreOpener,
+    pub(super) keyring: Option<Arc<Keyring>>,
+    pub(super) server: Arc<OnceLock<Server>>,
+}
+
 impl Cluster {
-    /// Opens the stores. `settings` are those on the cluster, `common` those without it.
-    pub(super) async fn open(
-        id: &str,
-        settings: &Settings,
-        common: Settings,
-        opener: &StoreOpener,
-        keyring: Option<Arc<Keyring>>,
-        documents: Documents,
-        server: Arc<OnceLock<Server>>,
-    ) -> Result<Self, NoStorage> {
-        let storage = on_stores(settings, opener.clone(), keyring).await?;
+    /// Opens the stores. `settings` are those on the cluster.
+    pub(super) async fn open(id: &str, settings: &Settings, common: &Common) -> Result<Self, NoStorage> {
+        let places = settings.stores();
+        let remembered = Remembered::of(&settings.data_dir, id);
+        let pending = new_places(id, &places, &remembered)?;
+        let storage = on_stores(settings, common.opener.clone(), common.keyring.clone()).await?;
         tracing::info!(
             cluster = id,
             redundancy = %settings.redundancy,
             stores = ?storage.places().addresses(None),
+            new = pending,
             "logs on this storage cluster"
         );
-        let over = Arc::new(AtomicBool::new(false));
+        if pending.is_none() {
+            remembered.write(&places);
+        }
+        let (over, note) = (Arc::new(AtomicBool::new(false)), Note::of(id));
+        let replacement = Replacement::new(id, Arc::clone(&storage), common.clone(), pending.is_some());
+        let busy = replacement.busy();
         let follower = Follower {
             id: id.to_owned(),
-            common,
             redundancy: settings.redundancy,
-            storage: Arc::clone(&storage),
-            opener: opener.clone(),
             over: Arc::clone(&over),
-            server,
+            note: note.clone(),
+            places,
+            pending,
+            remembered,
+            replacement,
         };
-        let follower = tokio::spawn(follower.run(documents));
-        Ok(Self { storage, over, follower })
+        let follower = tokio::spawn(follower.run(common.configuration.storage_cluster(id)));
+        Ok(Self { storage, redundancy: settings.redundancy, over, note, busy, follower })
     }
 
     pub(super) fn storage(&self) -> Arc<FlusherStorage> {
         Arc::clone(&self.storage)
     }
 
-    /// Whether it has another redundancy now, so that a new one is to be made.
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// What is not as the documents say.
+    pub(super) fn note(&self) -> Option<String> {
+        self.note.get()
+    }
+
+    /// True while its logs cannot be opened for a moment, since a store takes another's place.
+    pub(super) fn busy(&self) -> watch::Receiver<bool> {
+        self.busy.clone()
+    }
+
+    /// Whether logs with this redundancy are opened here. With other shards they are too: those that are there keep theirs.
+    pub(super) fn serves(&self, redundancy: &RedundancySettings) -> bool {
+        let same_shards = (self.redundancy.data_shards, self.redundancy.parity_shards)
+            == (redundancy.data_shards, redundancy.parity_shards);
+        !self.over.load(Ordering::Acquire) && (!same_shards || self.redundancy == *redundancy)
     }
 }
 
@@ -80,49 +132,127 @@ impl Drop for Cluster {
     }
 }
 
+/// The one place that has another store than it had when all logs were last known to be there; none where all have the same.
+fn new_places(
+    cluster: &str,
+    places: &[StoreAddress],
+    remembered: &Remembered,
+) -> Result<Option<usize>, NoStorage> {
+    let known = remembered.read().unwrap_or_else(|error| {
+        tracing::warn!(file = %remembered.file().display(), %error, "which stores were in use cannot be read");
+        None
+    });
+    let Some(known) = known.filter(|known| known.len() == places.len()) else { return Ok(None) };
+    let new: Vec<usize> = (0..places.len())
+        .filter(|&at| places.get(at).map(ToString::to_string).as_ref() != known.get(at))
+        .collect();
+    match new[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        _ => Err(NoStorage::OtherStores {
+            cluster: cluster.to_owned(),
+            known,
+            places: new,
+            file: remembered.file().to_owned(),
+        }),
+    }
+}
+
 /// Brings changes of a cluster's document to its stores.
 struct Follower {
     id: String,
-    common: Settings,
     redundancy: RedundancySettings,
-    storage: Arc<FlusherStorage>,
-    opener: StoreOpener,
     over: Arc<AtomicBool>,
-    server: Arc<OnceLock<Server>>,
+    note: Note,
+    /// The stores in use.
+    places: Vec<StoreAddress>,
+    /// The place whose store does not count in every log yet.
+    pending: Option<usize>,
+    remembered: Remembered,
+    replacement: Replacement,
 }
 
-/// A store that is to be at an address.
-struct Wanted {
-    position: usize,
-    address: StoreAddress,
+/// What is to be done next.
+enum Step {
+    /// All is as the document says.
+    Nothing,
+    /// The document cannot be followed.
+    Refused(String),
+    /// The write quorum is another one: logs are opened anew elsewhere.
+    Over,
+    /// The same store, with another user or password.
+    Credentials(usize, StoreAddress),
+    /// Another store in that place.
+    Replace(usize, StoreAddress),
+    /// Have every log have the store in that place.
+    Fill(usize),
 }
 
 impl Follower {
-    async fn run(self, mut documents: Documents) {
+    async fn run(mut self, mut documents: Documents) {
         loop {
             let document = documents.borrow_and_update().clone();
-            if let Some(document) = document {
-                let settings = match self.common.on_cluster(&document) {
-                    Ok(settings) => settings,
-                    Err(error) => {
-                        self.refused(&error.to_string());
-                        if documents.changed().await.is_err() {
-                            return;
-                        }
+            let step = match &document {
+                // What is in use stays where the document is gone.
+                None => Step::Nothing,
+                Some(document) => self.next(document).await,
+            };
+            match step {
+                Step::Nothing => drop(self.note.set(None)),
+                Step::Refused(why) => self.refused(why),
+                Step::Over => {
+                    tracing::info!(
+                        cluster = self.id,
+                        "the write quorum of this cluster is another one now: its vdisks are opened anew"
+                    );
+                    return self.over.store(true, Ordering::Release);
+                }
+                Step::Credentials(place, address) => match self.replacement.open(place, &address).await {
+                    Ok(store) => {
+                        tracing::info!(cluster = self.id, place, store = %address, "other credentials for a store");
+                        self.replacement.storage.places().replace(None, place, &store);
+                        self.put(place, address);
                         continue;
                     }
-                };
-                if settings.redundancy != self.redundancy {
-                    return self.close_all(&settings).await;
+                    Err(error) => self.refused(error.to_string()),
+                },
+                Step::Replace(place, address) => {
+                    let reached = tokio::select! {
+                        changed = documents.changed() => match changed {
+                            Ok(()) => continue,
+                            Err(_) => return,
+                        },
+                        reached = self.replacement.reach(place, &address, |why| self.waits(why)) => reached,
+                    };
+                    match reached {
+                        Ok(store) => {
+                            // From here on until all logs have it nothing else is changed, whatever newer documents say.
+                            self.pending = Some(place);
+                            self.replacement.put(place, &store).await;
+                            self.put(place, address);
+                            continue;
+                        }
+                        Err(why) => self.refused(why),
+                    }
                 }
-                let wanted = self.wanted(&settings);
-                tokio::select! {
-                    // A newer document says what is to be done; stores that are in their places already go on being filled.
-                    changed = documents.changed() => match changed {
-                        Ok(()) => continue,
-                        Err(_) => return,
-                    },
-                    () = self.replace_all(wanted) => {}
+                Step::Fill(place) => {
+                    tokio::select! {
+                        // It may be about that very place. The logs that are being filled go on with it.
+                        changed = documents.changed() => match changed {
+                            Ok(()) => continue,
+                            Err(_) => return,
+                        },
+                        () = self.replacement.fill_all(place, |why| self.waits(why)) => {}
+                    }
+                    tracing::info!(
+                        cluster = self.id,
+                        place,
+                        store = self.places.get(place).map(tracing::field::display),
+                        "every log has the new store"
+                    );
+                    self.pending = None;
+                    self.remembered.write(&self.places);
+                    continue;
                 }
             }
             if documents.changed().await.is_err() {
@@ -131,109 +261,93 @@ impl Follower {
         }
     }
 
-    /// The places whose store is another one now. None where a store would change its place: it holds another place's shards.
-    fn wanted(&self, settings: &Settings) -> Vec<Wanted> {
-        let have = self.storage.places().addresses(None);
-        let wanted: Vec<Wanted> = settings
-            .stores()
-            .into_iter()
-            .enumerate()
-            .filter(|(position, address)| {
-                let memory = *address == StoreAddress::Memory;
-                // Stores in memory are named by their places.
-                let same =
-                    |have: &String| *have == address.to_string() || memory && have.starts_with("memory:");
-                !have.get(*position).is_some_and(same)
-            })
-            .map(|(position, address)| Wanted { position, address })
-            .collect();
-        let moved = wanted.iter().find(|wanted| have.contains(&wanted.address.to_string()));
-        if let Some(Wanted { position, address }) = moved {
-            self.refused(&format!(
-                "{address} would be data store {position} and has another place now: a store keeps its place, since it holds that \
+    async fn next(&self, document: &StorageCluster) -> Step {
+        let settings = match self.replacement.common.settings.on_cluster(document) {
+            Ok(settings) => settings,
+            Err(error) => return Step::Refused(error.to_string()),
+        };
+        let (was, is) = (self.redundancy, settings.redundancy);
+        if (was.data_shards, was.parity_shards) != (is.data_shards, is.parity_shards) {
+            return match self.replacement.logs().await {
+                Ok(logs) if logs.is_empty() => Step::Over,
+                Ok(logs) => Step::Refused(format!(
+                    "there are logs of {} vdisks on it with {was}, and {is} is asked for: a log keeps its shards. Take another cluster for new vdisks",
+                    logs.len()
+                )),
+                Err(why) => Step::Refused(why),
+            };
+        }
+        if was != is {
+            return Step::Over;
+        }
+        let wanted = settings.stores();
+        let have: Vec<String> = self.places.iter().map(ToString::to_string).collect();
+        let mut changed = Vec::new();
+        for (place, (now, wanted)) in self.places.iter().zip(wanted).enumerate() {
+            if *now == wanted {
+                continue;
+            }
+            if now.to_string() == wanted.to_string() {
+                return Step::Credentials(place, wanted);
+            }
+            changed.push((place, wanted));
+        }
+        let moved = changed.iter().find(|(_, address)| have.contains(&address.to_string()));
+        if let Some((place, address)) = moved.filter(|(_, address)| *address != StoreAddress::Memory) {
+            return Step::Refused(format!(
+                "{address} would be data store {place} and has another place now: a store keeps its place, since it holds that \
                  place's shards; put the order back"
             ));
-            return Vec::new();
         }
-        wanted
-    }
-
-    /// One after the other, so that no more is missing at a time than one store's shards.
-    async fn replace_all(&self, wanted: Vec<Wanted>) {
-        for wanted in wanted {
-            let Some(store) = self.reached(&wanted).await else { continue };
-            let (position, before) = (wanted.position, self.storage.places().addresses(None));
-            let before = before.get(position).cloned().unwrap_or_default();
-            tracing::info!(cluster = self.id, position, %before, store = %store.address(), "a store is replaced");
-            metrics::counter!("tlog_config_stores_replaced_total").increment(1);
-            self.storage.places().replace(None, position, &store);
-            for vdisk in self.storage.open_vdisks() {
-                self.wait_filled(&vdisk, position, &store).await;
+        if was.parity_shards == 0 && !changed.is_empty() {
+            return Step::Refused(
+                "without parity shards nothing is left to fill another store from".to_owned(),
+            );
+        }
+        let ours = changed.iter().position(|(place, _)| Some(*place) == self.pending);
+        match (self.pending, ours, changed.len()) {
+            (_, Some(at), _) => {
+                let (place, address) = changed.swap_remove(at);
+                Step::Replace(place, address)
+            }
+            (Some(place), None, _) => Step::Fill(place),
+            (None, None, 0) => Step::Nothing,
+            (None, None, 1) => {
+                let (place, address) = changed.swap_remove(0);
+                Step::Replace(place, address)
+            }
+            (None, None, _) => {
+                let places: Vec<String> = changed.iter().map(|(place, _)| place.to_string()).collect();
+                Step::Refused(format!(
+                    "data stores {} are others than those in use. Change one at a time, and the next when every log has it: /status says so",
+                    places.join(", ")
+                ))
             }
         }
     }
 
-    /// The store, once it answers and is none of the others by another name; none where it is.
-    async fn reached(&self, wanted: &Wanted) -> Option<Arc<dyn ShardStore>> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.try_reach(wanted).await {
-                Ok(store) => return Some(store),
-                Err(error @ (ReplaceError::SameStore { .. } | ReplaceError::Open(_))) => {
-                    self.refused(&error.to_string());
-                    return None;
-                }
-                Err(error) if pause == FIRST_PAUSE => tracing::warn!(
-                    cluster = self.id, position = wanted.position, %error,
-                    "the store that is to take another's place cannot be reached; the old one stays until it can"
-                ),
-                Err(error) => tracing::debug!(cluster = self.id, %error),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+    fn put(&mut self, place: usize, address: StoreAddress) {
+        if let Some(at) = self.places.get_mut(place) {
+            *at = address;
         }
     }
 
-    async fn try_reach(&self, wanted: &Wanted) -> Result<Arc<dyn ShardStore>, ReplaceError> {
-        let store = self.opener.store(&wanted.address, wanted.position).await?;
-        store.vdisks().await.map_err(ReplaceError::Away)?;
-        for vdisk in self.storage.open_vdisks() {
-            refuse_twins(&self.storage, &vdisk, &[(wanted.position, Arc::clone(&store))]).await?;
-        }
-        Ok(store)
-    }
-
-    async fn wait_filled(&self, vdisk: &VdiskId, position: usize, store: &Arc<dyn ShardStore>) {
-        match self.storage.wait_filled(vdisk, &[position]).await {
-            Ok(()) => tracing::info!(%vdisk, store = %store.address(), "filled, and the new store counts"),
-            // Its writer goes on; or the next to open the log fills it.
-            Err(error) => {
-                tracing::warn!(%vdisk, store = %store.address(), %error, "the new store does not count yet")
-            }
+    /// Says what is waited for, once.
+    fn waits(&self, why: String) {
+        if self.note.set(Some(why.clone())) {
+            tracing::warn!(cluster = self.id, why, "a changed store does not count yet");
         }
     }
 
-    /// The redundancy is another one: every vdisk has to be opened anew.
-    async fn close_all(&self, settings: &Settings) {
-        let vdisks = self.storage.open_vdisks();
-        tracing::info!(
-            cluster = self.id, from = %self.redundancy, to = %settings.redundancy, vdisks = vdisks.len(),
-            "the redundancy of this cluster is another one now: closing its vdisks"
-        );
-        self.over.store(true, Ordering::Release);
-        let Some(server) = self.server.get() else { return };
-        for vdisk in vdisks {
-            metrics::counter!("tlog_config_vdisks_closed_total", "reason" => "redundancy").increment(1);
-            close(server, &vdisk).await;
+    /// Says why the document is not followed, once.
+    fn refused(&self, why: String) {
+        if self.note.set(Some(why.clone())) {
+            metrics::counter!("tlog_config_changes_refused_total").increment(1);
+            tracing::warn!(
+                cluster = self.id,
+                error = why,
+                "the changed storage cluster cannot be used; the stores stay as they are"
+            );
         }
-    }
-
-    fn refused(&self, why: &str) {
-        metrics::counter!("tlog_config_changes_refused_total").increment(1);
-        tracing::warn!(
-            cluster = self.id,
-            error = why,
-            "the changed storage cluster cannot be used; the stores stay as they are"
-        );
     }
 }

@@ -18,10 +18,11 @@ pub(super) struct Following {
 }
 
 struct Followed {
-    /// The cluster that its log is on; none where all are on the stores of the settings.
-    place: Option<String>,
     task: JoinHandle<()>,
 }
+
+/// Where a vdisk's log is: on which cluster, with which write quorum where that has its own. None: on the stores of the settings.
+pub(super) type VdiskPlace = Option<(String, Option<u8>)>;
 
 impl Drop for Followed {
     fn drop(&mut self) {
@@ -40,28 +41,24 @@ impl Following {
     pub(super) fn follow(
         &self,
         vdisk: &VdiskId,
-        place: Option<String>,
+        place: VdiskPlace,
         changes: Changes,
-        place_now: impl Fn(Option<&VdiskConfig>) -> Result<Option<String>, PlacementError> + Send + 'static,
+        place_now: impl Fn(Option<&VdiskConfig>) -> Result<VdiskPlace, PlacementError> + Send + 'static,
     ) {
         let mut vdisks = self.vdisks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = vdisks.get(vdisk)
-            && known.place == place
-            && !known.task.is_finished()
-        {
-            return;
-        }
-        let (server, id, was) = (Arc::clone(&self.server), vdisk.clone(), place.clone());
-        let task = tokio::spawn(close_when_moved(id, was, changes, place_now, server));
-        vdisks.insert(vdisk.clone(), Followed { place, task });
+        vdisks.retain(|_, followed| !followed.task.is_finished());
+        let (server, id) = (Arc::clone(&self.server), vdisk.clone());
+        let task = tokio::spawn(close_when_moved(id, place, changes, place_now, server));
+        // The one before looked at an opening that is over. What it has had closed is closed all the same.
+        vdisks.insert(vdisk.clone(), Followed { task });
     }
 }
 
 async fn close_when_moved(
     vdisk: VdiskId,
-    place: Option<String>,
+    place: VdiskPlace,
     mut changes: Changes,
-    place_now: impl Fn(Option<&VdiskConfig>) -> Result<Option<String>, PlacementError>,
+    place_now: impl Fn(Option<&VdiskConfig>) -> Result<VdiskPlace, PlacementError>,
     server: Arc<OnceLock<Server>>,
 ) {
     while changes.changed().await.is_ok() {
@@ -69,7 +66,7 @@ async fn close_when_moved(
         let reason = match place_now(config.as_deref()) {
             Ok(now) if now == place => continue,
             Ok(now) => {
-                tracing::info!(%vdisk, from = place, to = now, "the log of this vdisk is to be on another cluster: closing it");
+                tracing::info!(%vdisk, from = ?place, to = ?now, "the log of this vdisk is to be elsewhere, or with another write quorum: closing it");
                 "moved"
             }
             Err(why) => {
@@ -85,13 +82,7 @@ async fn close_when_moved(
     }
 }
 
-/// Closes a vdisk, and says how it was left.
+/// Closes a vdisk; the server says how it was left.
 pub(super) async fn close(server: &Server, vdisk: &VdiskId) {
-    match server.close_vdisk(vdisk).await {
-        None => {}
-        Some(report) => match report.error {
-            None => tracing::info!(%vdisk, durable = ?report.durable, "closed, everything is durable"),
-            Some(error) => tracing::error!(%vdisk, error, "closed, not everything is durable"),
-        },
-    }
+    let _told = server.close_vdisk(vdisk).await;
 }

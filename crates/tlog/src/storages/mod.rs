@@ -2,8 +2,9 @@
 //!
 //! | what changes in the documents | what is done |
 //! |---|---|
-//! | a data store of a cluster | it is put in the other's place, and open logs fill it ([`cluster`]) |
-//! | the redundancy of a cluster | its vdisks are flushed and closed; the next to open them uses the new one |
+//! | a data store of a cluster | it is put in the other's place, and every log there fills it ([`cluster`]) |
+//! | the write quorum of a cluster | its vdisks are flushed and closed; the next to open them uses the new one |
+//! | the shards of a cluster | nothing where there are logs on it: they keep theirs |
 //! | the cluster of a vdisk's log | the vdisk is flushed and closed; the next to open it finds the log on the other cluster |
 //! | the vdisk is removed | it is flushed and closed; who comes afterwards is refused |
 //! | anything else | nothing |
@@ -11,7 +12,10 @@
 mod cluster;
 mod clusters;
 mod following;
+mod remembered;
+mod replacement;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -21,8 +25,9 @@ use tlog_proto::VdiskId;
 use tlog_server::{LogStorage, OpenError, Server, VdiskLog};
 use tlog_store::ShardStore;
 
-use self::clusters::Clusters;
-use self::following::Following;
+use self::cluster::Common;
+use self::clusters::{Clusters, InUse};
+use self::following::{Following, VdiskPlace};
 use crate::documents::{PlacementError, placement};
 use crate::open_log::AnyStatus;
 use crate::replacing::ReplaceRequest;
@@ -58,12 +63,43 @@ pub enum NoStorage {
     /// The documents do not say where its log is, or not in a way that can be used.
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    /// The documents changed while no server ran, by more than one store.
+    #[error(
+        "storage cluster {cluster} has other data stores than when its logs were last known to be on all of them, in places {}: it had {}. \
+         Logs on those that are not named any more would be left behind. Change one store at a time, while a server runs; or, where the \
+         new ones hold all logs already, remove {}",
+        list(.places), .known.join(", "), .file.display()
+    )]
+    OtherStores {
+        /// The cluster.
+        cluster: String,
+        /// Its stores then.
+        known: Vec<String>,
+        /// Places with other stores now.
+        places: Vec<usize>,
+        /// Where that is written down.
+        file: PathBuf,
+    },
     /// The stores cannot be opened.
     #[error(transparent)]
     Stores(#[from] StoresError),
     /// Settings that the log's own checks refuse.
     #[error(transparent)]
     Redundancy(#[from] InvalidRedundancy),
+}
+
+fn list(places: &[usize]) -> String {
+    places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Stores that logs are on.
+pub struct StorageInUse {
+    /// Their storage cluster; none where they are those of the settings.
+    pub cluster: Option<String>,
+    /// The logs on them.
+    pub storage: Arc<FlusherStorage>,
+    /// What is not as the documents say, for a person.
+    pub note: Option<String>,
 }
 
 impl Storages {
@@ -76,13 +112,13 @@ impl Storages {
     ) -> Result<Self, NoStorage> {
         let server = Arc::new(OnceLock::new());
         let place = match (&settings.storage, &configuration) {
-            (Storage::Documents, Some(configuration)) => Place::Clusters(Arc::new(Clusters::new(
-                settings.clone(),
-                configuration.clone(),
+            (Storage::Documents, Some(configuration)) => Place::Clusters(Arc::new(Clusters::new(Common {
+                settings: settings.clone(),
+                configuration: configuration.clone(),
                 opener,
                 keyring,
-                Arc::clone(&server),
-            ))),
+                server: Arc::clone(&server),
+            }))),
             _ => Place::One(on_stores(settings, opener, keyring).await?),
         };
         let documents = configuration.map(|configuration| {
@@ -110,8 +146,8 @@ impl Storages {
         placed.is_ok_and(|placed| placed.map(|placed| placed.id.as_str()) == cluster) || cluster.is_none()
     }
 
-    /// Everything that logs are on, by name of the cluster where there are several. What cannot be opened is warned of.
-    pub async fn all(&self) -> Vec<(Option<String>, Arc<FlusherStorage>)> {
+    /// Everything that logs are on. What cannot be opened is warned of.
+    pub async fn all(&self) -> Vec<StorageInUse> {
         if let Place::Clusters(clusters) = &self.place {
             clusters.open_all().await;
         }
@@ -134,25 +170,28 @@ impl Storages {
     }
 
     /// What is in use now, without opening anything.
-    pub fn in_use(&self) -> Vec<(Option<String>, Arc<FlusherStorage>)> {
+    pub fn in_use(&self) -> Vec<StorageInUse> {
+        let in_use = |InUse { id, storage, note }| StorageInUse { cluster: Some(id), storage, note };
         match &self.place {
-            Place::One(storage) => vec![(None, Arc::clone(storage))],
-            Place::Clusters(clusters) => clusters.in_use(),
+            Place::One(storage) => {
+                vec![StorageInUse { cluster: None, storage: Arc::clone(storage), note: None }]
+            }
+            Place::Clusters(clusters) => clusters.in_use().into_iter().map(in_use).collect(),
         }
     }
 
     /// What every open writer shows.
     pub async fn logs(&self) -> Vec<AnyStatus> {
         let mut logs = Vec::new();
-        for (_, storage) in self.in_use() {
-            logs.extend(storage.logs().await);
+        for in_use in self.in_use() {
+            logs.extend(in_use.storage.logs().await);
         }
         logs
     }
 
     /// Every store in use, with its cluster.
     pub fn stores(&self) -> Vec<(Option<String>, Arc<dyn ShardStore>)> {
-        let of = |(cluster, storage): (Option<String>, Arc<FlusherStorage>)| {
+        let of = |StorageInUse { cluster, storage, .. }| {
             storage.stores().into_iter().map(move |store| (cluster.clone(), store))
         };
         self.in_use().into_iter().flat_map(of).collect()
@@ -201,14 +240,18 @@ impl LogStorage for Storages {
             Err(PlacementError::UnknownVdisk(vdisk)) => return Err(OpenError::UnknownVdisk(vdisk)),
             Err(error) => return Err(failed(error.into())),
         };
-        let (place, vdisk_id) = (self.clone(), vdisk.clone());
-        documents.following.follow(
-            vdisk,
-            cluster.map(|cluster| cluster.id.clone()),
-            changes,
-            move |config| Ok(place.placed(config, &vdisk_id)?.map(|cluster| cluster.id.clone())),
-        );
-        self.at(cluster).await.map_err(failed)?.open(vdisk).await
+        let place = |cluster: Option<&Arc<StorageCluster>>| -> VdiskPlace {
+            cluster.map(|cluster| (cluster.id.clone(), cluster.shards.write_quorum))
+        };
+        let (storages, id) = (self.clone(), vdisk.clone());
+        documents
+            .following
+            .follow(vdisk, place(cluster), changes, move |config| Ok(place(storages.placed(config, &id)?)));
+        let storage = match (&self.place, cluster) {
+            (Place::Clusters(clusters), Some(cluster)) => clusters.get_to_open(cluster).await,
+            _ => self.at(cluster).await,
+        };
+        storage.map_err(failed)?.open(vdisk).await
     }
 }
 

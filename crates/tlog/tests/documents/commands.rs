@@ -40,7 +40,12 @@ fn a_check_says_everything_that_is_wrong_and_no_password() {
         "{problem}"
     );
     let said = place.tlog_ok(&["config", "check", "vdisks.yaml", "-k", "1", "-m", "0"]);
-    assert!(said.contains("vdisks.yaml is right: 1 vdisks, their logs on 1 storage clusters"), "{said}");
+    assert!(
+        said.contains(
+            "vdisks.yaml is right: 1 vdisks; storage clusters with logs: one (1+0, write quorum 1)"
+        ),
+        "{said}"
+    );
     assert!(place.tlog_fails(&["config", "check", "none.yaml"]).contains("none.yaml cannot be read"));
 }
 
