@@ -17,4 +17,5 @@ mod many;
 mod scenario;
 mod site;
 mod slave;
+mod stores;
 mod writer;

@@ -43,6 +43,14 @@ impl Content {
         self.acknowledged.keys()
     }
 
+    /// The same with what was written later.
+    pub fn followed_by(&self, later: &Self) -> Self {
+        let mut content = self.clone();
+        content.acknowledged.extend(later.acknowledged.clone());
+        content.possible = later.possible.clone();
+        content
+    }
+
     /// The same with one block deleted.
     pub fn without(&self, index: u64) -> Self {
         let mut content = self.clone();
