@@ -97,12 +97,18 @@ async fn an_etcd_that_is_away_changes_nothing_and_what_changed_meanwhile_is_foun
     running.until_back().await;
     put_vdisk(&etcd, "b", 2);
     running.until_sizes(1, 2).await;
-    // Set up anew, with revisions that begin again: what it has now counts.
+    // Set up anew, with revisions that begin again: that it has nothing removes nothing.
     etcd.kill();
     running.until_away().await;
     etcd.restart_empty();
+    let problems = running.until_problems(1).await;
+    assert!(problems[0].contains("as if it had been set up anew"), "{problems:?}");
+    assert_eq!(running.sizes(), (1, 2));
+    // What is put there counts, one by one; and all of it once it is read as a whole.
     put_vdisk(&etcd, "b", 3);
-    running.until_sizes(0, 3).await;
+    running.until_sizes(1, 3).await;
+    running.configuration.reload().await;
+    assert_eq!((running.sizes(), running.configuration.problems()), ((0, 3), vec![]));
 }
 
 #[tokio::test]

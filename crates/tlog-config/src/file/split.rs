@@ -144,9 +144,11 @@ mod tests {
             &[
                 "f.yaml:1:1: there is no such field, did you mean vdisks?; known here: storageClusters, ",
                 "f.yaml:2:1: there is no such field; known here: ",
+                "f.yaml:1:1: the field vdisks is missing",
                 "f.yaml:3:15: tlogClusters: it must be entries",
             ],
         );
         check("vdisks: {a: {}\n", &["f.yaml:2:1: this is not YAML"]);
+        check("storageClusters: {}\n", &["f.yaml:1:1: the field vdisks is missing"]);
     }
 }
