@@ -186,7 +186,8 @@ pub async fn replace(
     let positions: Vec<usize> = replaced.iter().map(|(position, _)| *position).chain(filled).collect();
     let mut report = ReplaceReport::default();
     for (vdisk, format1) in vdisks {
-        let filled = storage.fill_replaced(&vdisk, &positions, |missing| progress(&vdisk, missing)).await;
+        let filled =
+            storage.fill_replaced(&vdisk, &positions, true, |missing| progress(&vdisk, missing)).await;
         let error = filled.err().map(|error| error.to_string());
         report.vdisks.push(ReplacedVdisk { vdisk: vdisk.to_string(), error, format1 });
     }

@@ -254,16 +254,18 @@ impl FlusherStorage {
         Ok(Scrubbed { filled, report: report? })
     }
 
-    /// Has a vdisk's log filled into the stores that were put into these places, and answers once they count in it. `progress`
-    /// is told how many shards are missing there, from time to time.
+    /// Has a vdisk's log filled into the stores that were put into these places, and answers once they count in it. With
+    /// `operators_word` the stores that were there before are gone for good, and a log that does not open without them is opened as far as
+    /// nothing acknowledged can be missing. `progress` is told how many shards are missing there, from time to time.
     pub async fn fill_replaced(
         &self,
         vdisk: &VdiskId,
         positions: &[usize],
+        operators_word: bool,
         progress: impl FnMut(u64) + Send,
     ) -> Result<(), FillError> {
         let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
-        let (log, ours) = self.hold(vdisk, true).await?;
+        let (log, ours) = self.hold(vdisk, operators_word).await?;
         let filled = wait_filled(&log, &set, positions, progress).await;
         self.let_go(&log, ours).await;
         filled

@@ -196,7 +196,9 @@ impl Replacement {
         }
         // In a task of its own: a log that is opened for this must be closed again, whatever becomes of us.
         let (storage, vdisk) = (Arc::clone(&self.storage), vdisk.clone());
-        let filled = tokio::spawn(async move { storage.fill_replaced(&vdisk, &[place], |_| {}).await });
+        // The document is the operator's word that the store before is gone, where a log does not open without it.
+        let word = self.is_exclusive();
+        let filled = tokio::spawn(async move { storage.fill_replaced(&vdisk, &[place], word, |_| {}).await });
         match filled.await {
             Ok(filled) => filled.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
