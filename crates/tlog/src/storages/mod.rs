@@ -2,7 +2,7 @@
 //!
 //! | what changes in the documents | what is done |
 //! |---|---|
-//! | a data store of a cluster | it is put in the other's place, and every log there fills it ([`cluster`]) |
+//! | a data store of a cluster | it is put in the other's place, and every log there fills it |
 //! | the write quorum of a cluster | its vdisks are flushed and closed; the next to open them uses the new one |
 //! | the shards of a cluster | nothing where there are logs on it: they keep theirs |
 //! | the cluster of a vdisk's log | the vdisk is flushed and closed; the next to open it finds the log on the other cluster |
