@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tlog_config::{Configuration, StorageCluster, StoreAddress};
 use tlog_crypto::Keyring;
+use tlog_proto::VdiskId;
 use tlog_server::Server;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::remembered::Remembered;
 use super::replacement::Replacement;
 use super::{NoStorage, on_stores};
+use crate::documents::placement;
 use crate::settings::{RedundancySettings, Settings};
 use crate::storage::FlusherStorage;
 use crate::stores::StoreOpener;
@@ -75,8 +77,21 @@ impl Cluster {
     pub(super) async fn open(id: &str, settings: &Settings, common: &Common) -> Result<Self, NoStorage> {
         let places = settings.stores();
         let remembered = Remembered::of(&settings.data_dir, id);
-        let pending = new_places(id, &places, &remembered)?;
+        let (known, new) = new_places(&places, &remembered);
         let storage = on_stores(settings, common.opener.clone(), common.keyring.clone()).await?;
+        let pending = match new[..] {
+            [] => None,
+            [one] => Some(one),
+            _ => {
+                let missing = vdisks_without_log(id, &storage, common).await;
+                if !missing.is_empty() {
+                    let (cluster, file) = (id.to_owned(), remembered.file().to_owned());
+                    return Err(NoStorage::OtherStores { cluster, known, places: new, missing, file });
+                }
+                tracing::info!(cluster = id, before = ?known, "the stores of this cluster are others than they were, and have the logs of all its vdisks");
+                None
+            }
+        };
         tracing::info!(
             cluster = id,
             redundancy = %settings.redundancy,
@@ -132,30 +147,40 @@ impl Drop for Cluster {
     }
 }
 
-/// The one place that has another store than it had when all logs were last known to be there; none where all have the same.
-fn new_places(
-    cluster: &str,
-    places: &[StoreAddress],
-    remembered: &Remembered,
-) -> Result<Option<usize>, NoStorage> {
+/// The stores when all logs were last known to be there, and the places that have other ones now.
+fn new_places(places: &[StoreAddress], remembered: &Remembered) -> (Vec<String>, Vec<usize>) {
     let known = remembered.read().unwrap_or_else(|error| {
         tracing::warn!(file = %remembered.file().display(), %error, "which stores were in use cannot be read");
         None
     });
-    let Some(known) = known.filter(|known| known.len() == places.len()) else { return Ok(None) };
+    let Some(known) = known.filter(|known| known.len() == places.len()) else { return Default::default() };
     let new: Vec<usize> = (0..places.len())
         .filter(|&at| places.get(at).map(ToString::to_string).as_ref() != known.get(at))
         .collect();
-    match new[..] {
-        [] => Ok(None),
-        [one] => Ok(Some(one)),
-        _ => Err(NoStorage::OtherStores {
-            cluster: cluster.to_owned(),
-            known,
-            places: new,
-            file: remembered.file().to_owned(),
-        }),
+    (known, new)
+}
+
+/// Vdisks that the documents place on a cluster and of which no log can be opened there: never written to, or left behind.
+async fn vdisks_without_log(cluster: &str, storage: &FlusherStorage, common: &Common) -> Vec<VdiskId> {
+    let mut missing = Vec::new();
+    let vdisks = Arc::clone(&common.configuration.vdisks().borrow());
+    for vdisk in vdisks.iter() {
+        let config = common.configuration.vdisk(vdisk).borrow().clone();
+        if !placement(config.as_deref(), vdisk).is_ok_and(|placed| placed.id == cluster) {
+            continue;
+        }
+        let has_log = match storage.store_set(vdisk) {
+            Some(set) => {
+                let survey = set.survey().await;
+                !survey.is_new() && survey.require_members(set.quorums().opening()).is_ok()
+            }
+            None => false,
+        };
+        if !has_log {
+            missing.push(vdisk.clone());
+        }
     }
+    missing
 }
 
 /// Brings changes of a cluster's document to its stores.

@@ -65,10 +65,10 @@ pub enum NoStorage {
     Placement(#[from] PlacementError),
     /// The documents changed while no server ran, by more than one store.
     #[error(
-        "storage cluster {cluster} has other data stores than when its logs were last known to be on all of them, in places {}: it had {}. \
-         Logs on those that are not named any more would be left behind. Change one store at a time, while a server runs; or, where the \
-         new ones hold all logs already, remove {}",
-        list(.places), .known.join(", "), .file.display()
+        "storage cluster {cluster} has other data stores than when its logs were last known to be on all of them, in places {}: it had {}; \
+         and on these no log can be opened of {}. If they have one, it is on the stores before, and would be begun anew here. Put those \
+         back, and change one store at a time while a server runs; or, where these vdisks were never written to, remove {}",
+        list(.places), .known.join(", "), list(.missing), .file.display()
     )]
     OtherStores {
         /// The cluster.
@@ -77,6 +77,8 @@ pub enum NoStorage {
         known: Vec<String>,
         /// Places with other stores now.
         places: Vec<usize>,
+        /// Vdisks of the cluster without a log on the new ones.
+        missing: Vec<VdiskId>,
         /// Where that is written down.
         file: PathBuf,
     },
@@ -88,8 +90,8 @@ pub enum NoStorage {
     Redundancy(#[from] InvalidRedundancy),
 }
 
-fn list(places: &[usize]) -> String {
-    places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn list(things: &[impl ToString]) -> String {
+    things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Stores that logs are on.
