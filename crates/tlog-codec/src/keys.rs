@@ -45,6 +45,11 @@ impl VdiskKeys {
         self.format1.as_ref()
     }
 
+    /// Whether what was sealed under a master key can be opened.
+    pub fn has(&self, id: KeyId) -> bool {
+        self.keyring.get(id).is_ok()
+    }
+
     /// The vdisk.
     pub fn vdisk(&self) -> &VdiskId {
         &self.vdisk

@@ -158,6 +158,9 @@ impl Log {
         let began = Instant::now();
         let mut foundation = foundation(&set, keys.format1()).await?;
         let recovered = recover(&set, opening, &mut foundation).await?;
+        if let Some(last) = recovered.last.as_ref().filter(|last| !keys.has(last.key_id)) {
+            return Err(OpenError::ForeignKey { vdisk: set.vdisk().clone(), id: last.key_id });
+        }
         let set = recovered.set.clone();
         let (before, end) = match recovered.last {
             Some(_) => (ChainTail::empty(), log_end(&set, &recovered).await?),

@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use tlog_codec::{EncodedAggregation, Header};
+use tlog_codec::{EncodedAggregation, Header, KeyId};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 use tlog_quorum::{
     OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
@@ -42,6 +42,17 @@ pub enum OpenError {
     Contended {
         /// The vdisk.
         vdisk: VdiskId,
+    },
+    /// The log was sealed under a key that is not there: what is written now could not be read with it, nor what is there without it.
+    #[error(
+        "vdisk {vdisk}: its log is sealed under the key {id}, which is not in the key file; use the key file that it was written with, or \
+         add that key to this one, below the first"
+    )]
+    ForeignKey {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// The key.
+        id: KeyId,
     },
     /// Committed aggregations cannot be rebuilt.
     #[error(

@@ -453,6 +453,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_log_under_another_key_is_refused_and_one_under_an_older_key_is_not() {
+        let args = SettingsArgs::default().with("storage", ["memory:"; 6].join(","));
+        let settings = Settings::from_flags(&args).unwrap();
+        let stores = Stores::for_writing(&settings, "").await.unwrap().all;
+        let (one, other) = (MasterKey::from_bytes([1; 32]), MasterKey::from_bytes([2; 32]));
+        let storage = |keyring: &str| {
+            let keyring = Arc::new(Keyring::parse(keyring).unwrap());
+            FlusherStorage::new(&settings, stores.clone(), Some(keyring)).unwrap()
+        };
+        let [line, other_line] = [1, 2].map(|byte: u8| hex(byte));
+        let vdisk = VdiskId::new("vda").unwrap();
+        let log = storage(&line).open(&vdisk).await.unwrap();
+        log.append(block(1)).await.unwrap();
+        log.close().await.unwrap();
+        let error = storage(&other_line).open(&vdisk).await.err().unwrap().to_string();
+        assert!(error.contains(&one.id().to_string()) && error.contains("not in the key file"), "{error}");
+        assert!(!error.contains(&other.id().to_string()));
+        let rotated = format!("{other_line}\n{line}\n");
+        let log = storage(&rotated).open(&vdisk).await.unwrap();
+        log.append(block(2)).await.unwrap();
+        log.close().await.unwrap();
+    }
+
+    fn hex(byte: u8) -> String {
+        format!("{byte:02x}").repeat(32)
+    }
+
+    #[tokio::test]
     async fn a_second_writer_fences_the_first() {
         let storage = storage("1").await;
         let vdisk = VdiskId::new("vda").unwrap();
