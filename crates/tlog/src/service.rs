@@ -72,12 +72,11 @@ impl Service {
             None => None,
         };
         let storages = Storages::open(settings, configuration.clone(), opener.clone(), keys).await?;
-        let slaves = match (&configuration, settings.slave_sync) {
-            (Some(configuration), true) => {
-                Some(Slaves::start(storages.clone(), configuration.clone(), opener.links().clone()))
-            }
-            _ => None,
-        };
+        // Also where slaves are not kept: who waits for one is told so.
+        let slaves = configuration.as_ref().map(|configuration| {
+            let links = opener.links().clone();
+            Slaves::start(storages.clone(), configuration.clone(), links, settings.slave_sync)
+        });
         let storage = Arc::new(WithSlaves { storages: storages.clone(), slaves: slaves.clone() });
         let slave_sync = slaves.clone().map(|slaves| Arc::new(slaves) as Arc<dyn SlaveSync>);
         let server = Server::new(server_settings(&settings.limits), storage, slave_sync)?;

@@ -1,6 +1,6 @@
 //! One vdisk's slave: which cluster it is on, and who keeps it up to date.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tlog_config::{StorageCluster, VdiskConfig};
@@ -10,11 +10,11 @@ use tlog_proto::VdiskId;
 use tlog_quorum::StoreSet;
 use tlog_redis::Links;
 use tlog_server::Durability;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{NoSyncer, ShownSlave, slave_cluster};
+use super::{NoSyncer, ShownSlave, guard, slave_cluster, slave_of};
 use crate::storages::Storages;
 
 /// How long one whose slave was taken over waits before it takes it back, while its log is open here.
@@ -31,14 +31,16 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 pub(super) enum Keeping {
     /// The vdisk has none.
     NoSlave,
+    /// Nobody has looked yet.
+    Unknown,
     /// Nobody yet.
-    Starting { cluster: String },
+    Starting { slave: Arc<StorageCluster> },
     /// Nobody, since nothing was ever logged.
-    NoLog { cluster: String },
+    NoLog { slave: Arc<StorageCluster> },
     /// This one; it may have ended.
-    Syncer { cluster: String, syncer: Arc<SlaveSyncer> },
+    Syncer { slave: Arc<StorageCluster>, syncer: Arc<SlaveSyncer> },
     /// Nobody can.
-    Unusable { cluster: String, why: String },
+    Unusable { slave: Arc<StorageCluster>, why: String },
 }
 
 /// Keeps one vdisk's slave, whatever the documents say of it.
@@ -65,7 +67,7 @@ impl Keeper {
         documents: watch::Receiver<Option<Arc<VdiskConfig>>>,
         links: Links,
     ) -> Self {
-        let (tell, keeping) = watch::channel(Keeping::Starting { cluster: String::new() });
+        let (tell, keeping) = watch::channel(Keeping::Unknown);
         let open = watch::Sender::new(Open::default());
         let stop = CancellationToken::new();
         let keeper = Work { vdisk, storages, links, tell, open: open.subscribe() };
@@ -91,21 +93,21 @@ impl Keeper {
     }
 
     pub(super) fn show(&self, vdisk: &VdiskId) -> Option<ShownSlave> {
-        let (cluster, syncer) = match &*self.keeping.borrow() {
-            Keeping::NoSlave => return None,
-            Keeping::Starting { cluster } if cluster.is_empty() => return None,
-            Keeping::Starting { cluster } => (cluster.clone(), Err(NoSyncer::Starting)),
-            Keeping::NoLog { cluster } => (cluster.clone(), Err(NoSyncer::NoLog)),
-            Keeping::Syncer { cluster, syncer } => (cluster.clone(), Ok(syncer.status().borrow().clone())),
-            Keeping::Unusable { cluster, why } => (cluster.clone(), Err(NoSyncer::Unusable(why.clone()))),
+        let (slave, syncer) = match &*self.keeping.borrow() {
+            Keeping::NoSlave | Keeping::Unknown => return None,
+            Keeping::Starting { slave } => (Arc::clone(slave), Err(NoSyncer::Starting)),
+            Keeping::NoLog { slave } => (Arc::clone(slave), Err(NoSyncer::NoLog)),
+            Keeping::Syncer { slave, syncer } => (Arc::clone(slave), Ok(syncer.status().borrow().clone())),
+            Keeping::Unusable { slave, why } => (Arc::clone(slave), Err(NoSyncer::Unusable(why.clone()))),
         };
-        Some(ShownSlave { vdisk: vdisk.clone(), cluster, syncer })
+        Some(ShownSlave { vdisk: vdisk.clone(), cluster: slave.id.clone(), syncer })
     }
 
     /// Has its syncer note where it is and end.
     pub(super) async fn stop(&self) {
         self.stop.cancel();
-        if let Some(task) = self.task.lock().await.take() {
+        let task = guard(&self.task).take();
+        if let Some(task) = task {
             // It fails only where the runtime is shutting down, or with a panic that was told already.
             let _ = task.await;
         }
@@ -159,7 +161,7 @@ struct Clusters {
 impl Clusters {
     fn of(config: Option<&VdiskConfig>) -> Option<Self> {
         let log = config?.tlog.as_ref()?;
-        Some(Self { log: log.cluster.id.clone(), slave: log.slave.clone()? })
+        Some(Self { log: log.cluster.id.clone(), slave: Arc::clone(slave_of(config?)?) })
     }
 }
 
@@ -211,9 +213,9 @@ impl Work {
 
     /// Keeps the slave on a cluster until it is over; answers whether for good.
     async fn keep(&mut self, clusters: Clusters, over: impl Future<Output = bool>) -> bool {
-        let cluster = clusters.slave.id.clone();
+        let cluster = &clusters.slave;
         let mut over = std::pin::pin!(over);
-        self.tell.send_replace(Keeping::Starting { cluster: cluster.clone() });
+        self.tell.send_replace(Keeping::Starting { slave: Arc::clone(cluster) });
         loop {
             let begun = tokio::select! {
                 for_good = &mut over => return for_good,
@@ -222,14 +224,15 @@ impl Work {
             let Begun { syncer, slave, log } = match begun {
                 Ok(begun) => begun,
                 Err(not) => {
-                    self.tell_not(&cluster, not);
+                    self.tell_not(cluster, not);
                     tokio::select! {
                         for_good = &mut over => return for_good,
                         () = self.wait_to_try_again() => continue,
                     }
                 }
             };
-            self.tell.send_replace(Keeping::Syncer { cluster: cluster.clone(), syncer: Arc::clone(&syncer) });
+            self.tell
+                .send_replace(Keeping::Syncer { slave: Arc::clone(cluster), syncer: Arc::clone(&syncer) });
             let mut status = syncer.status();
             tokio::select! {
                 for_good = &mut over => {
@@ -238,7 +241,7 @@ impl Work {
                 }
                 () = async { drop(status.wait_for(|status| status.state == SlaveSyncState::Fenced).await) } => {}
             }
-            tracing::info!(vdisk = %self.vdisk, cluster, "another syncer has taken the slave over");
+            tracing::info!(vdisk = %self.vdisk, cluster = cluster.id, "another syncer has taken the slave over");
             tokio::select! {
                 for_good = &mut over => return for_good,
                 () = self.wait_for_turn(&slave, &log) => {}
@@ -264,18 +267,18 @@ impl Work {
         Ok(Begun { syncer: Arc::new(syncer.map_err(|error| unusable(&error))?), slave, log })
     }
 
-    fn tell_not(&self, cluster: &str, why: NoSyncer) {
-        let cluster = cluster.to_owned();
+    fn tell_not(&self, cluster: &Arc<StorageCluster>, why: NoSyncer) {
+        let slave = Arc::clone(cluster);
         let now = match why {
             NoSyncer::Starting => return,
-            NoSyncer::NoLog => Keeping::NoLog { cluster },
+            NoSyncer::NoLog => Keeping::NoLog { slave },
             NoSyncer::Unusable(why) => {
                 let told =
                     matches!(&*self.tell.borrow(), Keeping::Unusable { why: before, .. } if *before == why);
                 if !told {
-                    tracing::warn!(vdisk = %self.vdisk, cluster, error = why, "the slave cannot be kept up to date");
+                    tracing::warn!(vdisk = %self.vdisk, cluster = cluster.id, error = why, "the slave cannot be kept up to date");
                 }
-                Keeping::Unusable { cluster, why }
+                Keeping::Unusable { slave, why }
             }
         };
         self.tell.send_replace(now);

@@ -7,19 +7,19 @@
 mod keeper;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use futures::future::join_all;
-use tlog_config::{Configuration, StorageCluster};
+use tlog_config::{Configuration, StorageCluster, VdiskConfig};
 use tlog_player::slave::{SlaveCluster, SlaveStatus, SlaveWaitError};
 use tlog_proto::{LogPosition, VdiskId};
 use tlog_redis::{Links, SlaveServers, SlaveServersError, slave_servers};
 use tlog_server::{Durability, LogStorage, OpenError, SlaveSync, SlaveSyncError, SlaveSyncOutcome, VdiskLog};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use self::keeper::{Keeper, Keeping};
 use crate::storages::Storages;
@@ -40,7 +40,7 @@ pub fn slave_cluster(
         .ok_or_else(|| SlaveServersError::NoDataStores { cluster: cluster.id.clone() })
 }
 
-/// Keeps the slaves of all vdisks that have one. Cheap to clone.
+/// Keeps the slaves of all vdisks that have one, or knows at least which have one. Cheap to clone.
 #[derive(Clone)]
 pub struct Slaves {
     inner: Arc<Inner>,
@@ -50,9 +50,37 @@ struct Inner {
     storages: Storages,
     configuration: Configuration,
     links: Links,
-    /// Of every vdisk that the documents know.
+    /// Whether slaves are kept up to date here; else there are no keepers.
+    keeps: bool,
+    /// Of every vdisk that the documents know, as soon as somebody asks for it.
     keepers: Mutex<BTreeMap<VdiskId, Keeper>>,
+    /// Keepers of vdisks that are gone, which still note where they are.
+    leaving: TaskTracker,
     following: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why nobody can be told that a slave holds everything.
+#[derive(Debug, thiserror::Error)]
+enum NotKept {
+    #[error(
+        "this server has slave-sync off, and the vdisk has a slave on storage cluster {cluster}: ask the server that keeps it, or set \
+         slave-sync"
+    )]
+    Off { cluster: String },
+    #[error("the documents do not know the vdisk any more")]
+    Removed,
+    #[error("the slave on storage cluster {cluster} cannot be kept up to date: {why}")]
+    Unusable { cluster: String, why: String },
+    #[error("the server is stopping")]
+    Stopping,
+    #[error("what kept the slave has ended by a fault; restart the server")]
+    Ended,
+}
+
+impl From<NotKept> for SlaveSyncError {
+    fn from(why: NotKept) -> Self {
+        SlaveSyncError(why.into())
+    }
 }
 
 /// What a server shows of one slave.
@@ -89,18 +117,23 @@ impl NoSyncer {
 }
 
 impl Slaves {
-    /// Begins to keep the slaves of all vdisks that the documents know, as they change.
-    pub fn start(storages: Storages, configuration: Configuration, links: Links) -> Self {
+    /// Begins to keep the slaves of all vdisks that the documents know, as they change. Where slaves are not to be kept it only knows
+    /// which vdisks have one: who waits for it is not told that there is none.
+    pub fn start(storages: Storages, configuration: Configuration, links: Links, keeps: bool) -> Self {
         let inner = Arc::new(Inner {
             storages,
             configuration,
             links,
+            keeps,
             keepers: Mutex::default(),
+            leaving: TaskTracker::new(),
             following: Mutex::default(),
         });
         let slaves = Self { inner };
-        let following = tokio::spawn(slaves.clone().follow());
-        *guard(&slaves.inner.following) = Some(following);
+        if keeps {
+            let following = tokio::spawn(slaves.clone().follow());
+            *guard(&slaves.inner.following) = Some(following);
+        }
         slaves
     }
 
@@ -109,35 +142,51 @@ impl Slaves {
         let mut names = self.inner.configuration.vdisks();
         loop {
             let now = Arc::clone(&names.borrow_and_update());
-            let gone: Vec<Keeper> = {
-                let mut keepers = guard(&self.inner.keepers);
-                for vdisk in
-                    now.iter().filter(|vdisk| !keepers.contains_key(*vdisk)).cloned().collect::<Vec<_>>()
-                {
-                    let Inner { storages, configuration, links, .. } = &*self.inner;
-                    let keeper = Keeper::start(
-                        vdisk.clone(),
-                        storages.clone(),
-                        configuration.vdisk(&vdisk),
-                        links.clone(),
-                    );
-                    keepers.insert(vdisk, keeper);
-                }
-                let names: Vec<VdiskId> =
-                    keepers.keys().filter(|vdisk| !now.contains(*vdisk)).cloned().collect();
-                names.iter().filter_map(|vdisk| keepers.remove(vdisk)).collect()
-            };
-            join_all(gone.iter().map(Keeper::stop)).await;
+            now.iter().for_each(|vdisk| self.with_keeper(vdisk, |_| ()).unwrap_or_default());
+            for gone in self.take_gone(&now) {
+                // One whose slave hangs must not hold up the others.
+                self.inner.leaving.spawn(async move { gone.stop().await });
+            }
             if names.changed().await.is_err() {
                 return;
             }
         }
     }
 
+    /// Does something with the keeper of a vdisk, which begins with that where there is none yet. None where the documents do not know
+    /// the vdisk, or the server is stopping.
+    fn with_keeper<T>(&self, vdisk: &VdiskId, work: impl FnOnce(&Keeper) -> T) -> Option<T> {
+        let Inner { storages, configuration, links, keepers, .. } = &*self.inner;
+        let mut keepers = guard(keepers);
+        if self.inner.leaving.is_closed() {
+            return None;
+        }
+        if let Some(keeper) = keepers.get(vdisk) {
+            return Some(work(keeper));
+        }
+        let documents = configuration.vdisk(vdisk);
+        if documents.borrow().is_none() {
+            return None;
+        }
+        let keeper = Keeper::start(vdisk.clone(), storages.clone(), documents, links.clone());
+        Some(work(keepers.entry(vdisk.clone()).or_insert(keeper)))
+    }
+
+    /// Those of vdisks that the documents do not know any more.
+    fn take_gone(&self, now: &BTreeSet<VdiskId>) -> Vec<Keeper> {
+        let mut keepers = guard(&self.inner.keepers);
+        // One that is newer than `now` may be there already.
+        let is_gone = |vdisk: &&VdiskId| {
+            !now.contains(*vdisk) && self.inner.configuration.vdisk(vdisk).borrow().is_none()
+        };
+        let gone: Vec<VdiskId> = keepers.keys().filter(is_gone).cloned().collect();
+        gone.iter().filter_map(|vdisk| keepers.remove(vdisk)).collect()
+    }
+
     /// Has it told that a log is open here, and when it has grown.
     fn opened(&self, vdisk: &VdiskId, durability: watch::Receiver<Durability>) {
-        if let Some(keeper) = guard(&self.inner.keepers).get(vdisk) {
-            keeper.opened(durability);
+        if self.inner.keeps {
+            self.with_keeper(vdisk, |keeper| keeper.opened(durability)).unwrap_or_default();
         }
     }
 
@@ -171,8 +220,16 @@ impl Slaves {
         if let Some(following) = guard(&self.inner.following).take() {
             following.abort();
         }
-        let keepers = std::mem::take(&mut *guard(&self.inner.keepers));
-        let stopping = join_all(keepers.values().map(Keeper::stop));
+        let keepers = {
+            let mut keepers = guard(&self.inner.keepers);
+            // From here on nobody makes another one.
+            self.inner.leaving.close();
+            std::mem::take(&mut *keepers)
+        };
+        for (_, keeper) in keepers {
+            self.inner.leaving.spawn(async move { keeper.stop().await });
+        }
+        let stopping = self.inner.leaving.wait();
         if tokio::time::timeout(STOP_LIMIT, stopping).await.is_err() {
             tracing::warn!("not every slave's syncer could note where it is; the next look takes longer");
         }
@@ -186,36 +243,59 @@ impl SlaveSync for Slaves {
         vdisk: &VdiskId,
         position: Option<LogPosition>,
     ) -> Result<SlaveSyncOutcome, SlaveSyncError> {
-        let keeping = guard(&self.inner.keepers).get(vdisk).map(Keeper::keeping);
-        let Some(mut keeping) = keeping else { return Ok(SlaveSyncOutcome::NoSlave) };
+        // What the documents say counts, not whom this server has: "there is none" makes a disk switch to whatever it finds.
+        let mut documents = self.inner.configuration.vdisk(vdisk);
         loop {
-            let now = keeping.borrow_and_update().clone();
-            let syncer = match now {
-                Keeping::NoSlave => return Ok(SlaveSyncOutcome::NoSlave),
-                Keeping::Unusable { why, .. } => return Err(SlaveSyncError(why.into())),
-                Keeping::Syncer { syncer, .. } => Some(syncer),
-                Keeping::Starting { .. } | Keeping::NoLog { .. } => None,
-            };
-            if let Some(syncer) = syncer {
-                match syncer.hand_over(position).await {
-                    Ok(()) => return Ok(SlaveSyncOutcome::Synced),
-                    // The next one knows.
-                    Err(SlaveWaitError::Fenced | SlaveWaitError::Ended) => {}
-                    Err(error) => return Err(SlaveSyncError(error.into())),
-                }
+            let config = documents.borrow_and_update().clone().ok_or(NotKept::Removed)?;
+            let Some(slave) = slave_of(&config) else { return Ok(SlaveSyncOutcome::NoSlave) };
+            let cluster = slave.id.clone();
+            if !self.inner.keeps {
+                return Err(NotKept::Off { cluster }.into());
             }
-            if keeping.changed().await.is_err() {
-                return Err(SlaveSyncError("the server is stopping".into()));
+            let Some(mut keeping) = self.with_keeper(vdisk, Keeper::keeping) else {
+                let stopping = self.inner.leaving.is_closed();
+                return Err(if stopping { NotKept::Stopping } else { NotKept::Removed }.into());
+            };
+            let now = keeping.borrow_and_update().clone();
+            match now {
+                Keeping::Unusable { slave: of, why } if of == *slave => {
+                    return Err(NotKept::Unusable { cluster, why }.into());
+                }
+                Keeping::Syncer { slave: of, syncer } if of == *slave => {
+                    match syncer.hand_over(position).await {
+                        Ok(()) => return Ok(SlaveSyncOutcome::Synced),
+                        // The next one knows.
+                        Err(SlaveWaitError::Fenced | SlaveWaitError::Ended) => {}
+                        Err(error) => return Err(SlaveSyncError(error.into())),
+                    }
+                }
+                // Also one of another cluster, which the documents named before.
+                _ => {}
+            }
+            tokio::select! {
+                changed = keeping.changed() => {
+                    let is_it = |keeper: &Keeper| keeper.keeping().same_channel(&keeping);
+                    if changed.is_err() && self.with_keeper(vdisk, is_it).unwrap_or_default() {
+                        return Err(NotKept::Ended.into());
+                    }
+                }
+                // The end of the documents changes nothing.
+                Ok(()) = documents.changed() => {}
             }
         }
     }
+}
+
+/// The cluster of a vdisk's slave, by its document.
+fn slave_of(config: &VdiskConfig) -> Option<&Arc<StorageCluster>> {
+    config.tlog.as_ref()?.slave.as_ref()
 }
 
 /// Storage that tells the slaves of logs that are opened.
 pub struct WithSlaves {
     /// Where logs are.
     pub storages: Storages,
-    /// None where slaves are not kept.
+    /// None where there are no documents, which say what slaves there are.
     pub slaves: Option<Slaves>,
 }
 

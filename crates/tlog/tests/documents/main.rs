@@ -18,4 +18,5 @@ mod scenario;
 mod site;
 mod slave;
 mod stores;
+mod switching;
 mod writer;

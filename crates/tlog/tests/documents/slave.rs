@@ -17,16 +17,16 @@ use crate::writer::{BLOCK, Writer};
 const SETTINGS: &str = "data-shards = 1\nparity-shards = 1\nflush-size = 5\nslave-sync = true";
 
 /// A log on two stores, and a slave on some more.
-struct Site {
-    place: Place,
-    _log: RedisServers,
-    slave: RedisServers,
+pub struct Site {
+    pub place: Place,
+    pub log: RedisServers,
+    pub slave: RedisServers,
     file: File,
-    documents: Documents,
+    pub documents: Documents,
 }
 
 impl Site {
-    fn new(slaves: usize) -> Self {
+    pub fn new(slaves: usize) -> Self {
         let place = Place::new();
         let log = RedisServers::start(2, &RedisOptions::durable());
         let slave = RedisServers::start(slaves, &RedisOptions::durable());
@@ -37,7 +37,12 @@ impl Site {
         documents.vdisks.insert("a".to_owned(), Vdisk { cluster: "log", slave: Some("slave") });
         prepare(&place, &file.setting(), SETTINGS);
         file.put(&place, &documents);
-        Self { place, _log: log, slave, file, documents }
+        Self { place, log, slave, file, documents }
+    }
+
+    /// Makes the documents those that the server follows.
+    pub fn put(&mut self) {
+        self.file.put(&self.place, &self.documents);
     }
 
     /// Every block on the slave, by the documented layout, with a client that is not ours.
@@ -61,7 +66,7 @@ impl Site {
         disk
     }
 
-    fn told(&self) -> Value {
+    pub fn told(&self) -> Value {
         let output = self.place.tlog(&["slave", "status", "a", "--json"]);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
     }
@@ -76,11 +81,11 @@ fn blocks_of(store: &RedisProcess, number: usize, stores: usize) -> BTreeMap<u64
 }
 
 /// What a server says of the slave.
-fn slave_of(status: &Value) -> &Value {
+pub fn slave_of(status: &Value) -> &Value {
     &status["slaves"][0]
 }
 
-async fn up_to_date(server: &Server) {
+pub async fn up_to_date(server: &Server) {
     until(server, "the slave is up to date", |status| {
         let slave = slave_of(status);
         slave["state"] == "up_to_date" && slave["lag"]["aggregations"] == 0
@@ -130,8 +135,7 @@ async fn a_disk_switches_to_its_slave_and_everything_is_there() {
 
     // Without its entry there is no slave, and who asks is answered at once.
     site.documents.vdisks.insert("a".to_owned(), Vdisk { cluster: "log", slave: None });
-    let documents = site.documents.clone();
-    site.file.put(&site.place, &documents);
+    site.put();
     until(&server, "there is no slave", |status| status["slaves"].as_array().unwrap().is_empty()).await;
     let client =
         Client::connect(server.addr(), VdiskId::new("a").unwrap(), ClientOptions::default()).await.unwrap();
@@ -268,11 +272,16 @@ async fn how_far_a_slave_is_behind_is_told_exactly() {
     server.stop();
 }
 
-async fn connect(server: &Server) -> Client {
+pub async fn connect(server: &Server) -> Client {
+    connect_to(server, "a").await
+}
+
+/// A client that does not come back.
+pub async fn connect_to(server: &Server, vdisk: &str) -> Client {
     let options = ClientOptions {
         connect_deadline: Duration::from_secs(60),
         reconnect_deadline: Some(Duration::ZERO),
         ..ClientOptions::default()
     };
-    Client::connect(server.addr(), VdiskId::new("a").unwrap(), options).await.unwrap()
+    Client::connect(server.addr(), VdiskId::new(vdisk).unwrap(), options).await.unwrap()
 }
