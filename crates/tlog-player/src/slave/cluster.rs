@@ -14,6 +14,9 @@ use tlog_store::slave::{
 /// Who commands are to the stores: they hold a slave no longer than they run, so that a syncer may go on after them.
 pub(crate) const COMMAND: SlaveOwner = SlaveOwner([0; 16]);
 
+/// How often a stop is tried while syncers take the slave.
+const MOST_STOPS: u32 = 8;
+
 /// The stores of a slave, for one vdisk. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SlaveCluster {
@@ -101,6 +104,11 @@ impl SlaveState {
         &self.record.record.mark
     }
 
+    /// Whether every data store has promised what the metadata store has, so that a stop cannot be forgotten unnoticed.
+    pub(crate) fn is_promised_by_all(&self) -> bool {
+        self.parts.iter().all(|(_, part)| part.epoch == self.record.epoch)
+    }
+
     pub(crate) fn highest_epoch(&self) -> Epoch {
         let parts = self.parts.iter().map(|(_, part)| part.epoch);
         parts.max().unwrap_or_default().max(self.record.epoch)
@@ -152,15 +160,47 @@ impl SlaveCluster {
     /// Says that the slave is somebody's primary from now on: whoever applies a log to it is fenced, and nobody may begin to, also
     /// after restarts, until [`Self::start`]. Answers when every store knows.
     pub async fn stop(&self) -> Result<(), SlaveError> {
+        let mut tries = 1;
+        loop {
+            match self.try_stop().await {
+                // A syncer that was fenced by this came back before the mark was there.
+                Err(error) if error.is_fenced() && tries < MOST_STOPS => tries += 1,
+                stopped => return stopped,
+            }
+        }
+    }
+
+    async fn try_stop(&self) -> Result<(), SlaveError> {
+        let half = SlaveError::HalfRestored { vdisk: self.vdisk.clone() };
         let state = self.state().await?;
         if let SlaveMark::Restoring(_) = state.mark() {
-            return Err(SlaveError::HalfRestored { vdisk: self.vdisk.clone() });
+            return Err(half);
         }
         let epoch = self.promise(&state, COMMAND, Claim::Over).await?;
+        // From here on nobody else keeps a record; before, a syncer may have, and the position must not step back.
+        let record = self.metadata.record(&self.vdisk).await?.record;
+        if let SlaveMark::Restoring(_) = record.mark {
+            return Err(half);
+        }
         // The mark first: who is fenced looks why.
-        self.keep(epoch, &SlaveRecord { mark: SlaveMark::Stopped, ..state.record.record }).await?;
+        self.keep(epoch, &SlaveRecord { mark: SlaveMark::Stopped, ..record }).await?;
         self.raise(epoch).await?;
         tracing::info!(vdisk = %self.vdisk, "the slave is stopped: nothing is applied to it any more");
+        Ok(())
+    }
+
+    /// Has every data store of a stopped slave promise what the metadata store has: a stop may have been interrupted before that, and
+    /// until then nobody would notice a metadata store that forgets it.
+    pub(crate) async fn settle_stop(&self, state: &SlaveState) -> Result<(), SlaveError> {
+        let epoch = state.record.epoch;
+        let parts = self.data.iter().zip(&state.parts);
+        let behind = parts.filter(|(_, (_, part))| part.epoch < epoch).map(|(store, _)| store);
+        let raise = async |store: &Arc<dyn SlaveStore>| match store.raise(&self.vdisk, epoch).await {
+            // Somebody else did it meanwhile.
+            Err(error) if error.is_fenced() => Ok(()),
+            raised => raised,
+        };
+        try_join_all(behind.map(raise)).await?;
         Ok(())
     }
 

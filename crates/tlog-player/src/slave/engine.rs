@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use tlog_codec::VdiskKeys;
 use tlog_proto::LogPosition;
 use tlog_quorum::StoreSet;
-use tlog_store::slave::SlaveOwner;
+use tlog_store::slave::{SlaveMark, SlaveOwner};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::{COMMAND, SlaveCluster, SlaveError};
 use super::cursor::Cursor;
 use super::lag::{Known, known_of, lag};
+use super::needs_resync::NeedsResync;
 use super::runs::{Run, Runs};
-use super::session::{Parted, Session};
+use super::session::{Look, Parted, Session};
 use super::status::{SlaveLag, SlaveStatus, SlaveSyncState};
 use super::syncer::{Request, SlaveSyncOptions, SlaveWaitError};
 use crate::metric;
@@ -316,32 +317,60 @@ impl<T: Send + Sync + 'static> Engine<T> {
 
     /// Waits before the next try. Somebody who comes to wait for the slave is worth one at once: things may have changed.
     async fn rest(&mut self, pause: Duration) {
-        self.answer_in_vain().await;
+        let pause = if self.answer_in_vain().await { pause } else { pause.min(self.options.first_pause) };
         tokio::select! {
             Some(request) = self.requests.recv() => self.pending.push(request),
             () = sleep(pause) => {}
         }
     }
 
-    /// Answers those who wait for what will not come, as things are.
-    async fn answer_in_vain(&mut self) {
+    /// Answers those who wait for what will not come, as things are. False where that cannot be told, and is to be looked at soon.
+    async fn answer_in_vain(&mut self) -> bool {
         if self.pending.is_empty() {
-            return;
+            return true;
         }
         let error = match &self.status.borrow().state {
-            SlaveSyncState::NeedsResync(reason) => SlaveWaitError::NeedsResync(reason.clone()),
-            SlaveSyncState::Stopped => SlaveWaitError::Stopped,
-            _ => return,
+            SlaveSyncState::NeedsResync(reason) => Err(SlaveWaitError::NeedsResync(reason.clone())),
+            SlaveSyncState::Stopped => Ok(()),
+            _ => return true,
         };
-        if error == SlaveWaitError::Stopped {
+        let error = match error {
+            Err(error) => error,
             // Handed over already, and the answer was lost: asking again is no error.
-            let state = self.slave.state().await.ok();
-            let held = state.and_then(|state| state.position()?.last).map(|last| last.position);
-            self.answer_held(held);
-        }
+            Ok(()) => match self.held_when_stopped().await {
+                Ok(Some(held)) => {
+                    self.answer_held(held);
+                    SlaveWaitError::Stopped { vdisk: self.slave.vdisk().clone(), held }
+                }
+                Err(Parted::NeedsResync(reason)) => SlaveWaitError::NeedsResync(reason),
+                // Started again, or not every store has promised: the next look mends that.
+                Ok(None) => return false,
+                Err(parted) => {
+                    if let Some(state) = self.judge(parted).await {
+                        self.set_state(state);
+                    }
+                    return false;
+                }
+            },
+        };
         for request in self.pending.drain(..) {
+            // Who does not wait any more does not need to know.
             let _ = request.answer.send(Err(error.clone()));
         }
+        true
+    }
+
+    /// Up to where the slave held this log when it was stopped. None where it is not stopped any more, or could be forgotten to be.
+    async fn held_when_stopped(&mut self) -> Result<Option<Option<LogPosition>>, Parted> {
+        let reader = self.open_log().await?;
+        let state = self.slave.state().await?;
+        if state.metadata_is_set_back() {
+            return Err(NeedsResync::MetadataLost { address: state.metadata }.into());
+        }
+        if *state.mark() != SlaveMark::Stopped || !state.is_promised_by_all() {
+            return Ok(None);
+        }
+        Look { reader, keys: self.keys.clone() }.held_when_stopped(&state).await.map(Some)
     }
 
     /// What to do about having lost the slave; none: take it again at once.

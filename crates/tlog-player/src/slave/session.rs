@@ -1,7 +1,7 @@
 //! One syncer that has the slave, from taking it to losing it.
 
 use tlog_codec::VdiskKeys;
-use tlog_proto::Epoch;
+use tlog_proto::{Epoch, LogPosition};
 use tlog_store::slave::{
     Claim, FillId, Restoring, SlaveMark, SlaveOwner, SlavePoint, SlavePosition, SlaveRecord, SlaveStep,
 };
@@ -78,6 +78,9 @@ impl Session {
     ) -> Result<(Self, Cursor), Parted> {
         let look = Look { reader, keys };
         let state = slave.state().await?;
+        if *state.mark() == SlaveMark::Stopped {
+            slave.settle_stop(&state).await?;
+        }
         // Whoever cannot go on takes it from nobody: a restore may be about to mend it.
         look.at(&slave, &state).await?;
         let claim = if *had { Claim::Back } else { Claim::Over };
@@ -172,12 +175,28 @@ struct Found {
 }
 
 /// Looks at a slave with the eyes of its log. Changes nothing.
-struct Look {
-    reader: LogReader,
-    keys: VdiskKeys,
+pub(crate) struct Look {
+    pub(crate) reader: LogReader,
+    pub(crate) keys: VdiskKeys,
 }
 
 impl Look {
+    /// Up to where a slave that is stopped held this very log when it was; none: nothing of it.
+    pub(crate) async fn held_when_stopped(&self, state: &SlaveState) -> Result<Option<LogPosition>, Parted> {
+        let Some(SlavePosition { point, last }) = state.position() else { return Ok(None) };
+        // Refuses where the log does not go as far.
+        Follower::new(self.reader.clone(), self.keys.clone(), point)?;
+        let aggregation = point.aggregation;
+        if aggregation.0 > 0 {
+            let infos = self.reader.history_of(aggregation..=aggregation).collect().await;
+            let found = infos.map_err(FollowError::from)?.last().map(|info| info.id);
+            if let Some(found) = found.filter(|found| *found != point.id) {
+                return Err(NeedsResync::OtherLog { aggregation, expected: point.id, found }.into());
+            }
+        }
+        Ok(last.map(|last| last.position))
+    }
+
     async fn at(&self, slave: &SlaveCluster, state: &SlaveState) -> Result<Found, Parted> {
         match state.standing() {
             Standing::Stopped => Err(Parted::Stopped),

@@ -116,7 +116,7 @@ impl SlaveState {
 
     /// Every epoch is promised on the metadata store first. Where a data store knows a higher one, that of the metadata store was
     /// forgotten, and with it perhaps that the slave was stopped.
-    fn metadata_is_set_back(&self) -> bool {
+    pub(crate) fn metadata_is_set_back(&self) -> bool {
         self.parts.iter().any(|(_, state)| state.epoch > self.record.epoch)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tlog_codec::VdiskKeys;
 use tlog_codec::format1::Keys as Format1Keys;
-use tlog_proto::LogPosition;
+use tlog_proto::{LogPosition, VdiskId};
 use tlog_quorum::StoreSet;
 use tlog_store::slave::SlaveOwner;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -58,8 +58,16 @@ pub enum SlaveWaitError {
     #[error("the slave needs a resync: {0}; run tlog slave resync")]
     NeedsResync(#[from] NeedsResync),
     /// It is somebody's primary, and did not hold it when it became that.
-    #[error("the slave is stopped: it is somebody's primary")]
-    Stopped,
+    #[error(
+        "vdisk {vdisk}: the slave is stopped, as somebody's primary, and held {} then; if no disk uses it: tlog slave start {vdisk} --unchanged",
+        held.map_or_else(|| "nothing of this log".to_owned(), |held| format!("everything up to {held}"))
+    )]
+    Stopped {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Up to where it held this log then.
+        held: Option<LogPosition>,
+    },
     /// Another syncer has taken the slave over.
     #[error("another syncer has taken the slave over")]
     Fenced,

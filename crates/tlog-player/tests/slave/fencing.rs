@@ -19,6 +19,8 @@ use crate::scene::{Stores, Written, until, until_status, within};
 pub(crate) struct HeldUp {
     pub(crate) store: Arc<dyn SlaveStore>,
     pub(crate) writes: Arc<Semaphore>,
+    /// Its asking for an epoch is held up by this one, where there is one.
+    pub(crate) promises: Option<Semaphore>,
 }
 
 impl HeldUp {
@@ -76,6 +78,9 @@ impl SlaveStore for HeldUp {
         owner: SlaveOwner,
         claim: Claim,
     ) -> Result<(), StoreError> {
+        if let Some(promises) = &self.promises {
+            promises.acquire().await.unwrap().forget();
+        }
         self.store.promise(vdisk, epoch, owner, claim).await
     }
 
@@ -98,7 +103,7 @@ async fn a_syncer_that_was_paused_cannot_write_over_what_the_next_one_wrote() {
         let passing = Arc::new(Semaphore::new(writes));
         let held_up = |store: &Arc<_>| {
             let store: Arc<dyn SlaveStore> = Arc::<tlog_store::slave::MemorySlave>::clone(store);
-            Arc::new(HeldUp { store, writes: passing.clone() }) as Arc<dyn SlaveStore>
+            Arc::new(HeldUp { store, writes: passing.clone(), promises: None }) as Arc<dyn SlaveStore>
         };
         let data = stores.data.iter().map(held_up).collect();
         let of_paused = SlaveCluster::new(written.log.vdisk.clone(), data, stores.metadata.clone()).unwrap();

@@ -178,7 +178,7 @@ async fn a_paused_syncer_is_fenced_by_the_servers() {
     let passing = Arc::new(Semaphore::new(11));
     let direct = servers.cluster(&written.log);
     let held_up = |store: &Arc<dyn SlaveStore>| -> Arc<dyn SlaveStore> {
-        Arc::new(HeldUp { store: Arc::clone(store), writes: passing.clone() })
+        Arc::new(HeldUp { store: Arc::clone(store), writes: passing.clone(), promises: None })
     };
     let data: Vec<_> = direct.data().iter().map(held_up).collect();
     let metadata = data[0].clone();
