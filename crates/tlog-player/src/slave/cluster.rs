@@ -80,6 +80,14 @@ impl SlaveError {
 }
 
 impl SlaveSurvey {
+    /// What all stores have; none where not all answer.
+    pub fn state(&self) -> Option<SlaveState> {
+        let parts =
+            self.parts.iter().map(|(address, part)| Some((address.clone(), part.as_ref().ok()?.clone())));
+        let record = self.record.1.as_ref().ok()?.clone();
+        Some(SlaveState { metadata: self.record.0.clone(), record, parts: parts.collect::<Option<_>>()? })
+    }
+
     /// What all stores have; what the first said that did not answer.
     pub fn into_state(self) -> Result<SlaveState, StoreError> {
         let Self { record: (metadata, record), parts } = self;

@@ -495,7 +495,7 @@ fn log_change(slave: &SlaveCluster, state: &SlaveSyncState) {
             tracing::warn!(%vdisk, state = kind, because, "the slave is not synced; trying again and again");
         }
         SlaveSyncState::NeedsResync(reason) => {
-            tracing::error!(%vdisk, %reason, "the slave needs a resync; run tlog slave resync");
+            tracing::error!(%vdisk, %reason, "the slave needs a resync; {}", reason.remedy());
         }
         SlaveSyncState::Stopped | SlaveSyncState::Restoring(_) => {
             tracing::warn!(%vdisk, state = kind, "nothing is applied to the slave");

@@ -5,6 +5,8 @@
 //! SlaveSyncer      applies every durable write of a log to it, in the log's order, for as long as it runs
 //!   .status()      how far it is, and what it waits for
 //!   .wait_until()  when the slave holds everything up to a position; .hand_over() stops the syncer then, for good
+//! outlook          whether a slave can be gone on with, for whoever has no syncer to ask
+//! resync_slave     fills it anew from its log, unless it may hold the last copy of something
 //! restore_to_slave puts a disk at any moment into a cluster, of any number of stores; goes on where it was interrupted
 //! ```
 //!
@@ -21,7 +23,9 @@ mod engine;
 mod follow;
 mod lag;
 mod needs_resync;
+mod outlook;
 mod restore;
+mod resync;
 mod runs;
 mod session;
 mod standing;
@@ -32,9 +36,9 @@ pub use cluster::{SlaveCluster, SlaveError, SlaveState, SlaveSurvey};
 pub use follow::{FollowError, Followed, Follower};
 pub use lag::lag_behind;
 pub use needs_resync::{LegacyFault, NeedsResync};
-pub use restore::{
-    SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave, resync_slave,
-};
+pub use outlook::{Outlook, OutlookError, outlook};
+pub use restore::{SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave};
+pub use resync::resync_slave;
 pub use standing::Standing;
 pub use status::{SlaveLag, SlaveStatus, SlaveSyncState};
 pub use syncer::{SlaveSyncOptions, SlaveSyncer, SlaveWaitError};

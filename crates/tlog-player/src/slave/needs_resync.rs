@@ -26,7 +26,8 @@ pub enum NeedsResync {
     },
     /// The metadata store has forgotten the record.
     #[error(
-        "metadata store {address} has lost its record: data stores belong to a fill that it does not know"
+        "metadata store {address} has lost its record: data stores belong to a fill that it does not know. That a disk has switched to the \
+         slave would be forgotten with it"
     )]
     MetadataLost {
         /// The store.
@@ -152,6 +153,22 @@ fn shown(point: &SlavePoint) -> String {
 }
 
 impl NeedsResync {
+    /// What a person does about it, as the end of a sentence.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            NeedsResync::MetadataLost { .. } | NeedsResync::BlocksWithoutPosition { .. } => {
+                "look whether a disk has switched to it; if none has: tlog slave resync --nobody-uses-it"
+            }
+            NeedsResync::OtherLog { .. }
+            | NeedsResync::SlaveAhead { .. }
+            | NeedsResync::LegacyPosition { why: LegacyFault::Unknown, .. } => {
+                "look which of the two is the disk; if the log is, tlog slave resync --discard loses what only the slave holds"
+            }
+            NeedsResync::Pruned { .. } => "tlog slave resync --accept-pruned-base",
+            _ => "tlog slave resync",
+        }
+    }
+
     /// A short name for metrics and JSON.
     pub fn kind(&self) -> &'static str {
         match self {

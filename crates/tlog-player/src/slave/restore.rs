@@ -22,12 +22,13 @@ use tlog_store::slave::{
 use tokio::time::Instant;
 
 use super::cluster::{COMMAND, SlaveCluster, SlaveError, SlaveState, new_fill};
+use super::follow::FollowError;
+use super::needs_resync::NeedsResync;
 use super::standing::Standing;
-use crate::disk_state::{DiskState, DiskStateError, ReadOptions};
+use crate::disk_state::{DiskState, DiskStateError};
 use crate::format1::StoredFormat;
 use crate::in_flight::run_bounded;
 use crate::metric;
-use crate::moment::Moment;
 use crate::reader::LogReader;
 use crate::restore::{Job, RestoreError, RestoreProgress, jobs};
 
@@ -46,11 +47,21 @@ pub struct SlaveRestoreOptions {
     pub overwrite: bool,
     /// Also where the slave is stopped, and with that somebody's primary.
     pub overwrite_stopped: bool,
+    /// For a resync: also where it may have been forgotten that the slave was stopped. The caller vouches that no disk uses it.
+    pub nobody_uses_it: bool,
+    /// For a resync: also where the log lacks what the slave holds, which is lost then.
+    pub discard: bool,
 }
 
 impl Default for SlaveRestoreOptions {
     fn default() -> Self {
-        Self { memory: 128 << 20, overwrite: false, overwrite_stopped: false }
+        Self {
+            memory: 128 << 20,
+            overwrite: false,
+            overwrite_stopped: false,
+            nobody_uses_it: false,
+            discard: false,
+        }
     }
 }
 
@@ -107,6 +118,39 @@ pub enum SlaveRestoreError {
         /// The vdisk.
         vdisk: VdiskId,
     },
+    /// That the slave was stopped may have been forgotten, and nobody vouched that no disk has switched to it.
+    #[error(
+        "vdisk {vdisk}: the slave holds {blocks} blocks, and {reason}; if a disk has switched to it they are the only ones that are up to \
+         date. Look first, and say that nobody uses it"
+    )]
+    MayBeInUse {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Blocks on all data stores.
+        blocks: u64,
+        /// Why that is not known.
+        reason: NeedsResync,
+    },
+    /// The log lacks what the slave holds, and it was not said that this may be lost.
+    #[error(
+        "vdisk {vdisk}: the log does not have what the slave holds: {reason}. The slave is up to {}, the log to {}; what only the slave \
+         holds would be lost. Look first which of the two is the disk, and say that the slave may be discarded",
+        slave.map_or_else(|| "nobody knows where".to_owned(), |last| last.position.to_string()),
+        log.map_or_else(|| "nothing".to_owned(), |last| last.position.to_string())
+    )]
+    WouldDiscard {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What tells.
+        reason: NeedsResync,
+        /// The last write that the slave certainly holds, if it is known.
+        slave: Option<LastWrite>,
+        /// The last write of the log; none where it is empty.
+        log: Option<LastWrite>,
+    },
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] FollowError),
     /// At the end a store does not have what it was given.
     #[error(
         "vdisk {vdisk}: data store {address} has {has} blocks at the end of the restore, and should have {should}: it has lost some, or somebody else writes to it. Begin again"
@@ -130,35 +174,6 @@ pub enum SlaveRestoreError {
     /// Its data cannot be read.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-}
-
-/// Fills a slave anew with the newest state of its disk, whatever is there, so that a syncer can go on. Where a restore of another moment
-/// was interrupted it is finished instead: the syncer brings the rest. Refuses a slave that is stopped, unless the options say otherwise.
-pub async fn resync_slave(
-    reader: &LogReader,
-    keys: &VdiskKeys,
-    slave: &SlaveCluster,
-    read: &ReadOptions,
-    options: &SlaveRestoreOptions,
-    progress: impl FnMut(&RestoreProgress) + Send,
-) -> Result<SlaveRestoreSummary, SlaveRestoreError> {
-    let options = SlaveRestoreOptions { overwrite: true, ..*options };
-    let interrupted = match slave.state().await?.mark() {
-        SlaveMark::Restoring(restoring) => Some(restoring.target),
-        SlaveMark::Running | SlaveMark::Stopped => None,
-    };
-    let again = interrupted.and_then(|target| target.last).map(|last| Moment::Sequence {
-        generation: Some(last.position.generation),
-        sequence: last.position.sequence,
-    });
-    if let Some(moment) = again
-        && let Ok(state) = reader.disk_state(keys, moment, read).await
-        && Some(target_of(&state)) == interrupted
-    {
-        return restore_to_slave(reader, keys, &state, slave, &options, progress).await;
-    }
-    let state = reader.disk_state(keys, Moment::Newest, read).await?;
-    restore_to_slave(reader, keys, &state, slave, &options, progress).await
 }
 
 /// Puts a disk state into a cluster, each block once, and says where in the log that is, so that a syncer can go on. `state` must come
@@ -250,7 +265,7 @@ pub async fn restore_to_slave(
 }
 
 /// Where in the log a disk state is.
-fn target_of(state: &DiskState) -> SlavePosition {
+pub(super) fn target_of(state: &DiskState) -> SlavePosition {
     let Some(reached) = state.reached() else {
         return SlavePosition { point: SlavePoint::START, last: None };
     };

@@ -164,10 +164,10 @@ impl Session {
 }
 
 /// How far the log is applied to a slave.
-struct Found {
+pub(crate) struct Found {
     /// Which fill it has; none where one is to be begun, of which the blocks that are there are those at `at`.
     fill: Option<FillId>,
-    at: SlavePosition,
+    pub(crate) at: SlavePosition,
     applied: Vec<SlavePoint>,
     recorded: SlavePoint,
     /// What comes next.
@@ -197,7 +197,7 @@ impl Look {
         Ok(last.map(|last| last.position))
     }
 
-    async fn at(&self, slave: &SlaveCluster, state: &SlaveState) -> Result<Found, Parted> {
+    pub(crate) async fn at(&self, slave: &SlaveCluster, state: &SlaveState) -> Result<Found, Parted> {
         match state.standing() {
             Standing::Stopped => Err(Parted::Stopped),
             Standing::Restoring(restoring) => Err(Parted::Restoring(Box::new(restoring))),

@@ -55,7 +55,7 @@ impl Default for SlaveSyncOptions {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlaveWaitError {
     /// It has to be filled anew.
-    #[error("the slave needs a resync: {0}; run tlog slave resync")]
+    #[error("the slave needs a resync: {0}; {remedy}", remedy = .0.remedy())]
     NeedsResync(#[from] NeedsResync),
     /// It is somebody's primary, and did not hold it when it became that.
     #[error(

@@ -12,6 +12,7 @@ mod log;
 mod on_redis;
 mod other_logs;
 mod restoring;
+mod resyncing;
 mod scene;
 mod stores_that_forget;
 mod syncing;

@@ -12,6 +12,7 @@ pub(crate) mod replay;
 pub(crate) mod restore;
 pub(crate) mod scrub;
 pub(crate) mod slave;
+mod slave_status;
 pub(crate) mod store;
 pub(crate) mod vdisks;
 pub(crate) mod verify;

@@ -1,23 +1,17 @@
 //! `tlog slave`: the storage cluster that a disk can switch to.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
-use serde_json::{Value, json};
-use tlog_player::LogReader;
-use tlog_player::slave::{
-    SlaveCluster, SlaveLag, SlaveRestoreError, SlaveRestoreOptions, SlaveState, SlaveSurvey, Standing,
-    lag_behind, resync_slave,
-};
+use tlog_player::slave::{SlaveCluster, SlaveRestoreError, SlaveRestoreOptions, resync_slave};
 use tlog_proto::VdiskId;
-use tlog_store::slave::{SlaveMark, SlavePoint, SlavePosition};
+use tlog_store::slave::{LastWrite, SlaveMark};
 
-use super::progress;
 use super::replay::{in_words, summary_json, tell_restore};
+use super::{progress, slave_status};
 use crate::settings::{Settings, SettingsArgs};
-use crate::slaves::{show_lag, show_position, show_restoring, slave_cluster};
+use crate::slaves::slave_cluster;
 use crate::stores::StoreOpener;
 use crate::{logging, moment, reading};
 
@@ -48,7 +42,7 @@ enum Command {
 /// While a server writes, both move on between two looks: the lag is exact once nothing is written.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tlog slave status vda\n  tlog slave status vda --json\n\n\
-    Exit status: 0 it is a disk at some moment of the log, or stopped; 1 it is not, or cannot be asked.")]
+    Exit status: 0 it is the disk at a moment of its log, or stopped; 1 it is not, or that cannot be told.")]
 struct StatusArguments {
     /// Whose slave
     vdisk: VdiskId,
@@ -91,16 +85,28 @@ struct StartArguments {
 
 /// Fills a slave anew with the newest state of its disk; a server that syncs it goes on from there.
 ///
-/// Each block is written once, so it takes as long as the disk is large, not as its history is long. What the slave had is removed. If it
-/// is interrupted the same command goes on, and until it is done nobody takes the slave for a disk.
+/// Each block is written once, so it takes as long as the disk is large, not as its history is long. What the slave had is removed, so it
+/// refuses where that may be the last copy of something: where a disk may use the slave, and where the log does not have what the slave
+/// holds. If it is interrupted the same command goes on, and until it is done nobody takes the slave for a disk.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  tlog slave resync vda")]
+#[command(after_help = "Examples:\n  tlog slave resync vda\n  \
+    tlog slave resync vda --nobody-uses-it   its metadata store was emptied; you have looked that no disk uses the slave\n  \
+    tlog slave resync vda --discard          the log was begun anew; what only the slave holds is lost")]
 struct ResyncArguments {
     /// Whose slave
     vdisk: VdiskId,
+    /// You have looked: no disk has switched to the slave. Where the slave may have forgotten that
+    #[arg(long)]
+    nobody_uses_it: bool,
+    /// Loses what only the slave holds, where the log does not have it
+    #[arg(long)]
+    discard: bool,
     /// Goes without the newest writes where it cannot be told whether they were acknowledged
     #[arg(long)]
     accept_uncertain_end: bool,
+    /// Takes what was written before the history that is kept as zeros
+    #[arg(long)]
+    accept_pruned_base: bool,
     /// Prints what was done as JSON
     #[arg(long)]
     json: bool,
@@ -110,7 +116,9 @@ struct ResyncArguments {
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
-        Command::Status(arguments) => status(arguments).await,
+        Command::Status(StatusArguments { vdisk, json, settings }) => {
+            slave_status::show(&find(&settings, &vdisk).await?, &vdisk, json).await
+        }
         Command::Stop(StopArguments { vdisk, settings }) => {
             find(&settings, &vdisk).await?.slave.stop().await?;
             println!(
@@ -124,10 +132,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// A slave, and the settings with the stores of its log.
-struct Found {
-    settings: Settings,
-    cluster: String,
-    slave: SlaveCluster,
+pub(super) struct Found {
+    pub(super) settings: Settings,
+    pub(super) cluster: String,
+    pub(super) slave: SlaveCluster,
 }
 
 async fn find(arguments: &SettingsArgs, vdisk: &VdiskId) -> anyhow::Result<Found> {
@@ -168,10 +176,15 @@ async fn resync(arguments: ResyncArguments) -> anyhow::Result<ExitCode> {
     let keys = reading::keys_of(&settings, vdisk)?;
     let read = tlog_player::ReadOptions {
         accept_uncertain_end: arguments.accept_uncertain_end,
+        accept_pruned_base: arguments.accept_pruned_base,
         ..tlog_player::ReadOptions::default()
     };
     let bar = progress::of_bytes("filling the slave");
-    let options = SlaveRestoreOptions::default();
+    let options = SlaveRestoreOptions {
+        nobody_uses_it: arguments.nobody_uses_it,
+        discard: arguments.discard,
+        ..SlaveRestoreOptions::default()
+    };
     let done = resync_slave(&reader, &keys, &slave, &read, &options, |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
@@ -180,7 +193,14 @@ async fn resync(arguments: ResyncArguments) -> anyhow::Result<ExitCode> {
     let done = done.await;
     bar.finish_and_clear();
     let done = done.map_err(|error| match error {
-        error @ SlaveRestoreError::Stopped { .. } => anyhow::anyhow!("{error} ('tlog slave start {vdisk}')"),
+        error @ SlaveRestoreError::Stopped { .. } => anyhow!("{error} ('tlog slave start {vdisk}')"),
+        error @ SlaveRestoreError::MayBeInUse { .. } => anyhow!("{error} (--nobody-uses-it)"),
+        SlaveRestoreError::WouldDiscard { vdisk, reason, slave, log } => anyhow!(
+            "vdisk {vdisk}: the log does not have what the slave holds: {reason}. The slave is up to {}, the log to {}; what only the slave \
+             holds would be lost. Look first which of the two is the disk (--discard)",
+            slave.map_or_else(|| "nobody knows where".to_owned(), show_write),
+            log.map_or_else(|| "nothing".to_owned(), show_write),
+        ),
         error => tell_restore(error),
     })?;
     match arguments.json {
@@ -190,130 +210,6 @@ async fn resync(arguments: ResyncArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn status(arguments: StatusArguments) -> anyhow::Result<ExitCode> {
-    let Found { settings, cluster, slave } = find(&arguments.settings, &arguments.vdisk).await?;
-    // First the slave: what is applied meanwhile does not make it look as if it were ahead.
-    let survey = slave.survey().await;
-    let state = slave.state().await;
-    let log = reading::open(&settings, &arguments.vdisk).await;
-    let standing = state.as_ref().ok().map(SlaveState::standing);
-    let usable = match (&standing, &state) {
-        (
-            Some(Standing::Stopped | Standing::Filled { .. } | Standing::Blank | Standing::Legacy { .. }),
-            _,
-        ) => true,
-        (Some(Standing::Restoring(_) | Standing::NeedsResync(_)) | None, _) => false,
-    };
-    let lag = match (&state, &log) {
-        (Ok(state), Ok(log)) => {
-            let nothing = SlavePosition { point: SlavePoint::START, last: None };
-            Some(lag_behind(log, &state.position().unwrap_or(nothing)).await?)
-        }
-        _ => None,
-    };
-    let (state, log) = (state.as_ref().ok(), log.as_ref());
-    let shown = Shown { cluster: &cluster, survey: &survey, state, standing, lag, log };
-    let mut out = io::stdout().lock();
-    match arguments.json {
-        true => writeln!(out, "{}", shown.as_json(&arguments.vdisk))?,
-        false => write!(out, "{}", shown.in_words(&arguments.vdisk))?,
-    }
-    out.flush()?;
-    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// What was found of a slave and its log.
-struct Shown<'a> {
-    cluster: &'a str,
-    survey: &'a SlaveSurvey,
-    state: Option<&'a SlaveState>,
-    standing: Option<Standing>,
-    /// None where slave or log cannot be asked.
-    lag: Option<SlaveLag>,
-    log: Result<&'a LogReader, &'a anyhow::Error>,
-}
-
-impl Shown<'_> {
-    fn silent(&self) -> Vec<String> {
-        let SlaveSurvey { record: (_, record), parts } = self.survey;
-        let parts = parts.iter().filter_map(|(_, part)| part.as_ref().err());
-        record.as_ref().err().into_iter().chain(parts).map(ToString::to_string).collect()
-    }
-
-    fn as_json(&self, vdisk: &VdiskId) -> Value {
-        let (kind, because) = match &self.standing {
-            None => ("away", Some(self.silent().join("; "))),
-            Some(Standing::Stopped) => ("stopped", None),
-            Some(Standing::Restoring(_)) => ("restoring", None),
-            Some(Standing::Blank) => ("blank", None),
-            Some(Standing::Legacy { .. }) => ("legacy", None),
-            Some(Standing::Filled { .. }) => ("filled", None),
-            Some(Standing::NeedsResync(why)) => ("needs_resync", Some(why.to_string())),
-        };
-        json!({
-            "vdisk": vdisk.as_str(),
-            "cluster": self.cluster,
-            "state": kind,
-            "because": because,
-            "restoring": match &self.standing {
-                Some(Standing::Restoring(restoring)) => Some(show_restoring(restoring)),
-                _ => None,
-            },
-            "position": self.state.and_then(|state| state.position()).as_ref().map(show_position),
-            "blocks": self.state.map(SlaveState::blocks),
-            "lag": self.lag.as_ref().map(show_lag),
-            "log_last_aggregation": self.log.ok().map(|log| log.extent().last.0),
-            "stores": self.survey.parts.iter().map(|(address, part)| json!({
-                "address": address,
-                "blocks": part.as_ref().ok().map(|part| part.blocks),
-                "error": part.as_ref().err().map(ToString::to_string),
-            })).collect::<Vec<_>>(),
-        })
-    }
-
-    fn in_words(&self, vdisk: &VdiskId) -> String {
-        let mut lines = format!("vdisk {vdisk}, slave on storage cluster {}\n", self.cluster);
-        let mut say = |what: &str, words: String| lines.push_str(&format!("  {what:<10} {words}\n"));
-        say(
-            "state",
-            match &self.standing {
-                None => format!("not known, stores do not answer: {}", self.silent().join("; ")),
-                Some(Standing::Stopped) => {
-                    "stopped: it is somebody's primary, nothing is applied to it".to_owned()
-                }
-                Some(Standing::Restoring(restoring)) => format!(
-                    "half restored ({} of {} aggregations): no disk until the restore is complete",
-                    restoring.aggregations.1, restoring.aggregations.0
-                ),
-                Some(Standing::Blank) => "empty: nothing was applied to it yet".to_owned(),
-                Some(Standing::Legacy { sequence, .. }) => {
-                    format!(
-                        "filled by a server of 1.1.0-alpha up to sequence {sequence}; a syncer looks whether it can go on from there"
-                    )
-                }
-                Some(Standing::Filled { .. }) => "the disk at one moment of its log".to_owned(),
-                Some(Standing::NeedsResync(why)) => format!("needs a resync: {why}"),
-            },
-        );
-        if let Some(position) = self.state.and_then(|state| state.position()) {
-            let last = position.last.map(|last| {
-                format!(", sequence {} of {}", last.position.sequence, moment::show(last.timestamp))
-            });
-            say("holds", format!("aggregation {}{}", position.point.aggregation, last.unwrap_or_default()));
-        }
-        if let Some(state) = self.state {
-            say("blocks", state.blocks().to_string());
-        }
-        match (self.lag, self.log) {
-            (Some(SlaveLag { aggregations: 0, .. }), _) => say("behind", "nothing".to_owned()),
-            (Some(SlaveLag { aggregations, blocks, since }), _) => {
-                let blocks = blocks.map(|blocks| format!(", {blocks} writes")).unwrap_or_default();
-                let since = since.map(|since| format!(", since {}", moment::show(since))).unwrap_or_default();
-                say("behind", format!("{aggregations} aggregations{blocks}{since}"))
-            }
-            (None, Err(error)) => say("behind", format!("not known: {error:#}")),
-            (None, Ok(_)) => say("behind", "not known".to_owned()),
-        }
-        lines
-    }
+fn show_write(last: LastWrite) -> String {
+    format!("sequence {} of {}", last.position.sequence, moment::show(last.timestamp))
 }

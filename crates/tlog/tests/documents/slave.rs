@@ -46,7 +46,7 @@ impl Site {
     }
 
     /// Every block on the slave, by the documented layout, with a client that is not ours.
-    fn blocks(&self) -> BTreeMap<u64, Vec<u8>> {
+    pub fn blocks(&self) -> BTreeMap<u64, Vec<u8>> {
         self.slave
             .iter()
             .enumerate()
