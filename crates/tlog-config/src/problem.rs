@@ -157,6 +157,17 @@ pub enum Fault {
         /// Of this name; none where it may be an address in the wrong place, `user:password@host:port`.
         name: Option<String>,
     },
+    /// A slave that is where the disk itself or its log is.
+    #[error(
+        "the slave must be on another cluster than {of}: {}; after a switch take the slave away here, or name another cluster",
+        store.as_ref().map_or_else(|| "it is the same one".to_owned(), |store| format!("both have {store}"))
+    )]
+    SlaveInPlace {
+        /// The field of the document that names the other cluster.
+        of: &'static str,
+        /// A store that both have; none where it is one cluster.
+        store: Option<String>,
+    },
     /// A vdisk that is not there.
     #[error("there is no vdisk {0}")]
     NoSuchVdisk(VdiskId),

@@ -17,6 +17,8 @@ storageClusters:
       - {address: \"rediss://:Open5esame@host-2:6379\"}
       - address: 'redis://:Open5esame@host-3:6379'
     metadataStorage: { address: redis://:Open5esame@host-4:6379 }
+  spare:
+    dataStorage: [{ address: host-5:6379 }]
 tlogClusters:
   main:
     servers: [127.0.0.1:11211]
@@ -25,7 +27,7 @@ vdisks:
     type: db
     blockSize: 4096
     size: 10
-    tlog: &log { storageClusterID: logs, slaveStorageClusterID: logs }
+    tlog: &log { storageClusterID: logs, slaveStorageClusterID: spare }
     nbd: { storageClusterID: logs, tlogServerClusterID: main }
   copy: { type: db, blockSize: 4096, size: 10, tlog: *log }
 nbdServers:

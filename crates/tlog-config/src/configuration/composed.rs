@@ -9,7 +9,7 @@ use super::valid::{Outcome, Valid};
 use crate::parts::{Reference, VdiskNbd, VdiskTlog};
 use crate::{
     ClusterKind, Document, DocumentKey, Fault, LogStorage, NbdStorage, Place, Problem, Snapshot,
-    StorageCluster, VdiskConfig,
+    StorageCluster, VdiskConfig, common_store,
 };
 
 /// Everything that is known, and what each vdisk gets of it.
@@ -236,7 +236,24 @@ impl State {
         })
     }
 
-    /// Everything that is wrong: documents that are not valid, then references that lead nowhere.
+    /// Whether a vdisk's slave is where the disk or its log is. What is in force does not change with it: whoever would keep the slave
+    /// up to date has to look as well.
+    fn slave_in_place(&self, vdisk: &VdiskId, tlog: &VdiskTlog) -> Option<Problem> {
+        let slave = tlog.slave.as_ref()?;
+        let nbd = self.valid.nbds.get(vdisk).map(|nbd| ("nbd.storageClusterID", &nbd.storage));
+        let places = nbd.into_iter().chain([("tlog.storageClusterID", &tlog.storage)]);
+        let cluster = |reference: &Reference| self.valid.storage_clusters.get(&reference.name);
+        let mut faults = places.filter_map(|(of, other)| {
+            if other.name == slave.name {
+                return Some(Fault::SlaveInPlace { of, store: None });
+            }
+            let store = common_store(cluster(slave)?, cluster(other)?)?;
+            Some(Fault::SlaveInPlace { of, store: Some(store) })
+        });
+        faults.next().map(|fault| Problem { place: slave.place.clone(), fault })
+    }
+
+    /// Everything that is wrong: documents that are not valid, then references that lead nowhere, and slaves that are none.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.valid.problems.values().flatten().cloned().collect();
         let nbds = self.valid.nbds.iter().map(|(vdisk, nbd)| (vdisk, nbd_references(nbd)));
@@ -252,6 +269,7 @@ impl State {
                 references.into_iter().filter(|(kind, reference)| !self.is_there(*kind, reference));
             problems.extend(dangling.map(|(kind, reference)| no_such_cluster(kind, reference)));
         }
+        problems.extend(self.valid.tlogs.iter().flat_map(|(vdisk, tlog)| self.slave_in_place(vdisk, tlog)));
         for (vdisk, place) in self.valid.nbd_servers.values().flat_map(|server| &server.vdisks) {
             if !self.valid.has(&DocumentKey::VdiskStatic(vdisk.clone())) {
                 problems.push(Problem { place: place.clone(), fault: Fault::NoSuchVdisk(vdisk.clone()) });

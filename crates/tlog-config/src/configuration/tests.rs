@@ -325,3 +325,33 @@ fn a_change_costs_no_work_for_vdisks_that_it_does_not_touch() {
     check(&[("new:cluster:conf:storage", CLUSTER)], 0);
     check(&[("v7:vdisk:conf:storage:tlog", "storageClusterID: c1"), ("v7:vdisk:conf:static", STATIC)], 1);
 }
+
+#[tokio::test]
+async fn a_slave_that_is_where_the_disk_or_its_log_is_is_a_problem() {
+    let running = Running::open(source()).await;
+    let (tlog, nbd) = ("a:vdisk:conf:storage:tlog", "a:vdisk:conf:storage:nbd");
+    let check = async |slave: &str, nbd_cluster: &str, problem: Option<&str>| {
+        let text = format!("{{storageClusterID: c1, slaveStorageClusterID: {slave}}}");
+        running
+            .set(&[(tlog, Some(&text)), (nbd, Some(&format!("{{storageClusterID: {nbd_cluster}}}")))])
+            .await;
+        let found = running.problems();
+        assert_eq!(found.len(), usize::from(problem.is_some()), "{found:?}");
+        assert!(
+            found.iter().all(|found| problem.is_some_and(|problem| found.contains(problem))),
+            "{found:?}"
+        );
+        // The log is served all the same.
+        assert_eq!(running.log("a"), Some(("c1".into(), Some(slave.into()))));
+    };
+    running.set(&[("c3:cluster:conf:storage", Some("dataStorage: [{address: third:1}]"))]).await;
+    check("c3", "c2", None).await;
+    check("c2", "c2", Some("another cluster than nbd.storageClusterID: it is the same one")).await;
+    check("c1", "c2", Some("another cluster than tlog.storageClusterID: it is the same one")).await;
+    // The same servers by another name, and another database on one of them.
+    let same = "{dataStorage: [{address: third:1}], metadataStorage: {address: OTHER:1}}";
+    running.set(&[("c3:cluster:conf:storage", Some(same))]).await;
+    check("c3", "c2", Some("both have redis://OTHER:1/0")).await;
+    running.set(&[("c3:cluster:conf:storage", Some("dataStorage: [{address: host:2, db: 4}]"))]).await;
+    check("c3", "c2", None).await;
+}

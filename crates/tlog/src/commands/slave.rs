@@ -11,7 +11,7 @@ use tlog_store::slave::{LastWrite, SlaveMark};
 use super::replay::{in_words, summary_json, tell_restore};
 use super::{progress, slave_status};
 use crate::settings::{Settings, SettingsArgs};
-use crate::slaves::slave_cluster;
+use crate::slaves::{InPlace, slave_cluster};
 use crate::stores::StoreOpener;
 use crate::{logging, moment, reading};
 
@@ -133,6 +133,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// A slave, and the settings with the stores of its log.
 pub(super) struct Found {
+    /// Why it is none, where the disk itself is or its log.
+    in_place: Result<(), InPlace>,
     pub(super) settings: Settings,
     pub(super) cluster: String,
     pub(super) slave: SlaveCluster,
@@ -142,16 +144,22 @@ async fn find(arguments: &SettingsArgs, vdisk: &VdiskId) -> anyhow::Result<Found
     let settings = Settings::load(arguments)?;
     logging::init_for_tool(&settings.logging);
     let described = settings.described(vdisk).await?;
-    let Some((config, _)) = &described.vdisk else {
+    let Some((config, configuration)) = &described.vdisk else {
         bail!("which slave a vdisk has is in the documents of vdisks and clusters: set config-source");
     };
     let cluster = config.tlog.as_ref().and_then(|log| log.slave.as_ref());
     let cluster = cluster.with_context(|| {
         format!("vdisk {vdisk} has no slave in the configuration: it needs tlog.slaveStorageClusterID")
     })?;
+    let primary = config.nbd.as_ref().and_then(|nbd| {
+        let primary = configuration.storage_cluster(&nbd.storage_cluster_id);
+        primary.borrow().clone()
+    });
+    let log_stores = described.settings.stores().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let in_place = InPlace::check(cluster, primary.as_deref(), log_stores);
     let opener = StoreOpener::new(&described.settings, None);
     let slave = slave_cluster(opener.links(), vdisk, cluster)?;
-    Ok(Found { cluster: cluster.id.clone(), slave, settings: described.settings })
+    Ok(Found { in_place, cluster: cluster.id.clone(), slave, settings: described.settings })
 }
 
 async fn start(arguments: StartArguments) -> anyhow::Result<ExitCode> {
@@ -170,8 +178,9 @@ async fn start(arguments: StartArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn resync(arguments: ResyncArguments) -> anyhow::Result<ExitCode> {
-    let Found { settings, cluster, slave } = find(&arguments.settings, &arguments.vdisk).await?;
+    let Found { in_place, settings, cluster, slave } = find(&arguments.settings, &arguments.vdisk).await?;
     let vdisk = &arguments.vdisk;
+    in_place.with_context(|| format!("vdisk {vdisk}: nothing was changed"))?;
     let reader = reading::open(&settings, vdisk).await?;
     let keys = reading::keys_of(&settings, vdisk)?;
     let read = tlog_player::ReadOptions {

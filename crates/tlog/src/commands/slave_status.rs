@@ -45,7 +45,7 @@ struct Seen<'a> {
 }
 
 async fn look<'a>(found: &'a Found, vdisk: &VdiskId) -> Seen<'a> {
-    let Found { settings, cluster, slave } = found;
+    let Found { settings, cluster, slave, .. } = found;
     let mut before = None;
     let mut looks = 0;
     loop {

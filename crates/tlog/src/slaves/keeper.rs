@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tlog_config::{StorageCluster, VdiskConfig};
+use tlog_codec::VdiskKeys;
+use tlog_config::{ClusterShards, Configuration, StorageCluster, VdiskConfig};
 use tlog_player::slave::{SlaveCluster, SlaveSyncOptions, SlaveSyncState, SlaveSyncer};
 use tlog_player::{LogReader, OpenError};
 use tlog_proto::VdiskId;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{NoSyncer, ShownSlave, guard, slave_cluster, slave_of};
+use super::{InPlace, NoSyncer, ShownSlave, guard, slave_cluster, slave_of};
 use crate::storages::Storages;
 
 /// How long one whose slave was taken over waits before it takes it back, while its log is open here.
@@ -22,6 +23,9 @@ const TAKE_BACK: Duration = Duration::from_secs(1);
 
 /// How often one whose slave was taken over looks whether anybody keeps it up to date, while its log is not open here.
 const LOOK_AFTER: Duration = Duration::from_secs(30);
+
+/// Least time between two looks whether a log is there.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Pause after a slave could not be set up.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -37,6 +41,8 @@ pub(super) enum Keeping {
     Starting { slave: Arc<StorageCluster> },
     /// Nobody, since nothing was ever logged.
     NoLog { slave: Arc<StorageCluster> },
+    /// Nobody, since stores are away that would tell whether anything was logged.
+    LogAway { slave: Arc<StorageCluster>, why: String },
     /// This one; it may have ended.
     Syncer { slave: Arc<StorageCluster>, syncer: Arc<SlaveSyncer> },
     /// Nobody can.
@@ -64,13 +70,14 @@ impl Keeper {
     pub(super) fn start(
         vdisk: VdiskId,
         storages: Storages,
-        documents: watch::Receiver<Option<Arc<VdiskConfig>>>,
+        configuration: Configuration,
         links: Links,
     ) -> Self {
         let (tell, keeping) = watch::channel(Keeping::Unknown);
         let open = watch::Sender::new(Open::default());
         let stop = CancellationToken::new();
-        let keeper = Work { vdisk, storages, links, tell, open: open.subscribe() };
+        let documents = configuration.vdisk(&vdisk);
+        let keeper = Work { vdisk, storages, configuration, links, tell, open: open.subscribe() };
         let (growing, stopped) = (grow(open.clone()), stop.clone());
         let task = tokio::spawn(async move {
             tokio::select! {
@@ -97,6 +104,7 @@ impl Keeper {
             Keeping::NoSlave | Keeping::Unknown => return None,
             Keeping::Starting { slave } => (Arc::clone(slave), Err(NoSyncer::Starting)),
             Keeping::NoLog { slave } => (Arc::clone(slave), Err(NoSyncer::NoLog)),
+            Keeping::LogAway { slave, why } => (Arc::clone(slave), Err(NoSyncer::LogAway(why.clone()))),
             Keeping::Syncer { slave, syncer } => (Arc::clone(slave), Ok(syncer.status().borrow().clone())),
             Keeping::Unusable { slave, why } => (Arc::clone(slave), Err(NoSyncer::Unusable(why.clone()))),
         };
@@ -145,31 +153,30 @@ async fn grow(open: watch::Sender<Open>) {
 struct Work {
     vdisk: VdiskId,
     storages: Storages,
+    configuration: Configuration,
     links: Links,
     tell: watch::Sender<Keeping>,
     open: watch::Receiver<Open>,
 }
 
-/// Where the log and the slave of a vdisk are.
+/// Where the log and the slave of a vdisk are. A syncer is for these alone.
 #[derive(Clone, PartialEq)]
 struct Clusters {
     /// By name: its stores are followed wherever they are used.
     log: String,
+    /// With others the log is opened on stores that are followed anew, and those that were used until then are followed no more.
+    shards: ClusterShards,
     slave: Arc<StorageCluster>,
+    /// Where the disk is, if the documents say so: its name, and what is there.
+    primary: Option<(String, Option<Arc<StorageCluster>>)>,
 }
 
-impl Clusters {
-    fn of(config: Option<&VdiskConfig>) -> Option<Self> {
-        let log = config?.tlog.as_ref()?;
-        Some(Self { log: log.cluster.id.clone(), slave: Arc::clone(slave_of(config?)?) })
-    }
-}
-
-/// A syncer, and what it works on.
-struct Begun {
-    syncer: Arc<SlaveSyncer>,
+/// What a syncer works on.
+struct Parts {
     slave: SlaveCluster,
     log: StoreSet,
+    keys: VdiskKeys,
+    options: SlaveSyncOptions,
 }
 
 impl Work {
@@ -179,15 +186,22 @@ impl Work {
         stop: CancellationToken,
     ) {
         loop {
-            let wanted = Clusters::of(documents.borrow_and_update().as_deref());
+            let config = documents.borrow_and_update().clone();
+            let (wanted, mut primary) = clusters(&self.configuration, config.as_deref());
+            let configuration = self.configuration.clone();
             let changed = async {
-                // The end of the documents changes nothing.
-                while documents.changed().await.is_ok() {
-                    if Clusters::of(documents.borrow_and_update().as_deref()) != wanted {
+                loop {
+                    tokio::select! {
+                        // The end of the documents changes nothing.
+                        Ok(()) = documents.changed() => {}
+                        Ok(()) = changed(&mut primary) => {}
+                        else => std::future::pending().await,
+                    }
+                    let config = documents.borrow().clone();
+                    if clusters(&configuration, config.as_deref()).0 != wanted {
                         return;
                     }
                 }
-                std::future::pending().await
             };
             let over = async {
                 tokio::select! {
@@ -216,14 +230,19 @@ impl Work {
         let cluster = &clusters.slave;
         let mut over = std::pin::pin!(over);
         self.tell.send_replace(Keeping::Starting { slave: Arc::clone(cluster) });
+        // Whether a log that is found now was begun after the last look, and perhaps by another server.
+        let mut had_none = false;
         loop {
-            let begun = tokio::select! {
+            // What becomes durable from here on is a reason to look again.
+            let open_here = self.open.borrow_and_update().durability.is_some();
+            let parts = tokio::select! {
                 for_good = &mut over => return for_good,
-                begun = self.begin(&clusters) => begun,
+                parts = self.parts(&clusters) => parts,
             };
-            let Begun { syncer, slave, log } = match begun {
-                Ok(begun) => begun,
+            let Parts { slave, log, keys, options } = match parts {
+                Ok(parts) => parts,
                 Err(not) => {
+                    had_none |= matches!(not, NoSyncer::NoLog | NoSyncer::LogAway(_));
                     self.tell_not(cluster, not);
                     tokio::select! {
                         for_good = &mut over => return for_good,
@@ -231,6 +250,24 @@ impl Work {
                     }
                 }
             };
+            if std::mem::take(&mut had_none) && !open_here {
+                // Whoever began it may keep its slave.
+                tokio::select! {
+                    for_good = &mut over => return for_good,
+                    () = self.wait_for_turn(&slave, &log) => {}
+                }
+            }
+            let syncer =
+                match SlaveSyncer::start(log.clone(), keys, slave.clone(), self.open.clone(), options) {
+                    Ok(syncer) => Arc::new(syncer),
+                    Err(error) => {
+                        self.tell_not(cluster, NoSyncer::Unusable(error.to_string()));
+                        tokio::select! {
+                            for_good = &mut over => return for_good,
+                            () = self.wait_to_try_again() => continue,
+                        }
+                    }
+                };
             self.tell
                 .send_replace(Keeping::Syncer { slave: Arc::clone(cluster), syncer: Arc::clone(&syncer) });
             let mut status = syncer.status();
@@ -249,48 +286,62 @@ impl Work {
         }
     }
 
-    async fn begin(&self, clusters: &Clusters) -> Result<Begun, NoSyncer> {
+    async fn parts(&self, clusters: &Clusters) -> Result<Parts, NoSyncer> {
         let unusable = |error: &dyn std::error::Error| NoSyncer::Unusable(error.to_string());
         let slave =
             slave_cluster(&self.links, &self.vdisk, &clusters.slave).map_err(|error| unusable(&error))?;
         let storage = self.storages.of(&self.vdisk).await.map_err(|error| unusable(&error))?;
+        let primary = clusters.primary.as_ref().and_then(|(_, cluster)| cluster.as_deref());
+        let log_stores = storage.stores().into_iter().map(|store| store.address().to_string());
+        InPlace::check(&clusters.slave, primary, log_stores).map_err(|error| unusable(&error))?;
         let log = storage.store_set(&self.vdisk);
         let log =
             log.ok_or_else(|| NoSyncer::Unusable("the number of stores is not that of the shards".into()))?;
-        if let Err(OpenError::UnknownVdisk { .. }) = LogReader::open(log.clone()).await {
-            return Err(NoSyncer::NoLog);
+        match LogReader::open(log.clone()).await {
+            Err(OpenError::UnknownVdisk { unreachable, .. }) if unreachable.is_empty() => {
+                return Err(NoSyncer::NoLog);
+            }
+            Err(error @ OpenError::UnknownVdisk { .. }) => return Err(NoSyncer::LogAway(error.to_string())),
+            // The syncer waits for what it needs.
+            Ok(_) | Err(_) => {}
         }
         let keys = storage.keys(&self.vdisk).map_err(|error| unusable(&error))?;
         let options =
             SlaveSyncOptions { format1: storage.format1_keys().cloned(), ..SlaveSyncOptions::default() };
-        let syncer = SlaveSyncer::start(log.clone(), keys, slave.clone(), self.open.clone(), options);
-        Ok(Begun { syncer: Arc::new(syncer.map_err(|error| unusable(&error))?), slave, log })
+        Ok(Parts { slave, log, keys, options })
     }
 
     fn tell_not(&self, cluster: &Arc<StorageCluster>, why: NoSyncer) {
         let slave = Arc::clone(cluster);
+        let before = match &*self.tell.borrow() {
+            Keeping::Unusable { why, .. } | Keeping::LogAway { why, .. } => why.clone(),
+            _ => String::new(),
+        };
         let now = match why {
             NoSyncer::Starting => return,
             NoSyncer::NoLog => Keeping::NoLog { slave },
-            NoSyncer::Unusable(why) => {
-                let told =
-                    matches!(&*self.tell.borrow(), Keeping::Unusable { why: before, .. } if *before == why);
-                if !told {
-                    tracing::warn!(vdisk = %self.vdisk, cluster = cluster.id, error = why, "the slave cannot be kept up to date");
-                }
-                Keeping::Unusable { slave, why }
-            }
+            NoSyncer::LogAway(why) => Keeping::LogAway { slave, why },
+            NoSyncer::Unusable(why) => Keeping::Unusable { slave, why },
         };
+        if let Keeping::Unusable { why, .. } | Keeping::LogAway { why, .. } = &now
+            && *why != before
+        {
+            tracing::warn!(vdisk = %self.vdisk, cluster = cluster.id, error = why, "the slave cannot be kept up to date");
+        }
         self.tell.send_replace(now);
     }
 
     /// Until a log may be there, or whatever was wrong may be mended.
     async fn wait_to_try_again(&mut self) {
-        let no_log = matches!(&*self.tell.borrow(), Keeping::NoLog { .. });
-        let opened = async { drop(self.open.wait_for(|open| open.durability.is_some()).await) };
+        if !matches!(&*self.tell.borrow(), Keeping::NoLog { .. } | Keeping::LogAway { .. }) {
+            return tokio::time::sleep(TRY_AGAIN).await;
+        }
+        // A log that is open here is there only once something is durable, and each look asks all stores.
+        tokio::time::sleep(LEAST_WAIT).await;
         tokio::select! {
-            () = opened, if no_log => {}
-            () = tokio::time::sleep(if no_log { LOOK_AFTER } else { TRY_AGAIN }) => {}
+            // The sender is there as long as the keeper.
+            _ = self.open.changed() => {}
+            () = tokio::time::sleep(LOOK_AFTER) => {}
         }
     }
 
@@ -316,5 +367,36 @@ impl Work {
                 return;
             }
         }
+    }
+}
+
+type PrimaryReceiver = watch::Receiver<Option<Arc<StorageCluster>>>;
+
+/// Where the documents say that the log, the slave and the disk are, none where there is no slave; and who tells when the last of these
+/// is another one.
+fn clusters(
+    configuration: &Configuration,
+    config: Option<&VdiskConfig>,
+) -> (Option<Clusters>, Option<PrimaryReceiver>) {
+    let nbd = config.and_then(|config| config.nbd.as_ref());
+    let mut primary = nbd.map(|nbd| configuration.storage_cluster(&nbd.storage_cluster_id));
+    let now = primary.as_mut().map(|primary| primary.borrow_and_update().clone());
+    let clusters = config.and_then(|config| {
+        let log = config.tlog.as_ref()?;
+        Some(Clusters {
+            log: log.cluster.id.clone(),
+            shards: log.cluster.shards,
+            slave: Arc::clone(slave_of(config)?),
+            primary: nbd.map(|nbd| nbd.storage_cluster_id.clone()).zip(now),
+        })
+    });
+    (clusters, primary)
+}
+
+/// When there is one, and it has changed.
+async fn changed(primary: &mut Option<PrimaryReceiver>) -> Result<(), watch::error::RecvError> {
+    match primary {
+        Some(primary) => primary.changed().await,
+        None => std::future::pending().await,
     }
 }

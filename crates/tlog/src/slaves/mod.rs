@@ -4,6 +4,7 @@
 //! syncers of all its vdisks, so that what was written before it came is applied; one that was taken over by another server stays
 //! quiet until its own server has the log open, or until the slave stays behind and nobody does anything about it.
 
+mod in_place;
 mod keeper;
 mod show;
 
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use self::keeper::{Keeper, Keeping};
 use crate::storages::Storages;
 
+pub use self::in_place::InPlace;
 pub use self::show::{show_lag, show_position, show_restoring, show_slave};
 
 /// How long stopping waits for syncers to note where they are.
@@ -101,6 +103,8 @@ pub enum NoSyncer {
     Starting,
     /// Nothing was ever logged.
     NoLog,
+    /// Stores of the log are away, so that it is not known whether anything was logged.
+    LogAway(String),
     /// It cannot be kept up to date, for this reason.
     Unusable(String),
 }
@@ -111,6 +115,7 @@ impl NoSyncer {
         match self {
             NoSyncer::Starting => "starting",
             NoSyncer::NoLog => "no_log",
+            NoSyncer::LogAway(_) => "waiting_for_log",
             NoSyncer::Unusable(_) => "unusable",
         }
     }
@@ -164,11 +169,10 @@ impl Slaves {
         if let Some(keeper) = keepers.get(vdisk) {
             return Some(work(keeper));
         }
-        let documents = configuration.vdisk(vdisk);
-        if documents.borrow().is_none() {
+        if configuration.vdisk(vdisk).borrow().is_none() {
             return None;
         }
-        let keeper = Keeper::start(vdisk.clone(), storages.clone(), documents, links.clone());
+        let keeper = Keeper::start(vdisk.clone(), storages.clone(), configuration.clone(), links.clone());
         Some(work(keepers.entry(vdisk.clone()).or_insert(keeper)))
     }
 

@@ -14,7 +14,7 @@ pub fn show_slave(slave: &ShownSlave) -> Value {
         Err(no) => json!({
             "state": no.kind(),
             "because": match no {
-                NoSyncer::Unusable(why) => Some(why),
+                NoSyncer::Unusable(why) | NoSyncer::LogAway(why) => Some(why),
                 NoSyncer::Starting | NoSyncer::NoLog => None,
             },
         }),

@@ -13,6 +13,7 @@ mod support;
 
 mod changes;
 mod commands;
+mod keeping;
 mod many;
 mod scenario;
 mod site;
