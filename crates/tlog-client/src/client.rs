@@ -181,7 +181,9 @@ impl Client {
     /// Waits until the slave cluster holds everything that was flushed before this call.
     ///
     /// After it the server no longer syncs the vdisk to the slave, which is then somebody's primary; this cannot be taken
-    /// back, not by a timeout either. A server without a slave for the vdisk answers at once. Where the connection is lost
+    /// back, not by a timeout either: after one the next server is not asked, and the one that was asked may still do it. Where the
+    /// document of the vdisk names no slave the answer comes at once; a server that knows that waiting is of no use, such as for a
+    /// slave that needs a resync, closes the connection, and says why in its log. Where the connection is lost
     /// before the answer, the next server is asked.
     pub async fn wait_nbd_slave_sync(&self, timeout_after: Duration) -> Result<(), SlaveSyncError> {
         let shared = self.shared();

@@ -203,6 +203,7 @@ impl Driver {
         self.shared.server.send_replace(None);
         self.failures.clear();
         let unflushed_blocks = state.stats().unflushed_blocks;
+        self.forget_slave_waits();
         tracing::warn!(vdisk = %self.dialer.vdisk, %server, %cause, unflushed_blocks, "connection lost, trying the next server");
         self.notice(Event::Reconnecting { server, cause: Arc::new(cause) });
     }
@@ -244,7 +245,22 @@ impl Driver {
         }
     }
 
+    /// Who does not wait for the slave any more is not the reason to ask the next server: its answer may be to close the connection.
+    fn forget_slave_waits(&mut self) {
+        let Some(state) = &mut self.state else { return };
+        let gone = self.slave_syncs.iter().filter(|done| done.is_closed()).count();
+        let forgotten = state.forget_slave_waits(gone);
+        let mut left = forgotten;
+        self.slave_syncs.retain(|done| {
+            let forget = left > 0 && done.is_closed();
+            left -= usize::from(forget);
+            !forget
+        });
+        self.shared.slave_sync_slots.add_permits(forgotten);
+    }
+
     fn handle_back(&mut self, accepted: &Accepted) {
+        self.forget_slave_waits();
         let Some(state) = &mut self.state else { return };
         self.reconnects += 1;
         let unflushed_blocks = state.stats().unflushed_blocks;

@@ -252,6 +252,11 @@ impl<T> State<T> {
         self.commands.handle_offline(self.first)
     }
 
+    /// While offline: so many waits for the slave, if there are as many to be asked for again, are given up. How many are.
+    pub(crate) fn forget_slave_waits(&mut self, most: usize) -> usize {
+        self.commands.forget_slave_waits(most)
+    }
+
     /// What to write next. What it gives counts as sent.
     pub(crate) fn poll_send(&mut self, now: Instant) -> Option<Send<'_>> {
         if let Some(sequence) = self.resends.pop_first() {

@@ -115,6 +115,27 @@ async fn a_flush_and_a_wait_for_the_slave_go_on_over_lost_connections() {
 }
 
 #[tokio::test]
+async fn a_wait_for_the_slave_that_timed_out_is_not_asked_for_again_at_the_next_server() {
+    let (client, mut peer, _first, second) = two(defaults()).await;
+    let given_up = client.wait_nbd_slave_sync(Duration::from_millis(20)).await;
+    assert!(given_up.is_err());
+    let waited = client.wait_nbd_slave_sync(Duration::from_secs(60));
+    let script = async {
+        peer.expect_wait_slave_sync().await;
+        peer.expect_wait_slave_sync().await;
+        peer.drop_connection();
+        let mut peer = second.accept_handshake().await;
+        peer.expect_wait_slave_sync().await;
+        set(&client, 0).await;
+        peer.expect_block(1).await; // and no second wait before it
+        peer.ack_slave_sync().await;
+        peer
+    };
+    let (waited, _peer) = soon(async { tokio::join!(waited, script) }).await;
+    waited.unwrap();
+}
+
+#[tokio::test]
 async fn a_failed_flush_and_silence_and_nonsense_each_lead_to_the_next_server() {
     let options = ClientOptions { answer_timeout: Duration::from_millis(200), ..defaults() };
     let (client, mut peer, first, second) = two(options).await;

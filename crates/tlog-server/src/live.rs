@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::pin::Pin;
 
+use tlog_proto::LogPosition;
+
 use crate::outbox::{Ended, Reason};
 use crate::port::{SlaveSyncError, SlaveSyncOutcome};
 use crate::registry::{Hello, Incoming};
@@ -31,8 +33,8 @@ pub(crate) struct Live {
     /// No more will arrive.
     pub(crate) at_end: bool,
     pub(crate) slave: Slot<Result<SlaveSyncOutcome, SlaveSyncError>>,
-    /// Commands that came while one was waiting.
-    pub(crate) more_slave_waits: usize,
+    /// What was durable at each command that came while one was waiting.
+    pub(crate) more_slave_waits: VecDeque<Option<LogPosition>>,
 }
 
 impl Drop for Live {

@@ -288,9 +288,8 @@ impl<'a> Vdisk<'a> {
             }
         }
         self.session.handle_slave_synced();
-        if let Some(more) = live.more_slave_waits.checked_sub(1) {
-            live.more_slave_waits = more;
-            self.session.handle_wait_slave_sync();
+        if let Some(position) = live.more_slave_waits.pop_front() {
+            self.wait_for_slave(position);
         }
     }
 
@@ -422,7 +421,7 @@ impl<'a> Vdisk<'a> {
     fn wait_for_slave(&mut self, position: Option<LogPosition>) {
         let Some(live) = &mut self.live else { return };
         if live.slave.is_some() {
-            live.more_slave_waits += 1;
+            live.more_slave_waits.push_back(position);
             return;
         }
         let (slave, id) = (self.registration.shared.slave.clone(), self.id.clone());

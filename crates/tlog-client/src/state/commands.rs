@@ -152,6 +152,18 @@ impl Commands {
         callers
     }
 
+    /// Waits for the slave that nobody waits for any more are not asked for again, as far as those are what they would be. How many.
+    pub(super) fn forget_slave_waits(&mut self, most: usize) -> usize {
+        let before = self.queue.len();
+        let mut left = most;
+        self.queue.retain(|(_, command)| {
+            let forgotten = left > 0 && *command == Command::WaitSlaveSyncAgain;
+            left -= usize::from(forgotten);
+            !forgotten
+        });
+        before - self.queue.len()
+    }
+
     /// Asks again for the flushes that are not done, each behind its block.
     pub(super) fn handle_online(&mut self, first: Sequence, next: Sequence) {
         self.forget_below(first);

@@ -28,7 +28,7 @@ use super::lag::{Known, known_of, lag};
 use super::needs_resync::NeedsResync;
 use super::runs::{Run, Runs};
 use super::session::{Look, Parted, Session};
-use super::status::{SlaveLag, SlaveStatus, SlaveSyncState};
+use super::status::{SlaveLag, SlaveStatus, SlaveSyncState, log_change};
 use super::syncer::{Request, SlaveSyncOptions, SlaveWaitError};
 use crate::metric;
 use crate::reader::LogReader;
@@ -49,6 +49,8 @@ pub(crate) struct Engine<T> {
     had: bool,
     /// Whether it was said that the slave is as its log, and nothing else since.
     told: bool,
+    /// Since when the state is what it is, how far a restore has come included.
+    state_since: Instant,
     reader: Option<LogReader>,
     session: Option<Session>,
     known: Option<Known>,
@@ -81,6 +83,7 @@ impl<T: Send + Sync + 'static> Engine<T> {
             jitter: SmallRng::seed_from_u64(seed),
             had: false,
             told: false,
+            state_since: Instant::now(),
             reader: None,
             session: None,
             known: None,
@@ -332,6 +335,9 @@ impl<T: Send + Sync + 'static> Engine<T> {
         let error = match &self.status.borrow().state {
             SlaveSyncState::NeedsResync(reason) => Err(SlaveWaitError::NeedsResync(reason.clone())),
             SlaveSyncState::Stopped => Ok(()),
+            SlaveSyncState::Restoring(_) if self.state_since.elapsed() >= self.options.interrupted => {
+                Err(SlaveWaitError::Restoring)
+            }
             _ => return true,
         };
         let error = match error {
@@ -463,6 +469,12 @@ impl<T: Send + Sync + 'static> Engine<T> {
             SlaveSyncState::UpToDate | SlaveSyncState::Starting | SlaveSyncState::Syncing => {}
             _ => self.told = false,
         }
+        if let SlaveSyncState::Stopped | SlaveSyncState::Fenced | SlaveSyncState::Ended = state {
+            metric::slave_lag(self.slave.vdisk(), 0);
+        }
+        if self.status.borrow().state != state {
+            self.state_since = Instant::now();
+        }
         let kind = |state: &SlaveSyncState| state.kind();
         self.status.send_if_modified(|status| {
             if status.state == state {
@@ -470,6 +482,10 @@ impl<T: Send + Sync + 'static> Engine<T> {
             }
             if kind(&status.state) != kind(&state) {
                 log_change(&self.slave, &state);
+            }
+            if let SlaveSyncState::Stopped | SlaveSyncState::Fenced | SlaveSyncState::Ended = state {
+                // What is not this syncer's slave is not behind, however long ago it was.
+                status.lag = None;
             }
             status.state = state;
             true
@@ -485,21 +501,5 @@ impl<T: Send + Sync + 'static> Engine<T> {
         for request in self.pending.drain(..) {
             let _ = request.answer.send(Err(error.clone()));
         }
-    }
-}
-
-fn log_change(slave: &SlaveCluster, state: &SlaveSyncState) {
-    let (vdisk, kind) = (slave.vdisk(), state.kind());
-    match state {
-        SlaveSyncState::WaitingForSlave { because, .. } | SlaveSyncState::WaitingForLog { because, .. } => {
-            tracing::warn!(%vdisk, state = kind, because, "the slave is not synced; trying again and again");
-        }
-        SlaveSyncState::NeedsResync(reason) => {
-            tracing::error!(%vdisk, %reason, "the slave needs a resync; {}", reason.remedy());
-        }
-        SlaveSyncState::Stopped | SlaveSyncState::Restoring(_) => {
-            tracing::warn!(%vdisk, state = kind, "nothing is applied to the slave");
-        }
-        _ => tracing::debug!(%vdisk, state = kind, "slave syncer"),
     }
 }

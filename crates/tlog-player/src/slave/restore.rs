@@ -129,7 +129,7 @@ pub enum SlaveRestoreError {
         /// Blocks on all data stores.
         blocks: u64,
         /// Why that is not known.
-        reason: NeedsResync,
+        reason: Box<NeedsResync>,
     },
     /// The log lacks what the slave holds, and it was not said that this may be lost.
     #[error(
@@ -142,7 +142,7 @@ pub enum SlaveRestoreError {
         /// The vdisk.
         vdisk: VdiskId,
         /// What tells.
-        reason: NeedsResync,
+        reason: Box<NeedsResync>,
         /// The last write that the slave certainly holds, if it is known.
         slave: Option<LastWrite>,
         /// The last write of the log; none where it is empty.

@@ -68,7 +68,7 @@ async fn refuse_last_copy(
     ) = &standing
         && !options.nobody_uses_it
     {
-        return Err(SlaveRestoreError::MayBeInUse { vdisk, blocks, reason: reason.clone() });
+        return Err(SlaveRestoreError::MayBeInUse { vdisk, blocks, reason: Box::new(reason.clone()) });
     }
     if options.discard {
         return Ok(());
@@ -87,7 +87,12 @@ async fn refuse_last_copy(
     };
     let Some(reason) = lacking else { return Ok(()) };
     let slave = state.position().and_then(|position| position.last);
-    Err(SlaveRestoreError::WouldDiscard { vdisk, reason, slave, log: end_of(reader).await? })
+    Err(SlaveRestoreError::WouldDiscard {
+        vdisk,
+        reason: Box::new(reason),
+        slave,
+        log: end_of(reader).await?,
+    })
 }
 
 /// How the log is known not to have what was applied to the slave; none where it has, or that is not known.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use tlog_proto::Timestamp;
 use tlog_store::slave::{Restoring, SlavePosition};
 
+use super::cluster::SlaveCluster;
 use super::needs_resync::NeedsResync;
 
 /// How a syncer is doing.
@@ -88,5 +89,22 @@ impl SlaveSyncState {
     /// Whether the syncer does nothing any more.
     pub fn is_over(&self) -> bool {
         matches!(self, SlaveSyncState::Fenced | SlaveSyncState::Ended)
+    }
+}
+
+/// Tells people of another kind of state.
+pub(super) fn log_change(slave: &SlaveCluster, state: &SlaveSyncState) {
+    let (vdisk, kind) = (slave.vdisk(), state.kind());
+    match state {
+        SlaveSyncState::WaitingForSlave { because, .. } | SlaveSyncState::WaitingForLog { because, .. } => {
+            tracing::warn!(%vdisk, state = kind, because, "the slave is not synced; trying again and again");
+        }
+        SlaveSyncState::NeedsResync(reason) => {
+            tracing::error!(%vdisk, %reason, "the slave needs a resync; {}", reason.remedy());
+        }
+        SlaveSyncState::Stopped | SlaveSyncState::Restoring(_) => {
+            tracing::warn!(%vdisk, state = kind, "nothing is applied to the slave");
+        }
+        _ => tracing::debug!(%vdisk, state = kind, "slave syncer"),
     }
 }

@@ -28,6 +28,8 @@ pub struct SlaveSyncOptions {
     pub check: Duration,
     /// How often it looks whether a slave that was stopped, is restored or needs a resync can be gone on with.
     pub recheck: Duration,
+    /// After so long without progress a restore counts as interrupted, for those who wait.
+    pub interrupted: Duration,
     /// Pause after the first failure. It doubles with each that follows, up to the longest one; each time somewhere between a half and
     /// the whole of it is waited.
     pub first_pause: Duration,
@@ -44,6 +46,7 @@ impl Default for SlaveSyncOptions {
             poll: Duration::from_secs(2),
             check: Duration::from_secs(10),
             recheck: Duration::from_secs(5),
+            interrupted: Duration::from_secs(30),
             first_pause: Duration::from_millis(100),
             longest_pause: Duration::from_secs(10),
             record_every: 8,
@@ -68,6 +71,11 @@ pub enum SlaveWaitError {
         /// Up to where it held this log then.
         held: Option<LogPosition>,
     },
+    /// A restore fills it, and has not come on for a while.
+    #[error(
+        "half of a restore is in the slave, and it does not go on: run the command again that was interrupted (tlog slave resync, tlog replay)"
+    )]
+    Restoring,
     /// Another syncer has taken the slave over.
     #[error("another syncer has taken the slave over")]
     Fenced,

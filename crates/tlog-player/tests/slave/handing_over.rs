@@ -28,7 +28,8 @@ async fn a_slave_that_was_handed_over_has_everything_and_nobody_applies_more() {
     // The disk that switched writes to it, and the log goes on.
     stores.data[1].put(&written.log.vdisk, 7, Bytes::from_static(b"primary"));
     written.append(3).await;
-    until(&syncer, |state| *state == SlaveSyncState::Stopped).await;
+    let status = until(&syncer, |state| *state == SlaveSyncState::Stopped).await;
+    assert_eq!(status.lag, None);
     let another = written.syncer(cluster.clone());
     until(&another, |state| *state == SlaveSyncState::Stopped).await;
     let stopped = SlaveWaitError::Stopped { vdisk: written.log.vdisk.clone(), held: Some(end) };

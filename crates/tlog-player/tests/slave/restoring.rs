@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tlog_player::slave::{
     NeedsResync, SlaveCluster, SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, SlaveSyncState,
-    Standing, restore_to_slave, resync_slave,
+    SlaveWaitError, Standing, restore_to_slave, resync_slave,
 };
 use tlog_player::{Moment, ReadOptions};
 use tlog_proto::{Epoch, Sequence};
@@ -187,6 +187,20 @@ async fn a_resync_finishes_the_moment_that_was_begun_though_the_log_has_grown() 
     let syncer = written.syncer(cluster);
     within(syncer.wait_until(written.end())).await.unwrap();
     assert_eq!(stores.disk(&written.log), *written.disk());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_slave_of_which_a_restore_was_interrupted_is_told() {
+    let mut written = Written::new(79).await;
+    written.append(8).await;
+    let stores = Stores::new(2, true);
+    let cluster = stores.cluster(&written.log);
+    stores.gate.close_after(22, false);
+    assert!(resync(&written, &cluster).await.is_err());
+    stores.gate.open();
+    let syncer = written.syncer(cluster);
+    let answer = within(syncer.hand_over(Some(written.end()))).await;
+    assert_eq!(answer, Err(SlaveWaitError::Restoring));
 }
 
 #[tokio::test]

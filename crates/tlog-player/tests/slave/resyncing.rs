@@ -108,7 +108,7 @@ async fn a_slave_that_holds_what_the_log_lacks_is_not_replaced_unless_that_may_b
             let Err(SlaveRestoreError::WouldDiscard { reason, slave, log, .. }) = refused else {
                 panic!("{refused:?}")
             };
-            let of_another = matches!(reason, NeedsResync::OtherLog { .. } | NeedsResync::SlaveAhead { .. });
+            let of_another = matches!(*reason, NeedsResync::OtherLog { .. } | NeedsResync::SlaveAhead { .. });
             assert!(of_another && reason.remedy().contains("--discard"), "{reason}");
             if let Some(slave) = slave {
                 assert_eq!(slave.position, written.end());

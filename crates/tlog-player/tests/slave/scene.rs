@@ -156,6 +156,7 @@ pub(crate) fn options() -> SlaveSyncOptions {
         poll: Duration::from_millis(5),
         check: Duration::from_millis(10),
         recheck: Duration::from_millis(2),
+        interrupted: Duration::from_millis(20),
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(20),
         record_every: 2,

@@ -69,7 +69,7 @@ impl Vdisk<'_> {
             arrived: VecDeque::new(),
             at_end: false,
             slave: None,
-            more_slave_waits: 0,
+            more_slave_waits: VecDeque::new(),
         });
     }
 

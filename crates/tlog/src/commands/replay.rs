@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
-use tlog_config::{StorageCluster, StoreAddress};
+use tlog_config::{StorageCluster, StoreAddress, common_store};
+use tlog_player::Moment;
 use tlog_player::slave::{SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave};
 use tlog_proto::VdiskId;
 
@@ -77,6 +78,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     logging::init_for_tool(&settings.logging);
     let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment()?);
     let target = arguments.target(&settings).await?;
+    let kept = kept_slave(&settings, vdisk, &target).await?;
+    if kept && !matches!(moment, Moment::Newest) {
+        bail!(
+            "vdisk {vdisk}: storage cluster {} is its slave: a server with slave-sync applies the whole log to it, and it would not stay \
+             as it was at that moment. Name another cluster, or take tlog.slaveStorageClusterID out of the documents first",
+            target.id
+        );
+    }
     let settings = settings.of_vdisk(vdisk).await?;
     let slave = slave_cluster(StoreOpener::new(&settings, None).links(), vdisk, &target)?;
     let reader = reading::open(&settings, vdisk).await?;
@@ -107,6 +116,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         false => println!("vdisk {vdisk}: {target} {}", in_words(&done)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a cluster, or a store of it, is that of the vdisk's slave.
+async fn kept_slave(settings: &Settings, vdisk: &VdiskId, target: &StorageCluster) -> anyhow::Result<bool> {
+    let Some(documents) = &settings.documents else { return Ok(false) };
+    let config = documents::open(documents).await?.vdisk(vdisk).borrow().clone();
+    let slave = config.and_then(|config| config.tlog.as_ref()?.slave.clone());
+    Ok(slave.is_some_and(|slave| slave.id == target.id || common_store(&slave, target).is_some()))
 }
 
 /// Why a cluster does not hold the disk, with moments as a person writes them.

@@ -259,6 +259,10 @@ async fn how_far_a_slave_is_behind_is_told_exactly() {
     site.slave[0].restart();
     up_to_date(&server).await;
     lag_is(&server, 0, 0).await;
+    // Another moment would not stay there.
+    let said =
+        site.place.tlog_fails(&["replay", "a", "--to-cluster", "slave", "--sequence", "8", "--overwrite"]);
+    assert!(said.contains("storage cluster slave is its slave"), "{said}");
     // The tool tells it without a syncer.
     client.close().await;
     server.stop();
