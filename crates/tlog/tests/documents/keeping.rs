@@ -91,7 +91,7 @@ async fn a_slave_follows_a_log_whose_shards_and_then_its_stores_are_others() {
         let client = connect(&server).await;
         let stores = stores.map(Clone::clone);
         write(&site.place, "vdisks.yaml", &documents(&site, &stores, &shards(3), ""));
-        server.waits_for_log("filled, and the new store counts");
+        server.waits_for_log("every log has the new store");
         client.close().await;
     }
     log.iter().take(2).for_each(|store| store.kill());
