@@ -56,7 +56,7 @@ pub struct Followed {
     pub blocks: Vec<Block>,
 }
 
-/// A log cannot be followed on. Asking again can help, unless [`FollowError::needs_resync`].
+/// A log cannot be followed on. Asking again can help, unless it is [`FollowError::NoWayOn`].
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
     /// The stores do not tell how far it goes.
@@ -95,16 +95,6 @@ pub enum FollowError {
     /// It cannot be followed from there.
     #[error("cannot be followed from there: {0}")]
     NoWayOn(#[from] NeedsResync),
-}
-
-impl FollowError {
-    /// The reason why it can never be followed from there; none where asking again can help.
-    pub fn needs_resync(&self) -> Option<&NeedsResync> {
-        match self {
-            FollowError::NoWayOn(reason) => Some(reason),
-            _ => None,
-        }
-    }
 }
 
 /// A read that is under way, and ends when nobody waits for it any more.
@@ -193,16 +183,6 @@ impl Follower {
     /// The aggregation that [`Self::next`] answers, as far as it is known without reading.
     pub fn peek(&self) -> Option<&AggregationInfo> {
         self.reading.front().map(|reading| &reading.info).or(self.listed.front())
-    }
-
-    /// What is known of the last aggregation of the log; none where it is empty.
-    pub async fn last(&self) -> Result<Option<AggregationInfo>, FollowError> {
-        let last = self.extent().last;
-        if self.extent().is_empty() {
-            return Ok(None);
-        }
-        let infos = self.reader.history_of(last..=last).collect().await?;
-        Ok(infos.last().copied())
     }
 
     /// Whether the log still has what was given up to now.

@@ -85,11 +85,6 @@ impl SlaveSyncState {
             SlaveSyncState::Ended => "ended",
         }
     }
-
-    /// Whether the syncer does nothing any more.
-    pub fn is_over(&self) -> bool {
-        matches!(self, SlaveSyncState::Fenced | SlaveSyncState::Ended)
-    }
 }
 
 /// Tells people of another kind of state.
