@@ -54,6 +54,8 @@ pub(crate) struct Engine<T> {
     reader: Option<LogReader>,
     session: Option<Session>,
     known: Option<Known>,
+    /// When that was found out.
+    measured: Instant,
 }
 
 impl<T: Send + Sync + 'static> Engine<T> {
@@ -87,6 +89,7 @@ impl<T: Send + Sync + 'static> Engine<T> {
             reader: None,
             session: None,
             known: None,
+            measured: Instant::now(),
         }
     }
 
@@ -210,6 +213,11 @@ impl<T: Send + Sync + 'static> Engine<T> {
     async fn apply_all(&mut self, cursor: &mut Cursor) -> Result<(), Parted> {
         let mut runs = Runs::new(self.slave.data().len());
         loop {
+            if self.measured.elapsed() >= self.options.check {
+                // The log grows while the slave catches up, which may take hours.
+                self.refresh(cursor).await?;
+                self.measure(cursor.follower.reader()).await?;
+            }
             if !cursor.is_ready()
                 && let Some(run) = runs.take()
             {
@@ -445,7 +453,7 @@ impl<T: Send + Sync + 'static> Engine<T> {
     async fn measure(&mut self, reader: &LogReader) -> Result<(), Parted> {
         let Some(position) = self.status.borrow().position else { return Ok(()) };
         let known = known_of(reader, &position).await.map_err(|error| Parted::Log(error.into()))?;
-        self.known = Some(known);
+        (self.known, self.measured) = (Some(known), Instant::now());
         self.status.send_modify(|status| status.lag = lag(&known, position));
         metric::slave_lag(self.slave.vdisk(), self.status.borrow().lag.map_or(0, |lag| lag.aggregations));
         Ok(())

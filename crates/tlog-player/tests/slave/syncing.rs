@@ -1,13 +1,17 @@
 //! Nothing fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tlog_player::slave::{SlaveLag, SlaveSyncState};
+use tlog_player::slave::{
+    SlaveCluster, SlaveLag, SlaveStatus, SlaveSyncOptions, SlaveSyncState, SlaveSyncer,
+};
 use tlog_proto::{Epoch, Generation, LogPosition, Sequence};
-use tlog_store::slave::SlavePoint;
-use tokio::sync::watch;
+use tlog_store::slave::{SlavePoint, SlaveStore};
+use tokio::sync::{Semaphore, watch};
 
-use crate::scene::{Stores, Written, until, until_status, within};
+use crate::fencing::HeldUp;
+use crate::scene::{Stores, Written, options, until, until_status, within};
 
 #[tokio::test]
 async fn a_slave_gets_every_write_also_those_that_come_later() {
@@ -89,6 +93,27 @@ async fn what_is_not_certainly_in_the_log_is_not_applied() {
     written.append(2).await;
     within(syncer.wait_until(written.end())).await.unwrap();
     assert_eq!(stores.disk(&written.log), *written.disk());
+}
+
+#[tokio::test]
+async fn the_lag_grows_with_the_log_while_the_slave_catches_up() {
+    let mut written = Written::new(19).await;
+    written.append(4).await;
+    let stores = Stores::new(1, false);
+    let writes = Arc::new(Semaphore::new(0));
+    let held = HeldUp { store: stores.data[0].clone(), writes: writes.clone(), promises: None };
+    let held: Arc<dyn SlaveStore> = Arc::new(held);
+    let slave = SlaveCluster::new(written.log.vdisk.clone(), vec![held.clone()], held).unwrap();
+    let options = SlaveSyncOptions { check: Duration::ZERO, ..options() };
+    let (log, keys, more) = (written.log.set.clone(), written.log.keys.clone(), watch::channel(()).1);
+    let syncer = SlaveSyncer::start(log, keys, slave, more, options).unwrap();
+    let lag = |status: &SlaveStatus| status.lag.map_or(0, |lag| lag.aggregations);
+    until_status(&syncer, |status| lag(status) == 4).await;
+    written.append(30).await;
+    writes.add_permits(1);
+    until_status(&syncer, |status| lag(status) > 4).await;
+    writes.add_permits(1000);
+    within(syncer.wait_until(written.end())).await.unwrap();
 }
 
 #[tokio::test]
