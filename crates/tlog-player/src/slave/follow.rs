@@ -6,6 +6,7 @@ use tlog_codec::{Opener, VdiskKeys};
 use tlog_proto::{AggregationId, AggregationNumber, Block};
 use tlog_quorum::ReadError;
 use tlog_store::slave::SlavePoint;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use super::needs_resync::NeedsResync;
@@ -18,6 +19,9 @@ use crate::restore::blocking;
 const MOST_AHEAD: usize = 16;
 /// Bytes of memory for what is read ahead, about. One aggregation is read even if it takes more.
 const BYTES_AHEAD: u64 = 32 << 20;
+/// The same of all followers in a process, in KiB: a thousand slaves that come back at once must not take all memory. What a follower
+/// needs next it reads in any case.
+static KIB_AHEAD: Semaphore = Semaphore::const_new(256 << 10);
 
 /// Gives the aggregations of format 2 of a log one after the other, with their blocks, and goes on as the log grows. Each is
 /// proven to follow the one before.
@@ -102,6 +106,8 @@ pub enum FollowError {
 struct Reading {
     info: AggregationInfo,
     task: JoinHandle<Result<Vec<Block>, FollowError>>,
+    /// None where it is read without there being any.
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 impl Drop for Reading {
@@ -227,13 +233,15 @@ impl Follower {
         let mut bytes: u64 = self.reading.iter().map(|reading| cost(&reading.info)).sum();
         while let Some(info) = self.listed.front().copied() {
             let fits = self.reading.len() < MOST_AHEAD && bytes + cost(&info) <= BYTES_AHEAD;
-            if !fits && !self.reading.is_empty() {
+            let kib = u32::try_from(cost(&info).div_ceil(1024)).unwrap_or(u32::MAX);
+            let room = KIB_AHEAD.try_acquire_many(kib).ok();
+            if !self.reading.is_empty() && !(fits && room.is_some()) {
                 break;
             }
             bytes += cost(&info);
             self.listed.pop_front();
             let task = tokio::spawn(read(self.reader.clone(), self.opener.clone(), info));
-            self.reading.push_back(Reading { info, task });
+            self.reading.push_back(Reading { info, task, _room: room });
         }
         Ok(())
     }
