@@ -235,7 +235,8 @@ impl Follower {
             let fits = self.reading.len() < MOST_AHEAD && bytes + cost(&info) <= BYTES_AHEAD;
             let kib = u32::try_from(cost(&info).div_ceil(1024)).unwrap_or(u32::MAX);
             let room = KIB_AHEAD.try_acquire_many(kib).ok();
-            if !self.reading.is_empty() && !(fits && room.is_some()) {
+            let is_next = self.reading.is_empty();
+            if !(is_next || fits && room.is_some()) {
                 break;
             }
             bytes += cost(&info);
