@@ -205,9 +205,17 @@ async fn kills(rounds: usize) {
             }
         }
         client.close().await;
+        // Its stores are read one after the other: a syncer that went on meanwhile would make another disk of the two halves. What is
+        // under way is one step, of one store.
+        if let Some(running) = &server {
+            running.pause();
+        }
         let told = site.told();
         let position = told["position"]["sequence"].as_u64().unwrap_or(0);
         is_a_prefix(&site, &written, position as usize).await;
+        if let Some(running) = &server {
+            running.signal("-CONT");
+        }
         assert!(round > 0 || position <= written.len() as u64);
         server = server.or_else(|| Some(site.place.server(&[])));
     }
