@@ -288,7 +288,7 @@ impl<'a> Vdisk<'a> {
             }
         }
         self.session.handle_slave_synced();
-        if let Some(position) = live.more_slave_waits.pop_front() {
+        if let Some(position) = live.more_slave_waits.pop() {
             self.wait_for_slave(position);
         }
     }
@@ -421,7 +421,7 @@ impl<'a> Vdisk<'a> {
     fn wait_for_slave(&mut self, position: Option<LogPosition>) {
         let Some(live) = &mut self.live else { return };
         if live.slave.is_some() {
-            live.more_slave_waits.push_back(position);
+            live.more_slave_waits.push(position);
             return;
         }
         let (slave, id) = (self.registration.shared.slave.clone(), self.id.clone());

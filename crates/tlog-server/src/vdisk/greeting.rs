@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::{Closing, Vdisk};
-use crate::live::Live;
+use crate::live::{Live, SlaveWaits};
 use crate::registry::{Hello, Verdict};
 use crate::session::{Greeting, Refusal};
 
@@ -69,7 +69,7 @@ impl Vdisk<'_> {
             arrived: VecDeque::new(),
             at_end: false,
             slave: None,
-            more_slave_waits: VecDeque::new(),
+            more_slave_waits: SlaveWaits::default(),
         });
     }
 
