@@ -42,6 +42,13 @@ impl RedisServer {
         Self { host: host.into(), port, database: 0, tls: false, user: None, password: None }
     }
 
+    /// What is the same for the same data, as far as that can be told without asking: host, port and database. Another user or password does
+    /// not make it another store, and neither does another name of this machine.
+    pub fn place(&self) -> (String, u16, u32) {
+        let host = self.host.to_ascii_lowercase().replace("localhost", "127.0.0.1");
+        (host, self.port, self.database)
+    }
+
     /// The same with the next port; none after the last one.
     #[must_use]
     pub fn on_next_port(&self) -> Option<Self> {
@@ -122,18 +129,18 @@ impl StoreAddress {
 }
 
 fn server(place: &str, database: &str) -> Result<RedisServer, StoreAddressFault> {
-    let (host, port) = place.rsplit_once(':').ok_or(StoreAddressFault::HostAndPort)?;
-    let port = port.parse().ok().filter(|&port| port != 0).ok_or(StoreAddressFault::HostAndPort)?;
-    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let legal = match v6 {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
-        None => is_host_name(host),
-    };
-    if !legal {
-        return Err(StoreAddressFault::HostAndPort);
-    }
+    let (host, port) = host_and_port(place).ok_or(StoreAddressFault::HostAndPort)?;
     let database = database.parse().map_err(|_| StoreAddressFault::Database)?;
-    Ok(RedisServer { database, ..RedisServer::new(v6.unwrap_or(host), port) })
+    Ok(RedisServer { database, ..RedisServer::new(host, port) })
+}
+
+/// `host:port`, with an IPv6 address in brackets, which the host is answered without; none where it is not that.
+pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|&port| port != 0)?;
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let legal = v6.map_or_else(|| is_host_name(host), |v6| v6.parse::<Ipv6Addr>().is_ok());
+    legal.then_some((v6.unwrap_or(host), port))
 }
 
 /// None where there is nothing.

@@ -13,10 +13,9 @@ fn stores(cluster: &StorageCluster) -> impl Iterator<Item = &StoreAddress> {
     cluster.data.iter().chain(&cluster.metadata)
 }
 
-/// What is the same for the same data, as far as that can be told without asking.
 fn place(store: &StoreAddress) -> Option<(String, u16, u32)> {
     match store {
-        StoreAddress::Redis(server) => Some((server.host.to_ascii_lowercase(), server.port, server.database)),
+        StoreAddress::Redis(server) => Some(server.place()),
         StoreAddress::Directory(_) | StoreAddress::Memory => None,
     }
 }

@@ -1,12 +1,11 @@
 //! What each kind of document says, once it has been checked.
 
-use std::net::Ipv6Addr;
-
 use tlog_proto::VdiskId;
 
+use crate::address::host_and_port;
 use crate::document::Item;
 use crate::key::is_legal_name;
-use crate::{ClusterShards, Document, Fault, Place, Problem, StorageCluster, StoreAddress, is_host_name};
+use crate::{ClusterShards, Document, Fault, Place, Problem, StorageCluster, StoreAddress};
 
 /// Smallest block of a vdisk, in bytes.
 pub const MIN_BLOCK_SIZE: u32 = 512;
@@ -285,10 +284,8 @@ pub(crate) fn read_cluster_tlog(document: &Document) -> Read<Vec<String>> {
 
 /// Whether it is `host:port`.
 fn is_server(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host = v6.map_or_else(|| is_host_name(host), |v6| v6.parse::<Ipv6Addr>().is_ok());
-    host && number(port).is_some_and(|port| (1..=u64::from(u16::MAX)).contains(&port))
+    // A number may have a sign to Rust, and not to other readers of the document.
+    host_and_port(text).is_some() && text.rsplit_once(':').is_some_and(|(_, port)| number(port).is_some())
 }
 
 pub(crate) fn read_nbd_server_vdisks(document: &Document) -> Read<NbdServerVdisks> {

@@ -1,12 +1,12 @@
 //! How a person writes down where documents are.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{DocumentSource, FileSource, Secret, is_host_name};
+use crate::address::host_and_port;
+use crate::{DocumentSource, FileSource, Secret};
 
 /// Where documents are: a YAML file, or an etcd by some of its servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,13 +113,8 @@ impl FromStr for EtcdEndpoint {
             return Err(SourceAddressFault::Credentials);
         }
         let place = place.strip_suffix('/').unwrap_or(place);
-        let (host, port) = place.rsplit_once(':').ok_or(SourceAddressFault::HostAndPort)?;
-        let port = port.parse().ok().filter(|&port| port != 0).ok_or(SourceAddressFault::HostAndPort)?;
-        let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        if !v6.map_or_else(|| is_host_name(host), |v6| v6.parse::<Ipv6Addr>().is_ok()) {
-            return Err(SourceAddressFault::HostAndPort);
-        }
-        Ok(Self { host: v6.unwrap_or(host).to_owned(), port, tls })
+        let (host, port) = host_and_port(place).ok_or(SourceAddressFault::HostAndPort)?;
+        Ok(Self { host: host.to_owned(), port, tls })
     }
 }
 

@@ -17,6 +17,7 @@ pub use self::any::{AnyRedisPoolOptions, any_redis_pool, any_redis_pool_factory}
 pub use self::config::ConfigRedisPoolFactory;
 pub use self::memory::InMemoryRedisPoolFactory;
 pub use self::servers::fill_up;
+pub(crate) use self::servers::twice;
 pub use self::statics::StaticRedisPoolFactory;
 use crate::pool::WeakPool;
 use crate::{RedisPool, TlsError};

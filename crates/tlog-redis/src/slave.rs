@@ -14,6 +14,7 @@ use tlog_store::slave::{
 };
 use tlog_store::{StoreError, StoreErrorKind};
 
+use crate::factory::twice;
 use crate::layout::parse_number;
 use crate::scripts::{self, Call, Script};
 use crate::slave_text::{
@@ -86,13 +87,9 @@ pub fn slave_servers(links: &Links, cluster: &StorageCluster) -> Result<SlaveSer
         Ok(Arc::new(RedisSlave::new(links.link(server)?)))
     };
     let servers: Vec<RedisServer> = cluster.data.iter().map(redis).collect::<Result<_, _>>()?;
-    let place = |server: &RedisServer| (server.host.to_ascii_lowercase(), server.port, server.database);
-    for (second, server) in servers.iter().enumerate() {
-        let earlier = servers.iter().take(second);
-        if let Some(first) = earlier.map(place).position(|earlier| earlier == place(server)) {
-            let (cluster, address) = (cluster.id.clone(), server.to_string());
-            return Err(SlaveServersError::Twice { cluster, first, second, address });
-        }
+    if let Some((first, second, server)) = twice(&servers) {
+        let (cluster, address) = (cluster.id.clone(), server.to_string());
+        return Err(SlaveServersError::Twice { cluster, first, second, address });
     }
     let data: Vec<_> = servers.iter().map(store).collect::<Result<_, _>>()?;
     let metadata = match (&cluster.metadata, data.first()) {

@@ -1,15 +1,16 @@
 //! What the documents of vdisks and clusters say about the settings: for the server, and for one command.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context;
 use futures::{Stream, StreamExt, stream};
 use tlog_config::{ClusterShards, Configuration, StorageCluster, StoreAddress, VdiskConfig, open_source};
 use tlog_proto::VdiskId;
 use tokio::sync::watch;
 
 use crate::settings::{
-    Contradiction, DocumentSettings, Format, RedundancySettings, Settings, Storage, redundancy_of, same_store,
+    Contradiction, DocumentSettings, Format, RedundancySettings, Settings, Storage, redundancy_of,
+    store_twice,
 };
 
 /// Why a storage cluster cannot hold logs.
@@ -120,14 +121,11 @@ impl Settings {
         if have < needed {
             return Err(ClusterFault::TooFewStores { cluster: id(), have, redundancy });
         }
-        let used: Vec<&StoreAddress> = cluster.data.iter().take(needed).collect();
-        for (at, store) in used.iter().enumerate() {
-            let twice = used.iter().skip(at + 1).any(|other| same_store(store, other));
-            if **store != StoreAddress::Memory && twice {
-                return Err(ClusterFault::SameStoreTwice { cluster: id(), address: store.to_string() });
-            }
+        let used = cluster.data.get(..needed).unwrap_or_default();
+        if let Some(store) = store_twice(used) {
+            return Err(ClusterFault::SameStoreTwice { cluster: id(), address: store.to_string() });
         }
-        if self.require_durable_stores && used.contains(&&StoreAddress::Memory) {
+        if self.require_durable_stores && used.contains(&StoreAddress::Memory) {
             return Err(ClusterFault::MemoryNotDurable { cluster: id() });
         }
         let directory = used.iter().find(|store| matches!(store, StoreAddress::Directory(_)));
@@ -139,12 +137,18 @@ impl Settings {
 
     /// The same with the stores that the documents give a vdisk; unchanged where they are in the settings themselves.
     pub async fn of_vdisk(self, vdisk: &VdiskId) -> anyhow::Result<Self> {
-        let Some((configuration, source)) = self.placing_documents().await? else { return Ok(self) };
-        let placed = placement(configuration.vdisk(vdisk).borrow().as_deref(), vdisk).map(Arc::clone);
-        let cluster = placed.with_context(|| {
-            format!("config-source is {source}; where a log is that it does not know of, say with --storage")
-        })?;
-        Ok(self.on_cluster(&cluster)?)
+        let source = match (&self.storage, &self.documents) {
+            (Storage::Documents, Some(documents)) => documents.source.clone(),
+            _ => return Ok(self),
+        };
+        let described = self.described(vdisk).await;
+        let described = described.map_err(|error| match error.is::<PlacementError>() {
+            true => error.context(format!(
+                "config-source is {source}; where a log is that it does not know of, say with --storage"
+            )),
+            false => error,
+        });
+        Ok(described?.settings)
     }
 
     /// The same, and what else the documents say of the vdisk; only that where the stores are in the settings themselves.
@@ -164,21 +168,11 @@ impl Settings {
 
     /// One for each storage cluster that has logs, by name; these settings alone where the stores are in them.
     pub async fn of_clusters(self) -> anyhow::Result<Vec<(Option<String>, Result<Self, ClusterFault>)>> {
-        let Some((configuration, _)) = self.placing_documents().await? else {
+        let (Storage::Documents, Some(documents)) = (&self.storage, &self.documents) else {
             return Ok(vec![(None, Ok(self))]);
         };
-        let clusters = clusters_with_logs(&configuration);
+        let clusters = clusters_with_logs(&open(documents).await?);
         Ok(clusters.iter().map(|cluster| (Some(cluster.id.clone()), self.on_cluster(cluster))).collect())
-    }
-
-    /// The documents, where they say which stores a vdisk gets, and what they are called.
-    async fn placing_documents(&self) -> anyhow::Result<Option<(Configuration, String)>> {
-        match (&self.storage, &self.documents) {
-            (Storage::Documents, Some(documents)) => {
-                Ok(Some((open(documents).await?, documents.source.to_string())))
-            }
-            _ => Ok(None),
-        }
     }
 }
 
@@ -210,13 +204,12 @@ pub fn placement<'a>(
 
 /// Every cluster that the log of a vdisk is on, by name.
 pub fn clusters_with_logs(configuration: &Configuration) -> Vec<Arc<StorageCluster>> {
-    let mut clusters: Vec<Arc<StorageCluster>> = Vec::new();
+    let mut clusters: BTreeMap<String, Arc<StorageCluster>> = BTreeMap::new();
     for vdisk in configuration.vdisks().borrow().iter() {
         let config = configuration.vdisk(vdisk).borrow().clone();
-        let log = config.as_deref().and_then(|config| config.tlog.as_ref());
-        clusters.extend(log.map(|log| Arc::clone(&log.cluster)));
-        clusters.sort_by(|one, other| one.id.cmp(&other.id));
-        clusters.dedup_by(|one, other| one.id == other.id);
+        if let Ok(cluster) = placement(config.as_deref(), vdisk) {
+            clusters.entry(cluster.id.clone()).or_insert_with(|| Arc::clone(cluster));
+        }
     }
-    clusters
+    clusters.into_values().collect()
 }

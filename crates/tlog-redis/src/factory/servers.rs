@@ -55,15 +55,21 @@ fn checked(
     }
     // More are legal; they are not used.
     servers.truncate(needed);
-    for (second, server) in servers.iter().enumerate() {
-        let place = |server: &RedisServer| (server.host.to_ascii_lowercase(), server.port, server.database);
-        let earlier = servers.iter().take(second);
-        if let Some(first) = earlier.map(place).position(|earlier| earlier == place(server)) {
+    match twice(&servers) {
+        Some((first, second, server)) => {
             let address = server.to_string();
-            return Err(RedisPoolFactoryError::Twice { of: of.to_owned(), first, second, address });
+            Err(RedisPoolFactoryError::Twice { of: of.to_owned(), first, second, address })
         }
+        None => Ok(servers),
     }
-    Ok(servers)
+}
+
+/// The first server that is there twice, behind its two places.
+pub(crate) fn twice(servers: &[RedisServer]) -> Option<(usize, usize, &RedisServer)> {
+    servers.iter().enumerate().find_map(|(second, server)| {
+        let first = servers.iter().take(second).position(|earlier| earlier.place() == server.place());
+        first.map(|first| (first, second, server))
+    })
 }
 
 /// Links to all of them.
@@ -134,5 +140,6 @@ mod tests {
         check(&["a:1", "file:/srv"], 2, Err("data store 1 of storage cluster main is file:/srv"));
         check(&["memory:", "a:1"], 2, Err("data store 0 of storage cluster main is memory:"));
         check(&["a:1", "redis://x:y@a:1"], 2, Err("are the same, redis://a:1/0"));
+        check(&["127.0.0.1:1", "Localhost:1"], 2, Err("are the same, redis://Localhost:1/0"));
     }
 }

@@ -175,17 +175,23 @@ fn storage(
     if (stores.len() as u64) < k + m {
         return Err(Contradiction::TooFewStores { have, k, m }.into());
     }
-    for (at, store) in stores.iter().enumerate() {
-        if *store != StoreAddress::Memory && stores.iter().skip(at + 1).any(|other| same_store(store, other))
-        {
-            return Err(Contradiction::SameStoreTwice { address: store.to_string() }.into());
-        }
+    if let Some(store) = store_twice(&stores) {
+        return Err(Contradiction::SameStoreTwice { address: store.to_string() }.into());
     }
     Ok(Storage::Stores(stores))
 }
 
+/// The first store that is there twice, as far as can be told. Stores in memory are named alike, and are others.
+pub(crate) fn store_twice(stores: &[StoreAddress]) -> Option<&StoreAddress> {
+    let mut all = stores.iter().enumerate();
+    let twice = |(at, store): &(usize, &StoreAddress)| {
+        **store != StoreAddress::Memory && stores.iter().skip(at + 1).any(|other| same_store(store, other))
+    };
+    all.find(twice).map(|(_, store)| store)
+}
+
 /// Whether two addresses mean one store, as far as can be told.
-pub(crate) fn same_store(one: &StoreAddress, other: &StoreAddress) -> bool {
+fn same_store(one: &StoreAddress, other: &StoreAddress) -> bool {
     match (one, other) {
         (StoreAddress::Directory(one), StoreAddress::Directory(other)) => {
             let real = |path: &PathBuf| {
@@ -194,11 +200,7 @@ pub(crate) fn same_store(one: &StoreAddress, other: &StoreAddress) -> bool {
             };
             real(one).components().eq(real(other).components())
         }
-        // Another user or password does not make it another store.
-        (StoreAddress::Redis(one), StoreAddress::Redis(other)) => {
-            let host = |host: &str| host.to_lowercase().replace("localhost", "127.0.0.1");
-            host(&one.host) == host(&other.host) && (one.port, one.database) == (other.port, other.database)
-        }
+        (StoreAddress::Redis(one), StoreAddress::Redis(other)) => one.place() == other.place(),
         _ => one == other,
     }
 }

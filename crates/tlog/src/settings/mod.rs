@@ -22,7 +22,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use check::{redundancy_of, same_store};
+pub(crate) use check::{redundancy_of, store_twice};
 pub use contradiction::Contradiction;
 pub use document::{default_file, markdown};
 pub use error::SettingsError;

@@ -1,6 +1,6 @@
 //! Slaves that are none: where the disk itself is, or its log.
 
-use tlog_config::{StorageCluster, common_store};
+use tlog_config::{StorageCluster, StoreAddress, common_store};
 
 /// A slave is where the disk itself or its log is: what is applied there is written over it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +34,14 @@ impl InPlace {
                 return in_place("the disk", Some(store));
             }
         }
-        let own: Vec<String> = slave.data.iter().chain(&slave.metadata).map(ToString::to_string).collect();
-        let is_own = |store: &String| own.iter().any(|own| own.eq_ignore_ascii_case(store));
+        let place = |store: &StoreAddress| match store {
+            StoreAddress::Redis(server) => Some(server.place()),
+            StoreAddress::Directory(_) | StoreAddress::Memory => None,
+        };
+        let own: Vec<_> = slave.data.iter().chain(&slave.metadata).filter_map(place).collect();
+        let is_own = |store: &String| {
+            StoreAddress::parse(store).ok().as_ref().and_then(place).is_some_and(|place| own.contains(&place))
+        };
         match log_stores.into_iter().find(is_own) {
             Some(store) => in_place("the disk's log", Some(store)),
             None => Ok(()),
@@ -52,8 +58,6 @@ impl InPlace {
 
 #[cfg(test)]
 mod tests {
-    use tlog_config::StoreAddress;
-
     use super::*;
 
     fn cluster(id: &str, data: &[&str], metadata: Option<&str>) -> StorageCluster {
@@ -78,5 +82,7 @@ mod tests {
         let same = check(&cluster("slave", &["d:1"], Some("C:1"))).unwrap_err().to_string();
         assert!(same.contains("redis://c:1/0 is a store of the disk's log as well"), "{same}");
         assert_eq!(InPlace::check(&primary, None, log()), Ok(()));
+        let here = cluster("slave", &["localhost:6379"], None);
+        assert!(InPlace::check(&here, None, ["redis://127.0.0.1:6379/0".to_owned()]).is_err());
     }
 }
