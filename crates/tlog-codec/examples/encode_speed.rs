@@ -47,6 +47,7 @@ fn main() {
                 sealed_at: Timestamp(1_500_000_000_000_000_000),
                 block_size: 0,
                 nonce,
+                finding: Default::default(),
                 blocks: &blocks,
             }
         };

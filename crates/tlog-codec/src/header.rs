@@ -6,20 +6,20 @@
 //!   4   1  format, 2
 //!   5   1  k, data shards
 //!   6   1  m, parity shards
-//!   7   1  kind, 1 blocks
+//!   7   1  kind: 1 blocks, 2 part of a checkpoint, 3 record
 //!   8   1  compression of the manifest, 0 none, 1 snappy
 //!   9   1  compression of the body
 //!  10   1  cipher, 1 AES-256-GCM
-//!  11   1  0
-//!  12   4  block count
+//!  11   1  time reach, see reach.rs; 0 not known
+//!  12   4  block count; 0 in a record
 //!  16   8  key id
 //!  24   8  number
 //!  32   8  generation
 //!  40   8  session
-//!  48   8  first sequence
-//!  56   8  last sequence
-//!  64   8  oldest block timestamp, nanoseconds
-//!  72   8  newest block timestamp
+//!  48   8  first sequence; what has no writes: one above the last
+//!  56   8  last sequence; what has no writes: that of the last write before it
+//!  64   8  oldest block timestamp, nanoseconds; what has no writes: that of the moment it is about
+//!  72   8  newest block timestamp; likewise
 //!  80   8  sealed at
 //!  88   4  block size: the longest block of the log so far, this aggregation included
 //!  92   4  manifest, bytes before compression
@@ -28,7 +28,7 @@
 //! 104   8  body, bytes before compression
 //! 112   8  body, bytes as sealed, tag included
 //! 120  12  nonce; its lowest bit is 0. The manifest is sealed with it, the body with that bit set
-//! 132   4  0
+//! 132   4  how far below it the newest record before it is; 0 there is none, 2^32 - 1 so far or farther
 //! 136  32  prev, id of the aggregation before
 //! 168
 //! ```
@@ -38,36 +38,77 @@ use bytes::Bytes;
 use tlog_crypto::{KeyId, TAG_SIZE};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, SessionId, Timestamp};
 
-use crate::MAX_BODY_BYTES;
 use crate::compression::Compression;
 use crate::erasure::{ErasureError, Redundancy};
+use crate::reach::TimeReach;
+use crate::{MAX_BODY_BYTES, MAX_RECORD_BYTES};
+
+/// What an aggregation has in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Writes: what the log is for.
+    Blocks,
+    /// Part of the image of an earlier moment: blocks that were written before, by rising index. No writes.
+    Checkpoint,
+    /// Something about the log, whole in the manifest: see [`Record`](crate::Record). No blocks.
+    Record,
+}
+
+impl Kind {
+    fn from_number(number: u8) -> Option<Self> {
+        [Kind::Blocks, Kind::Checkpoint, Kind::Record].into_iter().find(|kind| kind.number() == number)
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Kind::Blocks => 1,
+            Kind::Checkpoint => 2,
+            Kind::Record => 3,
+        }
+    }
+
+    /// For people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Blocks => "blocks",
+            Kind::Checkpoint => "checkpoint",
+            Kind::Record => "record",
+        }
+    }
+}
 
 /// What is written about an aggregation in the clear. Bound to the sealed parts and to the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// How it is split.
     pub redundancy: Redundancy,
+    /// What is in it.
+    pub kind: Kind,
+    /// A lower bound of the timestamps of writes in a run of aggregations that ends with it: for finding a time.
+    pub time_reach: TimeReach,
+    /// Where records are, see [`Header::record_before`].
+    pub(crate) record_back: u32,
     /// How the manifest is compressed.
     pub(crate) manifest_compression: Compression,
     /// How the body is compressed.
     pub(crate) body_compression: Compression,
-    /// Blocks in it, at least one.
+    /// Blocks in it: at least one, and none in a record.
     pub block_count: u32,
     /// Master key under which it is sealed.
     pub key_id: KeyId,
     /// Its number in the log of its vdisk.
     pub number: AggregationNumber,
-    /// Generation of all its blocks.
+    /// Generation of all its blocks; of what has no writes, that of the last write before it.
     pub generation: Generation,
-    /// Client instance that wrote all its blocks.
+    /// Client instance that wrote all its blocks; likewise.
     pub session: SessionId,
-    /// Sequence of its first block.
+    /// Sequence of its first block; of what has no writes, one above the last.
     pub first_sequence: Sequence,
-    /// Sequence of its last block.
+    /// Sequence of its last block; of what has no writes, that of the last write before it.
     pub last_sequence: Sequence,
-    /// Lowest timestamp of its blocks.
+    /// Lowest timestamp of its blocks; of what has no writes, that of the moment it is about.
     pub oldest_timestamp: Timestamp,
-    /// Highest timestamp of its blocks.
+    /// Highest timestamp of its blocks; likewise.
     pub newest_timestamp: Timestamp,
     /// When the server sealed it, by the server's clock.
     pub sealed_at: Timestamp,
@@ -116,7 +157,6 @@ pub enum HeaderError {
 
 const MAGIC: [u8; 4] = *b"TLOG";
 const FORMAT: u8 = 2;
-const KIND_BLOCKS: u8 = 1;
 const CIPHER_AES_256_GCM: u8 = 1;
 
 impl Header {
@@ -129,8 +169,10 @@ impl Header {
     pub fn encode(&self) -> [u8; Self::LEN] {
         let mut out = Writer { bytes: [0; Self::LEN], at: 0 };
         out.put(MAGIC);
-        out.put([FORMAT, self.redundancy.data() as u8, self.redundancy.parity() as u8, KIND_BLOCKS]);
-        out.put([self.manifest_compression.number(), self.body_compression.number(), CIPHER_AES_256_GCM, 0]);
+        out.put([FORMAT, self.redundancy.data() as u8, self.redundancy.parity() as u8, self.kind.number()]);
+        let compressions = [self.manifest_compression.number(), self.body_compression.number()];
+        out.put(compressions);
+        out.put([CIPHER_AES_256_GCM, self.time_reach.0]);
         out.put(self.block_count.to_le_bytes());
         out.put(self.key_id.0);
         for field in [
@@ -151,7 +193,7 @@ impl Header {
         out.put(self.body_plain.to_le_bytes());
         out.put(self.body_sealed.to_le_bytes());
         out.put(self.nonce);
-        out.put([0; 4]);
+        out.put(self.record_back.to_le_bytes());
         out.put(self.prev.0);
         out.bytes
     }
@@ -166,14 +208,14 @@ impl Header {
         if format != FORMAT {
             return Err(HeaderError::UnknownFormat(format));
         }
-        let [manifest_compression, body_compression, cipher, zero] = from.take()?;
+        let [manifest_compression, body_compression, cipher, time_reach] = from.take()?;
         let known = |what, value, expected| {
             if value == expected { Ok(()) } else { Err(HeaderError::Unknown { what, value }) }
         };
-        known("kind", kind, KIND_BLOCKS)?;
         known("cipher", cipher, CIPHER_AES_256_GCM)?;
-        known("reserved byte", zero, 0)?;
         let header = Self {
+            kind: Kind::from_number(kind).ok_or(HeaderError::Unknown { what: "kind", value: kind })?,
+            time_reach: TimeReach(time_reach),
             redundancy: Redundancy::new(data.into(), parity.into())
                 .map_err(|_| HeaderError::Inconsistent("number of shards"))?,
             manifest_compression: Compression::from_number(manifest_compression)?,
@@ -195,13 +237,18 @@ impl Header {
             body_plain: from.u64()?,
             body_sealed: from.u64()?,
             nonce: from.take()?,
-            prev: {
-                known("reserved field", from.take::<4>()?.into_iter().fold(0, |a, b| a | b), 0)?;
-                AggregationId(from.take()?)
-            },
+            record_back: from.u32()?,
+            prev: AggregationId(from.take()?),
         };
         header.check()?;
         Ok(header)
+    }
+
+    /// Number of the newest record of the log before this aggregation, or, where that is far away, of an aggregation that knows more.
+    /// None where there is no record before it.
+    pub fn record_before(&self) -> Option<AggregationNumber> {
+        let back = u64::from(self.record_back);
+        self.number.0.checked_sub(back).filter(|_| back > 0).map(AggregationNumber)
     }
 
     /// What is sealed is bound to this, together with the vdisk id.
@@ -234,10 +281,14 @@ impl Header {
         let consistent = |holds: bool, what| {
             if holds { Ok(()) } else { Err(HeaderError::Inconsistent(what)) }
         };
+        let writes = if self.kind == Kind::Blocks { self.block_count } else { 0 };
         let sequences =
-            self.last_sequence.0.checked_sub(self.first_sequence.0).and_then(|n| n.checked_add(1));
-        consistent(sequences == Some(u64::from(self.block_count)), "range of sequences")?;
+            self.last_sequence.0.checked_add(1).and_then(|n| n.checked_sub(self.first_sequence.0));
+        consistent(sequences == Some(u64::from(writes)), "range of sequences")?;
+        consistent((self.kind == Kind::Record) == (self.block_count == 0), "number of blocks")?;
         consistent(self.number.0 > 0, "number")?;
+        let back = u64::from(self.record_back);
+        consistent(back < self.number.0 || back == 0, "distance to a record")?;
         consistent(self.oldest_timestamp <= self.newest_timestamp, "range of timestamps")?;
         // A part cannot claim to become more than its compression can make of the bytes that are there.
         let can_be = |compression: Compression, plain, sealed: u64| {
@@ -250,8 +301,13 @@ impl Header {
         )?;
         let payload = self.body_sealed.div_ceil(self.redundancy.data() as u64);
         consistent(u64::from(self.payload_len) == payload, "payload length")?;
-        let manifest = u64::from(self.block_count) * crate::manifest::ENTRY_LEN as u64;
-        consistent(u64::from(self.manifest_plain) == manifest, "manifest length")?;
+        let manifest = u64::from(self.manifest_plain);
+        let entries = u64::from(self.block_count) * crate::manifest::ENTRY_LEN as u64;
+        let fits = match self.kind {
+            Kind::Blocks | Kind::Checkpoint => manifest == entries,
+            Kind::Record => (1..=MAX_RECORD_BYTES).contains(&manifest) && self.body_plain == 0,
+        };
+        consistent(fits, "manifest length")?;
         consistent(
             can_be(self.manifest_compression, manifest, u64::from(self.manifest_sealed)),
             "sealed manifest length",

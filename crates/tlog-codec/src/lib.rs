@@ -23,18 +23,26 @@ mod header;
 mod keys;
 mod manifest;
 mod open;
+mod reach;
 mod rebuild;
+mod record;
 mod seal;
 mod shard;
 
 pub use chain::{ChainBreak, ChainVerifier};
 pub use erasure::{ErasureError, InvalidRedundancy, Redundancy};
-pub use header::{Header, HeaderError};
+pub use header::{Header, HeaderError, Kind};
 pub use keys::{KeyError, VdiskKeys};
 pub use manifest::{BlockEntry, ManifestError};
 pub use open::{OpenError, Opener};
+pub use reach::{TimeReach, TimeReaches};
 pub use rebuild::{RebuildError, rebuild};
-pub use seal::{EncodedAggregation, EncodedShard, SealError, SealRequest, Sealed, Sealer};
+pub use record::{
+    CheckpointPart, CheckpointRecord, InvalidMarkName, Mark, MarkName, PlaceInLog, Record, RecordError,
+};
+pub use seal::{
+    Content, EncodedAggregation, EncodedShard, Finding, SealError, SealRequest, Sealed, Sealer, WithoutWrites,
+};
 pub use shard::{PayloadError, ShardFault, ShardHead};
 
 /// The keys that [`VdiskKeys`] takes.
@@ -44,6 +52,9 @@ pub use tlog_crypto::{KeyId, Keyring, MasterKey};
 /// that a quarter of what AES-GCM with random nonces allows (2^32, NIST SP 800-38D) is used, and the rest is left to
 /// aggregations that were sealed and never committed.
 pub const AGGREGATIONS_PER_DATA_KEY: u64 = 1 << 29;
+
+/// Most bytes of a record.
+pub const MAX_RECORD_BYTES: u64 = 1 << 26;
 
 /// Most bytes that the blocks of one aggregation may take, as a message. Bounds what a reader takes memory for.
 pub const MAX_BODY_BYTES: u64 = 1 << 30;

@@ -6,8 +6,10 @@ use tlog_proto::{Aggregation, AggregationError, Block, Sequence, VdiskId};
 
 use crate::compression::{Compression, decompress};
 use crate::erasure::{ErasureCode, ErasureError};
+use crate::header::Kind;
 use crate::keys::{KeyError, VdiskKeys};
 use crate::manifest::{self, BlockEntry, ManifestError};
+use crate::record::{Record, RecordError};
 use crate::shard::{ShardFault, ShardHead};
 
 /// Opens the aggregations of one vdisk.
@@ -43,6 +45,12 @@ pub enum OpenError {
     /// The manifest cannot be.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The record cannot be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Something else was asked for than what it has.
+    #[error("it has {} in it", .0.name())]
+    OtherKind(Kind),
     /// The body is not an aggregation of whole blocks.
     #[error(transparent)]
     Aggregation(#[from] AggregationError),
@@ -62,16 +70,23 @@ impl Opener {
         self.keys.vdisk()
     }
 
-    /// What each block of the aggregation did, from one head part.
+    /// What each block of the aggregation did, from one head part; of a part of a checkpoint, what it once did. A record has none.
     pub fn manifest(&self, head: &ShardHead) -> Result<Vec<BlockEntry>, OpenError> {
         let header = &head.header;
-        let sealed = Sealed {
-            part: "manifest",
-            nonce: header.manifest_nonce(),
-            bytes: head.sealed_manifest().to_vec(),
-        };
-        let plain = self.unseal(head, sealed, header.manifest_compression, header.manifest_plain as usize)?;
-        let entries = manifest::decode(&plain)?;
+        if header.kind == Kind::Record {
+            return Err(OpenError::OtherKind(header.kind));
+        }
+        let entries = manifest::decode(&self.unseal_manifest(head)?)?;
+        if entries.len() != header.block_count as usize {
+            return Err(OpenError::Disagree("number of blocks"));
+        }
+        if entries.iter().any(|entry| entry.length > header.block_size) {
+            return Err(OpenError::Disagree("block size"));
+        }
+        if header.kind == Kind::Checkpoint {
+            let rising = entries.is_sorted_by(|a, b| a.index < b.index);
+            return if rising { Ok(entries) } else { Err(OpenError::Disagree("order of blocks")) };
+        }
         let sequences = (header.first_sequence.0..=header.last_sequence.0).map(Sequence);
         if !entries.iter().map(|entry| entry.sequence).eq(sequences) {
             return Err(OpenError::Disagree("sequences"));
@@ -81,10 +96,25 @@ impl Opener {
         if range != (Some(header.oldest_timestamp), Some(header.newest_timestamp)) {
             return Err(OpenError::Disagree("timestamps"));
         }
-        if entries.iter().any(|entry| entry.length > header.block_size) {
-            return Err(OpenError::Disagree("block size"));
-        }
         Ok(entries)
+    }
+
+    /// What a record says, from one head part.
+    pub fn record(&self, head: &ShardHead) -> Result<Record, OpenError> {
+        match head.header.kind {
+            Kind::Record => Ok(Record::decode(&self.unseal_manifest(head)?)?),
+            other => Err(OpenError::OtherKind(other)),
+        }
+    }
+
+    fn unseal_manifest(&self, head: &ShardHead) -> Result<Vec<u8>, OpenError> {
+        let header = &head.header;
+        let sealed = Sealed {
+            part: "manifest",
+            nonce: header.manifest_nonce(),
+            bytes: head.sealed_manifest().to_vec(),
+        };
+        self.unseal(head, sealed, header.manifest_compression, header.manifest_plain as usize)
     }
 
     /// The blocks, from the payloads that are there, by shard index; each must have been verified against a head with the
@@ -96,6 +126,10 @@ impl Opener {
         body.truncate(header.body_sealed as usize);
         let sealed = Sealed { part: "body", nonce: header.body_nonce(), bytes: body.into() };
         let plain = self.unseal(head, sealed, header.body_compression, header.body_plain as usize)?;
+        if header.kind == Kind::Record {
+            // What there is of its body is proven; what it says stands in the manifest.
+            return self.record(head).map(|_| Vec::new());
+        }
         let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode(&plain)?;
         if vdisk_id != *self.vdisk() {
             return Err(OpenError::Disagree("vdisk"));

@@ -121,6 +121,7 @@ proptest! {
             session: SessionId(session),
             sealed_at: Timestamp(sealed_at),
             block_size,
+            finding: Default::default(),
             nonce,
             blocks: &blocks,
         };

@@ -64,6 +64,10 @@ pub(crate) struct Lane {
     pub(crate) reported: NumberRanges,
     /// What it holds is known: it was a member that answered since the log was opened, and is the same store since.
     pub(crate) known: bool,
+    /// Lowest number that it keeps, as far as is known.
+    pub(crate) first: AggregationNumber,
+    /// It is being told to remove what is below the log's first number.
+    pub(crate) pruning: bool,
     /// When it answered last.
     pub(crate) heard_at: Instant,
     pub(crate) backfilling: bool,
@@ -91,6 +95,8 @@ impl Lane {
             unrepairable: NumberRanges::new(),
             reported: NumberRanges::new(),
             known: active,
+            first: AggregationNumber(1),
+            pruning: false,
             heard_at: now,
             backfilling: false,
             backfill_at: now,
@@ -147,6 +153,7 @@ impl Lane {
         self.error = Some(error);
         self.fills_failed = 0;
         self.known = false;
+        self.first = AggregationNumber(1);
         self.catching_up = None;
         self.missed = NumberRanges::new();
         self.unrepairable = NumberRanges::new();
@@ -157,6 +164,14 @@ impl Lane {
         match self.standing {
             LaneStanding::Away { retry_at } | LaneStanding::Blank { retry_at } => Some(retry_at),
             _ => None,
+        }
+    }
+
+    /// What is below a number is nothing that it could miss any more.
+    pub(crate) fn forget_below(&mut self, first: AggregationNumber) {
+        let Some(last) = first.previous() else { return };
+        for numbers in [&mut self.missed, &mut self.unrepairable, &mut self.reported] {
+            numbers.remove_range(AggregationNumber(0)..=last);
         }
     }
 

@@ -16,11 +16,13 @@
 mod aggregator;
 mod commit;
 mod delete;
+mod extra;
 pub mod format1;
 mod lane;
 mod log;
 mod lookup;
 mod metric;
+mod pruning;
 mod recovery;
 mod repair;
 mod scrub;
@@ -40,8 +42,10 @@ mod stories;
 mod testing;
 
 pub use delete::{DeleteError, delete_log};
+pub use extra::{ExtraError, StoredAggregation};
 pub use log::{AppendError, CloseReason, Durability, Log, LogEnd, PositionedBlock};
 pub use lookup::LookupError;
+pub use pruning::{PruneError, Pruned};
 pub use recovery::{Numbers, OpenError, ReplaceError};
 pub use scrub::{ScrubError, ScrubProgress, ScrubReport, StoreScrub, scrub};
 pub use settings::{InvalidSettings, LogSettings};

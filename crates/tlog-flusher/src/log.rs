@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tlog_codec::{BlockEntry, Opener, Sealer, VdiskKeys};
-use tlog_proto::{Block, Epoch, Generation, LogPosition, Sequence, SessionId, VdiskId};
+use tlog_codec::{BlockEntry, Opener, Record, Sealer, VdiskKeys};
+use tlog_proto::{
+    AggregationNumber, Block, Epoch, Generation, LogPosition, Sequence, SessionId, Timestamp, VdiskId,
+};
 use tlog_quorum::StoreSet;
 use tlog_store::{LogState, ShardStore};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::extra::{Extra, ExtraContent, ExtraError, StoredAggregation};
 use crate::format1::{ChainTail, foundation};
 use crate::lookup::{Lookup, LookupError, first_of_generation};
 use crate::metric;
+use crate::pruning::{PruneError, Pruned};
 use crate::recovery::{OpenError, Opening, Recovered, recover};
 use crate::scrub::{ScrubError, ScrubProgress, ScrubReport, scrub};
 use crate::settings::LogSettings;
@@ -99,6 +103,8 @@ pub struct AppendError(pub CloseReason);
 
 pub(crate) enum Command {
     Append(PositionedBlock, OwnedSemaphorePermit),
+    Extra(Extra),
+    Prune(AggregationNumber, oneshot::Sender<Result<Pruned, PruneError>>),
     Flush,
     Close,
     Status(oneshot::Sender<LogStatus>),
@@ -234,13 +240,53 @@ impl Log {
     /// Takes the next block. Waits while more than the set number of bytes is not durable, and flushes these then. Blocks must come in the log's
     /// order: rising sequences without gaps within a generation.
     pub async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
-        let cost = block.block.size().saturating_add(BLOCK_OVERHEAD).min(self.settings.max_unflushed_bytes);
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let permit = match Arc::clone(&self.room).try_acquire_many_owned(cost) {
-            Ok(permit) => permit,
-            Err(_) => self.wait_for_room(cost).await?,
-        };
+        let permit = self.room_for(block.block.size().saturating_add(BLOCK_OVERHEAD)).await?;
         self.commands.send(Command::Append(block, permit)).await.map_err(|_| self.closed())
+    }
+
+    /// Stores a part of an image of the log at an earlier moment, whose time is `about`; its blocks rise in their indexes. Answers when
+    /// it is committed.
+    pub async fn append_checkpoint(
+        &self,
+        blocks: Vec<Block>,
+        about: Timestamp,
+    ) -> Result<StoredAggregation, ExtraError> {
+        let bytes = blocks.iter().map(|block| block.size().saturating_add(BLOCK_OVERHEAD)).sum();
+        self.append_extra(ExtraContent::Checkpoint { blocks, about }, bytes).await
+    }
+
+    /// Stores something that is to be known about the log. Answers when it is committed.
+    pub async fn append_record(&self, record: Record) -> Result<StoredAggregation, ExtraError> {
+        self.append_extra(ExtraContent::Record(Box::new(record)), BLOCK_OVERHEAD).await
+    }
+
+    async fn append_extra(
+        &self,
+        content: ExtraContent,
+        bytes: usize,
+    ) -> Result<StoredAggregation, ExtraError> {
+        let permit = self.room_for(bytes).await?;
+        let (told, stored) = oneshot::channel();
+        let command = Command::Extra(Extra { content, permit, told });
+        self.commands.send(command).await.map_err(|_| self.closed())?;
+        stored.await.unwrap_or_else(|_| Err(self.closed().into()))
+    }
+
+    /// Removes all history below `first` from the stores: at once from those that answer, from the others when they are back.
+    /// Answers when those that answer have done it. What is below cannot be read any more: whoever calls this has made sure that nobody
+    /// needs it. Never above what is committed.
+    pub async fn prune(&self, first: AggregationNumber) -> Result<Pruned, PruneError> {
+        let (told, pruned) = oneshot::channel();
+        self.commands.send(Command::Prune(first, told)).await.map_err(|_| self.closed())?;
+        pruned.await.unwrap_or_else(|_| Err(self.closed().into()))
+    }
+
+    async fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
+        let cost = u32::try_from(bytes.min(self.settings.max_unflushed_bytes)).unwrap_or(u32::MAX);
+        match Arc::clone(&self.room).try_acquire_many_owned(cost) {
+            Ok(permit) => Ok(permit),
+            Err(_) => self.wait_for_room(cost).await,
+        }
     }
 
     /// What is held back for a full aggregation may be what the room is needed for: it is flushed first.

@@ -4,6 +4,8 @@
 //! commit what can be committed, seal and send what is due, look after stores that are out ([`stores`]). Answers of stores
 //! come out of `calls`, so nothing here runs in parallel.
 
+mod extra;
+mod pruning;
 mod stores;
 
 use std::collections::VecDeque;
@@ -13,8 +15,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tlog_codec::{EncodedAggregation, SealRequest, Sealer};
-use tlog_proto::{AggregationId, AggregationNumber, LogPosition, Timestamp};
+use tlog_codec::{EncodedAggregation, Finding, Header, Kind, SealRequest, Sealer, TimeReaches};
+use tlog_proto::{AggregationId, AggregationNumber, LogPosition, SessionId, Timestamp};
 use tlog_quorum::{MAX_IN_FLIGHT, Standing, StoreSet};
 use tlog_store::{LogState, Members, NumberRanges, StartRecord, StoreError, StoreIdentity};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::aggregator::{Aggregator, Batch};
 use crate::commit::CommitTracker;
+use crate::extra::{Extra, StoredAggregation, ToldExtra};
 use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
@@ -40,6 +43,8 @@ struct InFlight {
     bytes: u64,
     /// Given back when it is durable, or the log closes.
     _permits: Vec<OwnedSemaphorePermit>,
+    /// Told when it is durable, where somebody waits for this one.
+    told: Option<ToldExtra>,
 }
 
 /// What a store, or several, answered.
@@ -66,6 +71,11 @@ enum Answer {
     Backfilled {
         store: usize,
         filled: Filled,
+    },
+    Pruned {
+        store: usize,
+        first: AggregationNumber,
+        result: Result<(), StoreError>,
     },
     Refilled {
         store: usize,
@@ -107,11 +117,22 @@ pub(crate) struct Writer {
     starts: Arc<[StartRecord]>,
     /// Lowest number that the log keeps.
     first: AggregationNumber,
+    /// Those who wait until the stores that answer have removed what is below a number.
+    prunes: Vec<pruning::Waiting>,
     members: Members,
     aggregator: Aggregator<OwnedSemaphorePermit>,
+    /// What has no writes and is to be stored.
+    extras: VecDeque<Extra>,
+    /// It is the turn of one of these, so that a client which never pauses does not hold them up.
+    extra_next: bool,
     tracker: CommitTracker,
     in_flight: VecDeque<InFlight>,
     last_id: AggregationId,
+    /// The last write that was sealed, and who sent it; none in an empty log.
+    end: Option<(LogPosition, SessionId)>,
+    /// The newest record, or an aggregation that knows it.
+    last_record: Option<AggregationNumber>,
+    reaches: TimeReaches,
     block_size: u32,
     lanes: Vec<Lane>,
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -169,6 +190,7 @@ impl Writer {
                     }
                     Ok(state) => {
                         lane.known = true;
+                        lane.first = state.first;
                         lane.missed = state.held.missing_in(first..=committed);
                         for range in doubts.wrong.iter().chain(doubts.unread.iter()) {
                             lane.missed.insert_range(range);
@@ -180,6 +202,9 @@ impl Writer {
             })
             .collect();
         let mut writer = Self {
+            extras: VecDeque::new(),
+            extra_next: false,
+            prunes: Vec::new(),
             aggregator: Aggregator::new(settings.max_blocks, settings.max_batch_bytes, settings.max_age),
             tracker: CommitTracker::new(quorums.total(), write_quorum(&set), committed),
             start: recovered.start,
@@ -188,6 +213,11 @@ impl Writer {
             members: recovered.members,
             in_flight: VecDeque::new(),
             last_id: recovered.last_id,
+            end: durable.map(|position| {
+                (position, recovered.last.map_or(SessionId::default(), |header| header.session))
+            }),
+            last_record: recovered.last.as_ref().and_then(newest_record),
+            reaches: TimeReaches::default(),
             block_size: recovered.last.map_or(0, |header| header.block_size),
             lanes,
             calls: FuturesUnordered::new(),
@@ -253,6 +283,8 @@ impl Writer {
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Append(block, permit) => self.aggregator.handle_block(Instant::now(), block, permit),
+            Command::Extra(extra) => self.handle_extra(extra),
+            Command::Prune(first, told) => self.handle_prune(first, told),
             Command::Flush => self.aggregator.handle_flush(),
             Command::Close => {
                 self.aggregator.handle_flush();
@@ -288,6 +320,7 @@ impl Writer {
                 Ok(Probe::Blank) => self.handle_blank(now, store),
                 Err(error) => self.handle_failure(now, store, error),
             },
+            Answer::Pruned { store, first, result } => self.handle_pruned(now, store, first, result),
             Answer::Backfilled { store, filled } => self.handle_backfilled(now, store, filled),
             Answer::Refilled { store, result } => self.handle_refilled(now, store, result),
             Answer::Entered { store, refilled, members, results } => {
@@ -331,6 +364,7 @@ impl Writer {
         self.commit(now);
         self.seal_due(now);
         self.look_after_stores(now);
+        self.prune_due();
         self.publish_due(now);
         self.check_ready();
         self.check_end(now);
@@ -366,17 +400,28 @@ impl Writer {
             tracing::debug!(vdisk = %self.set.vdisk(), %number, %durable, "committed");
             self.durability.send_modify(|state| state.durable = Some(durable));
             self.publish_at = Some(now + self.settings.publish_after);
+            if let Some(told) = done.told {
+                // Who waited for it may be gone.
+                drop(told.send(Ok(StoredAggregation { number, id: done.aggregation.id })));
+            }
         }
     }
 
     /// Seals and sends what is due, as long as not too much is in flight.
     fn seal_due(&mut self, now: Instant) {
         while self.closed.is_none() && self.in_flight.len() < self.settings.in_flight {
-            let Some(batch) = self.aggregator.poll_batch(now) else {
+            let turn = std::mem::take(&mut self.extra_next);
+            if let Some(extra) = self.extras.pop_front_if(|_| turn) {
+                self.seal_extra(extra, now);
+            } else if let Some(batch) = self.aggregator.poll_batch(now) {
+                self.extra_next = true;
+                if let Err(why) = self.seal(batch, now) {
+                    self.closed = Some(CloseReason::Failed(why));
+                }
+            } else if let Some(extra) = self.extras.pop_front() {
+                self.seal_extra(extra, now);
+            } else {
                 break;
-            };
-            if let Err(why) = self.seal(batch, now) {
-                self.closed = Some(CloseReason::Failed(why));
             }
         }
     }
@@ -385,19 +430,33 @@ impl Writer {
         let Batch { generation, session, blocks, permits } = batch;
         let mut nonce = [0; 12];
         getrandom::fill(&mut nonce).map_err(|error| format!("no random numbers: {error}"))?;
+        let number = self.next_number();
+        let oldest = blocks.iter().map(|block| block.timestamp).min().unwrap_or_default();
         let request = SealRequest {
-            number: AggregationNumber(self.tracker.committed().0 + self.in_flight.len() as u64 + 1),
+            number,
             generation,
             session,
             sealed_at: wall_clock(),
             block_size: self.block_size,
             nonce,
+            finding: self.finding(number, oldest, true),
             blocks: &blocks,
         };
         let sealed = self.sealer.seal(request).map_err(|error| error.to_string())?;
         let bytes = blocks.iter().map(|block| block.size() as u64).sum();
         self.send(sealed.link(self.last_id), bytes, permits, now);
         Ok(())
+    }
+
+    /// What the next aggregation is called.
+    fn next_number(&self) -> AggregationNumber {
+        AggregationNumber(self.tracker.committed().0 + self.in_flight.len() as u64 + 1)
+    }
+
+    /// What its header says about others.
+    fn finding(&mut self, number: AggregationNumber, oldest: Timestamp, has_writes: bool) -> Finding {
+        let time_reach = self.reaches.next(number, oldest, has_writes);
+        Finding { time_reach, record_before: self.last_record }
     }
 
     /// Takes the next aggregation into flight and sends its shards.
@@ -409,9 +468,15 @@ impl Writer {
         now: Instant,
     ) {
         let number = self.tracker.handle_sent();
+        let header = &aggregation.header;
+        let last = LogPosition { generation: header.generation, sequence: header.last_sequence };
+        self.end = Some((last, header.session));
+        if header.kind == Kind::Record {
+            self.last_record = Some(number);
+        }
         self.last_id = aggregation.id;
-        self.block_size = aggregation.header.block_size;
-        self.in_flight.push_back(InFlight { aggregation, since: now, bytes, _permits: permits });
+        self.block_size = header.block_size;
+        self.in_flight.push_back(InFlight { aggregation, since: now, bytes, _permits: permits, told: None });
         for store in 0..self.lanes.len() {
             self.append(store, number);
         }
@@ -458,7 +523,7 @@ impl Writer {
 
     /// Tells the stores what is committed, once nothing has been written for a moment.
     fn publish_due(&mut self, now: Instant) {
-        let idle = self.in_flight.is_empty() && self.aggregator.is_empty();
+        let idle = self.in_flight.is_empty() && self.aggregator.is_empty() && self.extras.is_empty();
         let closing = self.phase == Phase::Closing && idle;
         if self.phase == Phase::Publishing && !idle {
             self.phase = Phase::Closing; // more was appended meanwhile; it becomes durable first
@@ -598,6 +663,11 @@ impl Writer {
             stores,
         }
     }
+}
+
+/// The newest record of a log that ends with an aggregation, or an aggregation that knows it.
+fn newest_record(last: &Header) -> Option<AggregationNumber> {
+    if last.kind == Kind::Record { Some(last.number) } else { last.record_before() }
 }
 
 fn write_quorum(set: &StoreSet) -> usize {

@@ -6,17 +6,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tlog_codec::{BlockEntry, Opener, VdiskKeys};
+use tlog_codec::{BlockEntry, ChainBreak, Kind, Opener, PlaceInLog, VdiskKeys};
 use tlog_proto::{
     AggregationId, AggregationNumber, BlockHash, BlockIndex, LogPosition, Operation, Timestamp, VdiskId,
     hash_many,
 };
 use tlog_quorum::{HeadCandidate, Link, LinkRead};
 
+use crate::checkpoint::{Checkpoint, layers};
+use crate::find::{Finder, Found};
 use crate::format1::{Passed, StoredFormat};
 use crate::history::HistoryError;
 use crate::moment::{Moment, MomentError, MomentReached, Span};
 use crate::reader::LogReader;
+use crate::records::RecordsError;
 use crate::walk::Backward;
 
 /// What a person may have to say before a disk can be put together.
@@ -27,6 +30,8 @@ pub struct ReadOptions {
     /// Where the beginning of history was removed, take blocks that were not written since as zeros. Right only where
     /// everything was written again after it.
     pub accept_pruned_base: bool,
+    /// Makes the disk from all of history although there is a checkpoint, as long as all of history is there.
+    pub ignore_checkpoints: bool,
     /// Bytes of a block, where they are known from elsewhere. Else the longest block of the log counts.
     pub block_size: Option<u32>,
 }
@@ -68,6 +73,8 @@ pub(crate) struct Source {
     /// Bytes of memory that reading it takes, about.
     pub(crate) cost: u64,
     pub(crate) newest_timestamp: Timestamp,
+    /// It is part of a checkpoint.
+    pub(crate) is_checkpoint: bool,
 }
 
 /// The disk at a moment cannot be told.
@@ -79,6 +86,9 @@ pub enum DiskStateError {
     /// History cannot be read.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// What the log says about itself cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     /// A manifest does not open: the key is not there, or is not the right one.
     #[error("vdisk {vdisk}, aggregation {number}: {source}")]
     Manifest {
@@ -144,7 +154,7 @@ impl LogReader {
                 MomentError::NoSuchAggregation { vdisk: vdisk.clone(), asked: number, first, last }.into()
             );
         }
-        if extent.first.0 > 1 && !options.accept_pruned_base {
+        if extent.is_empty() && extent.first.0 > 1 && !options.accept_pruned_base {
             return Err(MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first }.into());
         }
         if extent.is_empty() && self.has_format1() {
@@ -163,8 +173,54 @@ impl LogReader {
             };
         }
 
-        let mut gathering = Gathering { opener: Opener::new(keys.clone()), moment, ..Gathering::of(keys) };
-        let mut walk = Backward::new(self.clone());
+        let mut gathering = Gathering::of(keys, moment);
+        let opener = gathering.opener.clone();
+        if !extent.is_empty() {
+            // The last header knows the longest block of all.
+            let newest = self.head_at(extent.last).await?.head.header;
+            gathering.longest = newest.block_size;
+        }
+        let start = Finder::new(self, &opener).find(moment).await?;
+        let base = match self.base_of(keys, moment, start, options).await? {
+            Base::Beginning => None,
+            Base::Checkpoint(layers) => Some(layers),
+            Base::Removed if options.accept_pruned_base => None,
+            Base::Removed => {
+                return Err(MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first }.into());
+            }
+        };
+        if let Some(start) = start {
+            self.gather_writes(start, base.as_deref(), &mut gathering).await?;
+        }
+        match base {
+            Some(layers) => match self.gather_image(&opener, &layers, &mut gathering).await {
+                // All of history is there instead.
+                Err(DiskStateError::History(error)) if extent.first.0 <= 1 => {
+                    tracing::warn!(vdisk = %self.vdisk(), %error, "a checkpoint cannot be read; it is passed over");
+                    let options = ReadOptions { ignore_checkpoints: true, ..*options };
+                    return Box::pin(self.disk_state(keys, moment, &options)).await;
+                }
+                gathered => gathered?,
+            },
+            None if extent.first.0 <= 1 => self.gather_format1(&mut gathering).await?,
+            None => {}
+        }
+        match (gathering.reached, gathering.span) {
+            (None, span) => Err(self.not_found(moment, span).await?.into()),
+            (Some(_), _) => gathering.finish(options.block_size),
+        }
+    }
+
+    /// Takes the writes up to the moment in, down to what the base has.
+    async fn gather_writes(
+        &self,
+        start: Found,
+        base: Option<&[Checkpoint]>,
+        gathering: &mut Gathering,
+    ) -> Result<(), DiskStateError> {
+        let place = base.and_then(<[Checkpoint]>::first).map(|checkpoint| checkpoint.record.place);
+        let to = place.map_or(AggregationNumber(1), |place| place.aggregation.next());
+        let mut walk = Backward::new(self.clone(), (start.number, start.id), to);
         loop {
             let links = walk.next().await?;
             if links.is_empty() {
@@ -174,6 +230,31 @@ impl LogReader {
                 gathering.handle(link)?;
             }
         }
+        // The image must be of what the last one follows.
+        if let (Some(place), Some(found)) = (place, walk.before())
+            && found != place.id
+        {
+            let source = ChainBreak::Prev { number: to, expected: place.id, found };
+            return Err(HistoryError::ChainBroken { vdisk: self.vdisk().clone(), source }.into());
+        }
+        Ok(())
+    }
+
+    /// Takes the image below the writes in.
+    async fn gather_image(
+        &self,
+        opener: &Opener,
+        layers: &[Checkpoint],
+        gathering: &mut Gathering,
+    ) -> Result<(), DiskStateError> {
+        for checkpoint in layers {
+            gathering.handle_checkpoint(checkpoint);
+            self.parts_of(opener, checkpoint, |part, entries| gathering.handle_part(part, &entries)).await?;
+        }
+        Ok(())
+    }
+
+    async fn gather_format1(&self, gathering: &mut Gathering) -> Result<(), DiskStateError> {
         let of_format1 = self.format1_walk(LinkRead::Enough).map_err(HistoryError::from)?;
         if let Some(mut walk) = of_format1 {
             while let Some(link) = walk.next().await.map_err(HistoryError::from)? {
@@ -181,12 +262,85 @@ impl LogReader {
             }
             gathering.count_from_the_oldest();
         }
-        match (gathering.reached, gathering.span) {
-            (None, Some(span)) => Err(moment.not_found(vdisk, extent, &span).into()),
-            (None, None) => Err(MomentError::Empty { vdisk: vdisk.clone() }.into()),
-            (Some(_), _) => gathering.finish(options.block_size),
-        }
+        Ok(())
     }
+
+    /// What the disk is made from besides the writes from `start` back: of checkpoints the newest that is not later. Where the moment
+    /// is in no aggregation that is kept, an image of just that moment.
+    async fn base_of(
+        &self,
+        keys: &VdiskKeys,
+        moment: Moment,
+        start: Option<Found>,
+        options: &ReadOptions,
+    ) -> Result<Base, DiskStateError> {
+        let first = self.extent().first;
+        if self.extent().is_empty() {
+            return Ok(if first.0 <= 1 { Base::Beginning } else { Base::Removed });
+        }
+        let all = match self.checkpoints(keys).await {
+            _ if options.ignore_checkpoints && first.0 <= 1 => return Ok(Base::Beginning),
+            // All of history is there instead.
+            Err(error) if first.0 <= 1 => {
+                tracing::warn!(vdisk = %self.vdisk(), %error, "records cannot be read; checkpoints are passed over");
+                return Ok(Base::Beginning);
+            }
+            all => all?,
+        };
+        let place = |checkpoint: &Checkpoint| checkpoint.record.place;
+        let base = match (start, moment) {
+            (Some(Found { number, whole, .. }), _) => {
+                // Where the moment is in the middle of its aggregation, an image of the whole of that is later.
+                let fits = |c: &&Checkpoint| {
+                    c.is_base(first)
+                        && (place(c).aggregation < number || whole && place(c).aggregation == number)
+                };
+                all.iter().filter(fits).max_by_key(|c| (place(c).aggregation, c.number))
+            }
+            // Everything that is kept is later: then the moment is what is before it, if that is early enough.
+            (None, Moment::At(time)) => {
+                let fits = |c: &&Checkpoint| {
+                    c.is_base(first) && place(c).aggregation.next() == first && place(c).timestamp <= time
+                };
+                all.iter().filter(fits).max_by_key(|c| c.number)
+            }
+            (None, moment) => all.iter().find(|checkpoint| checkpoint.is_of(moment)),
+        };
+        Ok(match base {
+            Some(base) => Base::Checkpoint(layers(&all, base).into_iter().cloned().collect()),
+            None if first.0 <= 1 => Base::Beginning,
+            None if start.is_none() => Base::Beginning, // no such moment, and that is the error
+            None => Base::Removed,
+        })
+    }
+
+    /// The error for a moment that nothing which is kept has.
+    async fn not_found(&self, moment: Moment, format1: Option<Span>) -> Result<MomentError, DiskStateError> {
+        let (vdisk, extent) = (self.vdisk(), self.extent());
+        // The first one that has writes, and the last: records and checkpoints have none of their own.
+        let mut span = format1;
+        let mut history = self.history_of(extent.first..=extent.last);
+        while let Some(infos) = history.next_batch().await? {
+            for info in infos.iter().filter(|info| info.kind == Kind::Blocks) {
+                Span::extend(&mut span, info);
+            }
+        }
+        Ok(match span {
+            Some(span) => moment.not_found(vdisk, extent, &span),
+            None if extent.is_empty() => MomentError::Empty { vdisk: vdisk.clone() },
+            None => MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first },
+        })
+    }
+}
+
+/// What a disk is made from besides writes that are read.
+enum Base {
+    /// Nothing: all writes there ever were are read.
+    Beginning,
+    /// Images, the uppermost first.
+    Checkpoint(Vec<Checkpoint>),
+    /// What was there is gone.
+    Removed,
 }
 
 /// The state while the log is walked from new to old.
@@ -206,10 +360,10 @@ struct Gathering {
 }
 
 impl Gathering {
-    fn of(keys: &VdiskKeys) -> Self {
+    fn of(keys: &VdiskKeys, moment: Moment) -> Self {
         Self {
             opener: Opener::new(keys.clone()),
-            moment: Moment::Newest,
+            moment,
             reached: None,
             span: None,
             last_writes: HashMap::new(),
@@ -221,10 +375,12 @@ impl Gathering {
     }
 
     fn handle(&mut self, link: &HeadCandidate) -> Result<(), DiskStateError> {
-        let passed = Passed { id: link.head.id, ..Passed::from(&link.head.header) };
-        if !self.passes(&passed) {
-            return Ok(());
+        if link.head.header.kind != Kind::Blocks {
+            return Ok(()); // no writes
         }
+        let passed = Passed { id: link.head.id, ..Passed::from(&link.head.header) };
+        Span::add(&mut self.span, &passed);
+        self.longest = self.longest.max(passed.block_size);
         let entries = self.opener.manifest(&link.head).map_err(|source| DiskStateError::Manifest {
             vdisk: self.opener.vdisk().clone(),
             number: passed.number,
@@ -232,6 +388,27 @@ impl Gathering {
         })?;
         self.gather(&passed, &entries);
         Ok(())
+    }
+
+    /// An image comes next, of a moment that is not later.
+    fn handle_checkpoint(&mut self, Checkpoint { record, .. }: &Checkpoint) {
+        let PlaceInLog { aggregation, id, blocks, of, position, timestamp } = record.place;
+        self.longest = self.longest.max(record.block_size);
+        self.longest_then = self.longest_then.max(record.block_size);
+        self.reached.get_or_insert(MomentReached {
+            format: StoredFormat::Two,
+            aggregation,
+            id,
+            blocks,
+            of,
+            position,
+            timestamp,
+        });
+    }
+
+    fn handle_part(&mut self, part: &HeadCandidate, entries: &[BlockEntry]) {
+        let passed = Passed { id: part.head.id, ..Passed::from(&part.head.header) };
+        self.take_all(&passed, entries, true);
     }
 
     fn handle_link(&mut self, link: &Link) {
@@ -244,7 +421,7 @@ impl Gathering {
         }
     }
 
-    /// Takes the next older aggregation in. Whether its blocks matter.
+    /// Takes the next older aggregation of format 1 in. Whether its blocks matter.
     fn passes(&mut self, passed: &Passed) -> bool {
         Span::add(&mut self.span, passed);
         self.longest = self.longest.max(passed.block_size);
@@ -267,13 +444,18 @@ impl Gathering {
             });
         }
         self.longest_then = self.longest_then.max(passed.block_size);
+        self.take_all(passed, part, false);
+    }
+
+    /// Takes what was not met yet.
+    fn take_all(&mut self, passed: &Passed, entries: &[BlockEntry], is_checkpoint: bool) {
         let mut needed = false;
-        for (position, entry) in part.iter().enumerate().rev() {
+        for (position, entry) in entries.iter().enumerate().rev() {
             needed |= self.take(passed, position as u32, entry);
         }
         if needed {
             let Passed { id, cost, newest, .. } = *passed;
-            let source = Source { id, cost, newest_timestamp: newest };
+            let source = Source { id, cost, newest_timestamp: newest, is_checkpoint };
             self.sources.insert((passed.format, passed.number), source);
         }
     }

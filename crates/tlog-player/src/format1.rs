@@ -270,6 +270,7 @@ impl LinkInfo {
     pub(crate) fn in_history(&self, number: u64, prev: AggregationId, total: usize) -> AggregationInfo {
         AggregationInfo {
             format: StoredFormat::One,
+            kind: tlog_codec::Kind::Blocks,
             number: AggregationNumber(number),
             generation: GENERATION,
             session: SessionId::UNKNOWN,

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use std::collections::VecDeque;
 
-use tlog_codec::{ChainBreak, ChainVerifier};
+use tlog_codec::{ChainBreak, ChainVerifier, Kind};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, SessionId, Timestamp, VdiskId};
 use tlog_quorum::{HeadCandidate, LinkRead, ReadError};
 use tlog_store::NumberRanges;
@@ -19,19 +19,21 @@ use crate::walk::Forward;
 pub struct AggregationInfo {
     /// In which format it is stored.
     pub format: StoredFormat,
+    /// What it has: writes, part of a checkpoint, or a record about the log.
+    pub kind: Kind,
     /// Its number in the log. Aggregations of format 1 have none; they are counted from the oldest, which is 1.
     pub number: AggregationNumber,
-    /// Generation of its blocks; 1 in format 1, which does not know generations.
+    /// Generation of its writes; where it has none, of the last write before it. 1 in format 1, which does not know generations.
     pub generation: Generation,
     /// Client instance that wrote them; unknown in format 1.
     pub session: SessionId,
-    /// Sequence of its first block.
+    /// Sequence of its first write; where it has none, one above the last.
     pub first_sequence: Sequence,
-    /// Sequence of its last block.
+    /// Sequence of its last write; where it has none, of the last one before it.
     pub last_sequence: Sequence,
-    /// Lowest timestamp of its blocks.
+    /// Lowest timestamp of its writes; where it has none, that of the moment it is about.
     pub oldest_timestamp: Timestamp,
-    /// Highest timestamp of its blocks.
+    /// Highest timestamp of its writes; likewise.
     pub newest_timestamp: Timestamp,
     /// When the server sealed it, by the server's clock.
     pub sealed_at: Timestamp,
@@ -54,6 +56,7 @@ impl From<&HeadCandidate> for AggregationInfo {
         let (head, header) = (&candidate.head, &candidate.head.header);
         Self {
             format: StoredFormat::Two,
+            kind: header.kind,
             number: header.number,
             generation: header.generation,
             session: header.session,

@@ -18,15 +18,18 @@
 //! A log may begin with what existing servers wrote in format 1: it is found without being told, and read with the keys that
 //! [`LogReader::open_with`] takes. To restore, history and verify both parts are one log.
 
+mod checkpoint;
 mod disk_state;
 mod extent;
 mod file;
+mod find;
 mod format1;
 mod history;
 mod in_flight;
 mod metric;
 mod moment;
 mod reader;
+mod records;
 mod resolve;
 mod restore;
 pub mod slave;
@@ -34,6 +37,7 @@ mod verify;
 mod verify_format1;
 mod walk;
 
+pub use checkpoint::Checkpoint;
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};
 pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
@@ -41,6 +45,7 @@ pub use format1::{Format1Error, Format1Progress, StoredFormat};
 pub use history::{AggregationInfo, History, HistoryError};
 pub use moment::{Moment, MomentError, MomentReached};
 pub use reader::{LogReader, OpenError};
+pub use records::{RecordFound, Records, RecordsError};
 pub use restore::{
     MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
 };

@@ -1,6 +1,6 @@
 //! Moments in the history of a disk.
 
-use tlog_codec::BlockEntry;
+use tlog_codec::{BlockEntry, Kind};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
 use tlog_quorum::LinkError;
 
@@ -143,7 +143,9 @@ fn in_generation(generation: Option<Generation>) -> String {
 impl Moment {
     /// Whether what may lie above the certain end could change where the moment is.
     pub(crate) fn depends_on(&self, end: &UncertainEnd) -> bool {
-        let any = |holds: &dyn Fn(&AggregationInfo) -> bool| end.more || end.tail.iter().any(holds);
+        let any = |holds: &dyn Fn(&AggregationInfo) -> bool| {
+            end.more || end.tail.iter().filter(|info| info.kind == Kind::Blocks).any(holds)
+        };
         match *self {
             Moment::Newest => true,
             Moment::At(time) => any(&|info| info.oldest_timestamp <= time),
@@ -151,7 +153,9 @@ impl Moment {
                 generation.is_none_or(|g| g == info.generation)
                     && (info.first_sequence..=info.last_sequence).contains(&sequence)
             }),
-            Moment::Aggregation(number) => number >= end.beyond && any(&|info| info.number == number),
+            Moment::Aggregation(number) => {
+                number >= end.beyond && (end.more || end.tail.iter().any(|info| info.number == number))
+            }
         }
     }
 
@@ -218,5 +222,16 @@ impl Span {
         span.oldest = span.oldest.min(oldest);
         span.newest = span.newest.max(newest);
         span.first = first;
+    }
+
+    /// Takes the next newer aggregation in.
+    pub(crate) fn extend(span: &mut Option<Self>, info: &AggregationInfo) {
+        let at = |sequence| LogPosition { generation: info.generation, sequence };
+        let (oldest, newest) = (info.oldest_timestamp, info.newest_timestamp);
+        let (first, last) = (at(info.first_sequence), at(info.last_sequence));
+        let span = span.get_or_insert(Self { oldest, newest, first, last });
+        span.oldest = span.oldest.min(oldest);
+        span.newest = span.newest.max(newest);
+        span.last = last;
     }
 }

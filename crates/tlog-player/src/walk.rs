@@ -85,19 +85,30 @@ pub(crate) struct Backward {
     next: AggregationNumber,
     /// Its id; none where it is lost.
     expected: Option<AggregationId>,
+    /// The lowest number to answer.
+    to: AggregationNumber,
     step: Step,
 }
 
 impl Backward {
-    /// From the end of the log.
-    pub(crate) fn new(reader: LogReader) -> Self {
-        let (next, expected) = (reader.extent().last, reader.last_id());
-        Self { reader, next, expected, step: Step(FIRST_STEP) }
+    /// From an aggregation down to `to`, or to the first that the log keeps.
+    pub(crate) fn new(
+        reader: LogReader,
+        (from, id): (AggregationNumber, AggregationId),
+        to: AggregationNumber,
+    ) -> Self {
+        let to = to.max(reader.extent().first);
+        Self { reader, next: from, expected: Some(id), to, step: Step(FIRST_STEP) }
     }
 
-    /// The next few, newest first; nothing after the first of the log.
+    /// What the last one that was answered follows.
+    pub(crate) fn before(&self) -> Option<AggregationId> {
+        self.expected
+    }
+
+    /// The next few, newest first; nothing after the last of them.
     pub(crate) async fn next(&mut self) -> Result<Vec<HeadCandidate>, HistoryError> {
-        let first = self.reader.extent().first;
+        let first = self.to;
         if self.next < first {
             return Ok(Vec::new());
         }

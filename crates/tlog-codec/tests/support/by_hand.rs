@@ -23,7 +23,7 @@ pub mod field {
     pub const MANIFEST_COMPRESSION: Range<usize> = 8..9;
     pub const BODY_COMPRESSION: Range<usize> = 9..10;
     pub const CIPHER: Range<usize> = 10..11;
-    pub const RESERVED_BYTE: Range<usize> = 11..12;
+    pub const TIME_REACH: Range<usize> = 11..12;
     pub const BLOCK_COUNT: Range<usize> = 12..16;
     pub const KEY_ID: Range<usize> = 16..24;
     pub const NUMBER: Range<usize> = 24..32;
@@ -41,7 +41,7 @@ pub mod field {
     pub const BODY_PLAIN: Range<usize> = 104..112;
     pub const BODY_SEALED: Range<usize> = 112..120;
     pub const NONCE: Range<usize> = 120..132;
-    pub const RESERVED: Range<usize> = 132..136;
+    pub const RECORD_BACK: Range<usize> = 132..136;
     pub const PREV: Range<usize> = 136..168;
 }
 

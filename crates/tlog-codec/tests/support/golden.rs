@@ -43,6 +43,7 @@ impl Golden {
             sealed_at: self.sealed_at,
             block_size: self.block_size,
             nonce: self.nonce,
+            finding: Default::default(),
             blocks: &self.blocks,
         }
     }

@@ -56,6 +56,7 @@ pub fn request(blocks: &[Block]) -> SealRequest<'_> {
         sealed_at: Timestamp(1_500_000_000_000_000_009),
         block_size: 0,
         nonce: NONCE,
+        finding: Default::default(),
         blocks,
     }
 }

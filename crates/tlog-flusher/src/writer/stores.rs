@@ -177,6 +177,7 @@ impl Writer {
         let Some(lane) = self.lanes.get_mut(store).filter(|lane| lane.is_active()) else {
             return;
         };
+        lane.first = state.first;
         let mut lost = state.held.missing_in(self.first.max(state.first)..=committed);
         lane.missed.iter().chain(lane.unrepairable.iter()).for_each(|range| lost.remove_range(range));
         if !lost.is_empty() {
@@ -240,6 +241,7 @@ impl Writer {
         lane.heard_at = now;
         // What was committed while it was asked is not in its answer.
         missed.iter().for_each(|range| lane.missed.insert_range(range));
+        lane.forget_below(self.first); // what was removed meanwhile
         let out_for = out.map(|since| now.saturating_duration_since(since.instant)).unwrap_or_default();
         metric::store_back(self.set.vdisk(), out_for);
         tracing::info!(vdisk = %self.set.vdisk(), store = %address(&self.set, store), missed = lane.missed.count(), ?out_for,
@@ -296,7 +298,11 @@ impl Writer {
                 lane.missed.remove_range(range);
             }
             // Nobody can fill these in now. They are tried again when a store more is there, and said once.
-            for range in filled.unreadable.iter().filter(|_| lane.known) {
+            let mut unreadable = filled.unreadable;
+            if let Some(removed) = self.first.previous() {
+                unreadable.remove_range(AggregationNumber(0)..=removed); // while it was being filled in
+            }
+            for range in unreadable.iter().filter(|_| lane.known) {
                 if !lane.reported.missing_in(range.clone()).is_empty() {
                     tracing::error!(vdisk = %self.set.vdisk(), store = %address(&self.set, store), from = %range.start(), to = %range.end(),
                         "committed aggregations cannot be rebuilt for a store that lacks them");

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use tlog_codec::{Opener, VdiskKeys};
+use tlog_codec::{Kind, Opener, VdiskKeys};
 use tlog_proto::{AggregationId, AggregationNumber, Block};
 use tlog_quorum::ReadError;
 use tlog_store::slave::SlavePoint;
@@ -23,7 +23,7 @@ const BYTES_AHEAD: u64 = 32 << 20;
 /// needs next it reads in any case.
 static KIB_AHEAD: Semaphore = Semaphore::const_new(256 << 10);
 
-/// Gives the aggregations of format 2 of a log one after the other, with their blocks, and goes on as the log grows. Each is
+/// Gives the aggregations of format 2 of a log that have writes one after the other, with their blocks, and goes on as the log grows. Each is
 /// proven to follow the one before.
 ///
 /// Only what certainly belongs to the log is given: what too few stores in reach hold could still be ruled out.
@@ -223,10 +223,12 @@ impl Follower {
 
     /// Has as much read as the bounds allow.
     async fn read_ahead(&mut self) -> Result<(), FollowError> {
-        if self.listed.is_empty() && self.reading.len() < MOST_AHEAD / 2 {
+        // Where it is not the end, what was listed may all have been without writes.
+        while self.listed.is_empty() && self.reading.len() < MOST_AHEAD / 2 && self.next <= self.extent().last
+        {
             match self.list().await {
                 // What is being read comes first; the fault is met again after it.
-                Err(_) if !self.reading.is_empty() => {}
+                Err(_) if !self.reading.is_empty() => break,
                 listed => listed?,
             }
         }
@@ -286,7 +288,9 @@ impl Follower {
                 return Err(NeedsResync::OtherLog { aggregation, expected, found }.into());
             }
             (self.next, self.follows) = (info.number.next(), Some(info.id));
-            self.listed.push_back(info);
+            if info.kind == Kind::Blocks {
+                self.listed.push_back(info);
+            }
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! How far a slave is behind its log.
 
-use tlog_store::slave::{SlavePoint, SlavePosition};
+use tlog_codec::Kind;
+use tlog_proto::LogPosition;
+use tlog_store::slave::SlavePosition;
 
 use super::status::SlaveLag;
 use crate::history::{AggregationInfo, HistoryError};
@@ -29,27 +31,35 @@ pub(crate) async fn known_of(reader: &LogReader, position: &SlavePosition) -> Re
         infos.map(|infos| infos.last().copied())
     };
     let newest = if reader.extent().is_empty() { None } else { info(last).await? };
-    // The aggregation that it is in, unless it has all of that.
+    // The aggregation that it is in, unless it has all of that; then the next one that has writes.
+    let mut history = reader.history_of(position.point.aggregation.max(first)..=last);
     let mut oldest = None;
-    for number in [position.point.aggregation, position.point.aggregation.next(), first] {
-        if oldest.is_none() && number >= first && number <= last {
-            oldest = info(number).await?.filter(|info| !holds_all(position.point, info));
-        }
+    while oldest.is_none()
+        && newest.is_some_and(|newest| !holds_all(position, &newest))
+        && let Some(infos) = history.next_batch().await?
+    {
+        let lacks = |info: &&AggregationInfo| info.kind == Kind::Blocks && !holds_all(position, info);
+        oldest = infos.iter().find(lacks).copied();
     }
     Ok(Known { last: newest, oldest })
 }
 
-fn holds_all(point: SlavePoint, info: &AggregationInfo) -> bool {
-    (info.number, info.blocks) <= point.place()
+/// Whether there is no write in an aggregation, or before it, that the slave lacks.
+fn holds_all(position: &SlavePosition, info: &AggregationInfo) -> bool {
+    if info.kind == Kind::Blocks {
+        return (info.number, info.blocks) <= position.point.place();
+    }
+    let last = LogPosition { generation: info.generation, sequence: info.last_sequence };
+    position.last.is_some_and(|held| held.position >= last)
 }
 
 /// How far a position is behind; none where the log is not known to reach it.
 pub(crate) fn lag(known: &Known, position: SlavePosition) -> Option<SlaveLag> {
     let Some(last) = known.last else { return Some(SlaveLag { blocks: Some(0), ..SlaveLag::default() }) };
-    if holds_all(position.point, &last) {
+    if holds_all(&position, &last) {
         return Some(SlaveLag { blocks: Some(0), ..SlaveLag::default() });
     }
-    let oldest = known.oldest.filter(|oldest| !holds_all(position.point, oldest))?;
+    let oldest = known.oldest.filter(|oldest| !holds_all(&position, oldest))?;
     let end = (last.generation, last.last_sequence.0);
     let blocks = match position.last.map(|last| last.position) {
         Some(at) if at.generation == end.0 => Some(end.1.saturating_sub(at.sequence.0)),

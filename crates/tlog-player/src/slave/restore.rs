@@ -207,7 +207,8 @@ pub async fn restore_to_slave(
         Plan::GoOn { fill, done } => (fill, done, true),
         Plan::Anew | Plan::IsThere => (new_fill()?, None, false),
     };
-    let jobs = jobs(state);
+    let mut jobs = jobs(state);
+    jobs.sort_by_key(|(_, job)| key(job));
     let total = jobs.len() as u64;
     let left: Vec<(u64, Job)> = jobs.into_iter().filter(|(_, job)| Some(key(job)) > done).collect();
     let notes = Notes {
@@ -283,8 +284,12 @@ pub(super) fn target_of(state: &DiskState) -> SlavePosition {
 }
 
 /// What a source is called in the notes.
+///
+/// Parts of a checkpoint come last, whatever their numbers: where a restore that was interrupted finds a newer checkpoint, its
+/// parts are not taken for what was done.
 fn key(job: &Job) -> (u8, AggregationNumber) {
-    (job.format.number(), job.number)
+    let what = if job.source.is_checkpoint { 3 } else { job.format.number() };
+    (what, job.number)
 }
 
 enum Plan {

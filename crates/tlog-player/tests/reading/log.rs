@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tlog_codec::{
-    EncodedAggregation, Keyring, MasterKey, Redundancy, SealRequest, Sealer, VdiskKeys, format1,
+    Content, EncodedAggregation, Finding, Keyring, Kind, MasterKey, Redundancy, SealRequest, Sealer,
+    TimeReaches, VdiskKeys, WithoutWrites, format1,
 };
 use tlog_player::{
     DiskState, DiskStateError, LogReader, MemoryTarget, Moment, OpenError, ReadOptions, RestoreError,
     RestoreOptions,
 };
 use tlog_proto::{
-    Aggregation, AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId,
-    Timestamp, VdiskId,
+    Aggregation, AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, LogPosition,
+    Sequence, SessionId, Timestamp, VdiskId,
 };
 use tlog_quorum::{Quorums, StoreSet};
 use tlog_store::{
@@ -35,6 +36,13 @@ pub(crate) struct TestLog {
     pub(crate) redundancy: Redundancy,
     members: Members,
     nonces: u64,
+    /// Longest block so far.
+    block_size: u32,
+    reaches: TimeReaches,
+    /// Newest record.
+    record: Option<AggregationNumber>,
+    /// Last write.
+    end: LogPosition,
 }
 
 pub(crate) fn number(n: u64) -> AggregationNumber {
@@ -87,6 +95,10 @@ impl TestLog {
             redundancy,
             members: Members::default(),
             nonces: 0,
+            block_size: 0,
+            reaches: TimeReaches::default(),
+            record: None,
+            end: LogPosition::default(),
         }
     }
 
@@ -168,19 +180,56 @@ impl TestLog {
         generation: u64,
         blocks: &[Block],
     ) -> EncodedAggregation {
-        self.nonces += 1;
-        let mut nonce = [0; 12];
-        nonce[4..].copy_from_slice(&self.nonces.to_be_bytes());
+        let oldest = blocks.iter().map(|block| block.timestamp).min().unwrap();
         let request = SealRequest {
             number,
             generation: Generation(generation),
             session: SessionId(77),
             sealed_at: Timestamp(1_000_000 + number.0),
-            block_size: 0,
-            nonce,
+            block_size: self.block_size,
+            nonce: self.nonce(),
+            finding: self.finding(number, oldest, true),
             blocks,
         };
         Sealer::new(self.keys.clone(), self.redundancy).seal(request).unwrap().link(prev)
+    }
+
+    fn nonce(&mut self) -> [u8; 12] {
+        self.nonces += 1;
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.nonces.to_be_bytes());
+        nonce
+    }
+
+    fn finding(&self, number: AggregationNumber, oldest: Timestamp, has_writes: bool) -> Finding {
+        // Most of those that are encoded are appended, and some are not.
+        let time_reach = self.reaches.clone().next(number, oldest, has_writes);
+        Finding { time_reach, record_before: self.record }
+    }
+
+    /// Appends something without writes, that is about a time, to all stores.
+    pub(crate) async fn append_without_writes(
+        &mut self,
+        content: Content<'_>,
+        about: Timestamp,
+    ) -> EncodedAggregation {
+        let request = WithoutWrites {
+            number: self.next,
+            after: self.end,
+            session: SessionId(77),
+            about,
+            sealed_at: Timestamp(1_000_000 + self.next.0),
+            block_size: self.block_size,
+            nonce: self.nonce(),
+            finding: self.finding(self.next, about, false),
+            content,
+        };
+        let sealed = Sealer::new(self.keys.clone(), self.redundancy).seal_without_writes(request);
+        let encoded = sealed.unwrap().link(self.prev);
+        let (committed, epoch) = (self.next.0, self.epoch);
+        self.store(&encoded, epoch, &self.all(), committed).await;
+        self.advance(&encoded);
+        encoded
     }
 
     /// Puts it on some stores, as written under `epoch`.
@@ -209,8 +258,15 @@ impl TestLog {
     }
 
     pub(crate) fn advance(&mut self, encoded: &EncodedAggregation) {
+        let header = &encoded.header;
         self.prev = encoded.id;
-        self.next = encoded.header.number.next();
+        self.next = header.number.next();
+        self.block_size = header.block_size;
+        self.reaches.next(header.number, header.oldest_timestamp, header.kind == Kind::Blocks);
+        self.end = LogPosition { generation: header.generation, sequence: header.last_sequence };
+        if header.kind == Kind::Record {
+            self.record = Some(header.number);
+        }
     }
 
     /// Writes the next aggregation to all stores. They then know the one before as committed.

@@ -87,6 +87,7 @@ impl TestLog {
             sealed_at: Timestamp(1),
             block_size: 0,
             nonce: [mark as u8; 12],
+            finding: Default::default(),
             blocks: &[block],
         };
         self.sealer.seal(request).unwrap().link(prev)

@@ -1,0 +1,30 @@
+//! Removing the beginning of a log.
+
+use tlog_proto::AggregationNumber;
+
+use crate::log::AppendError;
+
+/// What a prune did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    /// Lowest number that the log keeps now.
+    pub first: AggregationNumber,
+    /// Addresses of stores that have not done it yet, because they are out. They do it when they are back.
+    pub later: Vec<String>,
+}
+
+/// Nothing was removed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PruneError {
+    /// The log has closed; whether it was done is not known.
+    #[error(transparent)]
+    Closed(#[from] AppendError),
+    /// What is not committed is never removed.
+    #[error("aggregation {first} is above {committed}, the last that is committed")]
+    NotCommitted {
+        /// What was to be the lowest number.
+        first: AggregationNumber,
+        /// The last committed one.
+        committed: AggregationNumber,
+    },
+}

@@ -1,0 +1,129 @@
+//! Images of moments that the log keeps of itself: which ones there are, and what is in them.
+//!
+//! ```text
+//! writes      A         A+1 ... R ... end            the disk at R: the last writes of A+1 to R, and for the rest
+//! image of A        p   p  p  C                      the image of A, whose parts p are complete when its record C is there
+//! ```
+//! A checkpoint says what the disk was after aggregation A. A restore to R, at or after A, reads no history before A. What is before A
+//! can be removed from the log and the disk is still known at every moment from A on.
+//!
+//! A checkpoint may also be there for its moment alone, when what follows A was removed; and it may have only the blocks in which it
+//! differs from the image of another one, its base.
+
+use tlog_codec::{CheckpointPart, CheckpointRecord, Opener, PlaceInLog, Record, VdiskKeys};
+use tlog_proto::AggregationNumber;
+use tlog_quorum::HeadCandidate;
+
+use crate::disk_state::DiskStateError;
+use crate::moment::Moment;
+use crate::reader::LogReader;
+use crate::records::{Records, RecordsError};
+
+/// Heads of parts that are asked for at once.
+const PARTS_AT_ONCE: usize = 64;
+/// Most images that are laid over each other. Each is made from the one before, so that more are a fault.
+const MOST_LAYERS: usize = 1024;
+
+/// A checkpoint that a log has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Number of its record.
+    pub number: AggregationNumber,
+    /// What it is an image of, and its parts.
+    pub record: CheckpointRecord,
+}
+
+impl Checkpoint {
+    /// Whether the disk at moments after it can be made from it and the history that is kept, which begins with `first`.
+    pub fn is_base(&self, first: AggregationNumber) -> bool {
+        let PlaceInLog { aggregation, blocks, of, .. } = self.record.place;
+        self.record.base.is_none() && blocks == of && aggregation.next() >= first
+    }
+
+    /// Whether this image is that of a moment.
+    pub(crate) fn is_of(&self, moment: Moment) -> bool {
+        let place = self.record.place;
+        match moment {
+            Moment::Newest | Moment::At(_) => false,
+            Moment::Sequence { generation, sequence } => {
+                place.position.sequence == sequence
+                    && generation.is_none_or(|generation| generation == place.position.generation)
+            }
+            Moment::Aggregation(number) => place.aggregation == number && place.blocks == place.of,
+        }
+    }
+}
+
+impl LogReader {
+    /// The checkpoints of the log that are complete, newest first.
+    pub async fn checkpoints(&self, keys: &VdiskKeys) -> Result<Vec<Checkpoint>, RecordsError> {
+        let mut found = Vec::new();
+        let mut records: Records = self.records(keys);
+        while let Some(record) = records.next().await? {
+            if let Record::Checkpoint(checkpoint) = record.record {
+                found.push(Checkpoint { number: record.number, record: checkpoint });
+            }
+        }
+        // A part that was removed takes its checkpoint with it, and that those that are laid over it.
+        let first = self.extent().first;
+        let kept = |checkpoint: &Checkpoint| checkpoint.record.parts.iter().all(|part| part.number >= first);
+        let all = found.clone();
+        let has_base = |checkpoint: &Checkpoint| layers(&all, checkpoint).iter().all(|layer| kept(layer));
+        found.retain(|checkpoint| has_base(checkpoint) && layers_end(&all, checkpoint));
+        Ok(found)
+    }
+
+    /// Hands the heads of a checkpoint's parts on, by rising index of their blocks, each proven by the id that the record has of it.
+    pub(crate) async fn parts_of(
+        &self,
+        opener: &Opener,
+        checkpoint: &Checkpoint,
+        mut take: impl FnMut(&HeadCandidate, Vec<tlog_codec::BlockEntry>),
+    ) -> Result<(), DiskStateError> {
+        let mut parts = checkpoint.record.parts.as_slice();
+        while let Some(front) = parts.first() {
+            // Writes may lie between them.
+            let near = |part: &&CheckpointPart| {
+                (front.number.0..front.number.0.saturating_add(PARTS_AT_ONCE as u64)).contains(&part.number.0)
+            };
+            let count = parts.iter().take(PARTS_AT_ONCE).take_while(near).count().max(1);
+            let (run, rest) = parts.split_at(count.min(parts.len()));
+            parts = rest;
+            let last = run.iter().map(|part| part.number).max().unwrap_or(front.number);
+            let located = self.stores().heads(self.survey(), front.number..=last).await;
+            for part in run {
+                let at = located.iter().find(|located| located.number == part.number);
+                let found = at.and_then(|at| at.candidates.iter().find(|c| c.head.id == part.id));
+                let Some(found) = found else {
+                    let conditions = at.map(|at| at.conditions.as_slice()).unwrap_or_default();
+                    return Err(self.lost([part.number].into_iter().collect(), conditions).await.into());
+                };
+                let entries = opener.manifest(&found.head).map_err(|source| DiskStateError::Manifest {
+                    vdisk: self.vdisk().clone(),
+                    number: part.number,
+                    source,
+                })?;
+                take(found, entries);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A checkpoint and those that it is laid over, the uppermost first.
+pub(crate) fn layers<'a>(all: &'a [Checkpoint], checkpoint: &'a Checkpoint) -> Vec<&'a Checkpoint> {
+    let mut layers = vec![checkpoint];
+    let mut base = checkpoint.record.base;
+    while let Some(number) = base.filter(|_| layers.len() < MOST_LAYERS)
+        && let Some(next) = all.iter().find(|other| other.number == number)
+    {
+        base = next.record.base;
+        layers.push(next);
+    }
+    layers
+}
+
+/// Whether the lowest of them has everything that the others do not.
+fn layers_end(all: &[Checkpoint], checkpoint: &Checkpoint) -> bool {
+    layers(all, checkpoint).last().is_some_and(|lowest| lowest.record.base.is_none())
+}
