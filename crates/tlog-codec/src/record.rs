@@ -101,7 +101,7 @@ pub struct CheckpointRecord {
     pub bytes: u64,
     /// What its parts do not have is as in the image of this other checkpoint's record; none where they have everything.
     pub base: Option<AggregationNumber>,
-    /// Its parts, by rising index of blocks.
+    /// Its parts, by rising number. No block is in two of them.
     pub parts: Vec<CheckpointPart>,
 }
 
@@ -114,9 +114,9 @@ pub struct CheckpointPart {
     pub id: AggregationId,
     /// Blocks in it.
     pub blocks: u32,
-    /// Index of the first.
+    /// Lowest index of a block in it.
     pub first: BlockIndex,
-    /// Index of the last.
+    /// Highest index of a block in it.
     pub last: BlockIndex,
 }
 
@@ -269,7 +269,8 @@ impl<'a> Reader<'a> {
                 first: self.index()?,
                 last: self.index()?,
             };
-            let rises = parts.last().is_none_or(|before| before.last < part.first) && part.first <= part.last;
+            let rises =
+                parts.last().is_none_or(|before| before.number < part.number) && part.first <= part.last;
             if !rises {
                 return Err(RecordError::Field("order of parts"));
             }
@@ -314,7 +315,7 @@ mod tests {
                     .into_iter()
                     .zip(0u64..)
                     .map(|((number, id, blocks), at)| CheckpointPart {
-                        number: AggregationNumber(number),
+                        number: AggregationNumber((at << 32) + number % (1 << 32)),
                         id: AggregationId(id),
                         blocks,
                         first: BlockIndex::new(at * 10).unwrap(),

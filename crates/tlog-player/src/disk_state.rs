@@ -211,6 +211,40 @@ impl LogReader {
         }
     }
 
+    /// Where in the log a moment is, without putting its disk together: in O(log n) reads of heads. The newest moment of an empty log is
+    /// nowhere.
+    pub async fn locate(
+        &self,
+        keys: &VdiskKeys,
+        moment: Moment,
+        options: &ReadOptions,
+    ) -> Result<MomentReached, DiskStateError> {
+        let opener = Opener::new(keys.clone());
+        let uncertain = self.extent().uncertain.as_ref();
+        if uncertain.is_none_or(|end| options.accept_uncertain_end || !moment.depends_on(end))
+            && let Some(found) = Finder::new(self, &opener).find(moment).await?
+        {
+            let mut gathering = Gathering::of(keys, moment);
+            let mut walk = Backward::new(self.clone(), (found.number, found.id), AggregationNumber(1));
+            loop {
+                // Records and parts of checkpoints may be the newest.
+                let links = walk.next().await?;
+                for link in &links {
+                    gathering.handle(link)?;
+                    if let Some(reached) = gathering.reached {
+                        return Ok(reached);
+                    }
+                }
+                if links.is_empty() {
+                    break;
+                }
+            }
+        }
+        // What is in format 1, or was removed but for its image; or there is an error to be told.
+        let state = self.disk_state(keys, moment, options).await?;
+        state.reached().copied().ok_or_else(|| MomentError::Empty { vdisk: self.vdisk().clone() }.into())
+    }
+
     /// Takes the writes up to the moment in, down to what the base has.
     async fn gather_writes(
         &self,
@@ -579,6 +613,19 @@ impl DiskState {
     pub fn blocks_from(&self, index: BlockIndex) -> impl Iterator<Item = (BlockIndex, &BlockPlace)> {
         let at = self.blocks.partition_point(|(other, _)| *other < index);
         self.blocks.iter().skip(at).map(|(index, place)| (*index, place))
+    }
+
+    /// The blocks of this disk that another one has not, or has otherwise, as a disk state of its own; and those that only the other
+    /// one has. Compares lengths and 128 bits of the hashes.
+    pub fn apart_from(&self, other: &DiskState) -> (DiskState, Vec<BlockIndex>) {
+        let same = |a: &BlockPlace, b: &BlockPlace| (a.length, a.hash_prefix) == (b.length, b.hash_prefix);
+        let differs = |(index, place): &&(BlockIndex, BlockPlace)| {
+            other.get(*index).is_none_or(|theirs| !same(place, theirs))
+        };
+        let blocks: Vec<(BlockIndex, BlockPlace)> = self.blocks.iter().filter(differs).copied().collect();
+        let gone = other.blocks.iter().map(|(index, _)| *index).filter(|index| self.get(*index).is_none());
+        let gone = gone.collect();
+        (DiskState { blocks, ..self.clone() }, gone)
     }
 
     /// Whether a block of an image differs from the disk. Compares 128 bits of the hash, or with zeros where the block has no

@@ -19,6 +19,7 @@
 //! [`LogReader::open_with`] takes. To restore, history and verify both parts are one log.
 
 mod checkpoint;
+mod copy;
 mod disk_state;
 mod extent;
 mod file;
@@ -38,6 +39,7 @@ mod verify_format1;
 mod walk;
 
 pub use checkpoint::Checkpoint;
+pub use copy::BlockReader;
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};
 pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
