@@ -211,6 +211,27 @@ impl LogReader {
         }
     }
 
+    /// The disk that a checkpoint of this log is an image of, from the image alone.
+    pub async fn image(
+        &self,
+        keys: &VdiskKeys,
+        number: AggregationNumber,
+    ) -> Result<DiskState, DiskStateError> {
+        let all = self.checkpoints(keys).await?;
+        let first = self.extent().first;
+        let checkpoint = all.iter().find(|checkpoint| checkpoint.number == number);
+        let Some(checkpoint) = checkpoint else {
+            let (vdisk, last) = (self.vdisk().clone(), self.extent().last);
+            return Err(MomentError::NoSuchAggregation { vdisk, asked: number, first, last }.into());
+        };
+        let layers: Vec<Checkpoint> = layers(&all, checkpoint).into_iter().cloned().collect();
+        let moment = Moment::Aggregation(checkpoint.record.place.aggregation);
+        let mut gathering = Gathering::of(keys, moment);
+        let opener = gathering.opener.clone();
+        self.gather_image(&opener, &layers, &mut gathering).await?;
+        gathering.finish(Some(checkpoint.record.block_size))
+    }
+
     /// Where in the log a moment is, without putting its disk together: in O(log n) reads of heads. The newest moment of an empty log is
     /// nowhere.
     pub async fn locate(

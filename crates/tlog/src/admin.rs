@@ -7,6 +7,7 @@
 //! | `GET /readyz` | 200 while clients are served, else 503 |
 //! | `GET /status` | what the server is doing, JSON |
 //! | `POST /vdisks/{vdisk}/scrub?rate=BYTES` | when it is done: what it found and did, JSON |
+//! | `POST /vdisks/{vdisk}/retention`, JSON | when it is done: what became of a mark, checkpoint or prune, JSON |
 //! | `POST /stores/replace`, JSON | when it is done: which stores were filled for which vdisks, JSON |
 //!
 //! Plain HTTP without passwords: for this machine, or a network that is trusted. What changes stores is taken from this machine
@@ -29,6 +30,7 @@ use tlog_proto::VdiskId;
 use tokio::net::TcpListener;
 
 use crate::replacing::{ReplaceReport, ReplaceRequest};
+use crate::retention;
 use crate::scrub_report::ScrubReport;
 
 /// What the endpoint asks the server.
@@ -40,6 +42,12 @@ pub trait Operations: Send + Sync + 'static {
     async fn status(&self) -> Value;
     /// Scrubs a vdisk's log and answers what was found. An error is a sentence for a person.
     async fn scrub(&self, vdisk: &VdiskId, rate: Option<u64>) -> Result<ScrubReport, String>;
+    /// Names a moment, stores an image of one or removes history, and answers when it is done. An error is a sentence for a person.
+    async fn retention(
+        &self,
+        vdisk: &VdiskId,
+        request: retention::Request,
+    ) -> Result<retention::Report, String>;
     /// Puts other stores in the place of some, and answers when they are filled. An error is a sentence for a person.
     async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String>;
 }
@@ -60,6 +68,7 @@ pub async fn serve(
         .route("/readyz", get(show_readiness))
         .route("/status", get(show_status))
         .route("/vdisks/{vdisk}/scrub", post(scrub))
+        .route("/vdisks/{vdisk}/retention", post(retain))
         .route("/stores/replace", post(replace_stores))
         .with_state(Endpoint { operations, metrics });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
@@ -104,6 +113,32 @@ async fn scrub(
     };
     tracing::info!(%vdisk, "scrub begins, asked for at the admin endpoint");
     match endpoint.operations.scrub(&vdisk, query.rate).await {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error),
+    }
+}
+
+async fn retain(
+    State(endpoint): State<Endpoint>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(vdisk): Path<String>,
+    body: Bytes,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() || !headers.contains_key(TOOL_HEADER) {
+        let why = "marks, checkpoints and prunes are asked for with 'tlog mark', 'tlog checkpoint' and 'tlog prune' alone: from the \
+                   server's own machine, with the header x-tlog-tool";
+        return refused(StatusCode::FORBIDDEN, why);
+    }
+    let vdisk = match VdiskId::new(&vdisk) {
+        Ok(vdisk) => vdisk,
+        Err(error) => return refused(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let request: retention::Request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("not such a request: {error}")),
+    };
+    match endpoint.operations.retention(&vdisk, request).await {
         Ok(report) => Json(report).into_response(),
         Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error),
     }

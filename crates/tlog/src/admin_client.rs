@@ -134,6 +134,14 @@ mod tests {
             }
         }
 
+        async fn retention(
+            &self,
+            vdisk: &VdiskId,
+            request: crate::retention::Request,
+        ) -> Result<crate::retention::Report, String> {
+            Err(format!("no {request:?} of {vdisk}"))
+        }
+
         async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {
             assert_eq!(request.replace, [("file:a".to_owned(), "file:b".to_owned())]);
             Ok(ReplaceReport::default())
@@ -167,6 +175,11 @@ mod tests {
         assert_eq!(serde_json::from_str::<ScrubReport>(&answer).unwrap(), report());
         assert!(post("/vdisks/vda/scrub?rate=7").await.is_ok());
         assert_eq!(refused(post("/vdisks/vda/scrub?rate=x").await).0, 400);
+        let mark = br#"{"mark":{"name":"a","at":"newest"}}"#;
+        let asked = ask_with(&address, Method::POST, "/vdisks/vda/retention", Bytes::from_static(mark)).await;
+        let (status, said) = refused(asked);
+        assert!(status == 500 && said.contains("Newest") && said.contains("vda"), "{said}");
+        assert_eq!(refused(post("/vdisks/vda/retention").await).0, 400);
         let replace = async |body: &'static str| {
             ask_with(&address, Method::POST, "/stores/replace", Bytes::from_static(body.as_bytes())).await
         };

@@ -36,6 +36,7 @@ pub mod places;
 pub mod reading;
 pub mod recording;
 pub mod replacing;
+pub mod retention;
 pub mod running;
 pub mod scrub_report;
 pub mod service;

@@ -27,12 +27,13 @@ use crate::admin::{self, Operations};
 use crate::keys::KeysError;
 use crate::open_log::AnyStatus;
 use crate::replacing::{self, ReplaceReport, ReplaceRequest};
+use crate::retention::limits::ServerLimits;
 use crate::scrub_report::ScrubReport;
 use crate::settings::{Format, LimitSettings, ListenAddress, ServerTlsSettings, Settings};
 use crate::slaves::{Slaves, WithSlaves, show_slave};
 use crate::storages::{StorageInUse, Storages};
 use crate::stores::StoreOpener;
-use crate::{background_scrub, documents, keys, metrics_table, moment};
+use crate::{background_scrub, documents, keys, metrics_table, moment, retention, words};
 
 /// A server that listens already, and serves once it is run.
 pub struct Service {
@@ -345,6 +346,17 @@ impl Operations for ServerOperations {
         let done = storage.scrub(vdisk, rate, |_| {}).await.map_err(|error| error.to_string())?;
         tracing::info!(%vdisk, aggregations = done.report.aggregations, whole = done.report.is_whole(), "scrub done");
         Ok(ScrubReport::new(vdisk, &done))
+    }
+
+    async fn retention(
+        &self,
+        vdisk: &VdiskId,
+        request: retention::Request,
+    ) -> Result<retention::Report, String> {
+        let storage = self.storages.of(vdisk).await.map_err(|error| error.to_string())?;
+        let limits = ServerLimits { slaves: self.slaves.clone() };
+        let done = retention::run(&storage, vdisk, request, &limits, self.scrub_rate, &mut |_, _| {}).await;
+        done.inspect(|done| tracing::info!(%vdisk, "{done}")).map_err(|error| words::of_error(&error))
     }
 
     async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {

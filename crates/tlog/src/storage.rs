@@ -185,7 +185,11 @@ impl FlusherStorage {
 
     /// The writer of a vdisk's log of format 2: that of a client's session, or one that is opened now. Then the second answer is
     /// true, and whoever asked gives it back with [`FlusherStorage::let_go`]; a client that comes meanwhile takes the log over.
-    async fn hold(&self, vdisk: &VdiskId, replacing: bool) -> Result<(Arc<Log>, bool), OpenLogError> {
+    pub(crate) async fn hold(
+        &self,
+        vdisk: &VdiskId,
+        replacing: bool,
+    ) -> Result<(Arc<Log>, bool), OpenLogError> {
         if let Some(log) = self.open_log(vdisk) {
             return Ok((log, false));
         }
@@ -205,7 +209,7 @@ impl FlusherStorage {
         Ok((log, true))
     }
 
-    async fn let_go(&self, log: &Arc<Log>, ours: bool) {
+    pub(crate) async fn let_go(&self, log: &Arc<Log>, ours: bool) {
         if ours {
             guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, log));
             // A client that has taken it over closed it already.

@@ -30,6 +30,9 @@ pub(crate) struct MomentArguments {
     /// Takes what was written before the history that is kept as zeros
     #[arg(long)]
     accept_pruned_base: bool,
+    /// Reads all of history although there is a checkpoint, where all of it is there
+    #[arg(long)]
+    ignore_checkpoints: bool,
 }
 
 impl MomentArguments {
@@ -52,6 +55,7 @@ impl MomentArguments {
         ReadOptions {
             accept_uncertain_end: self.accept_uncertain_end,
             accept_pruned_base: self.accept_pruned_base,
+            ignore_checkpoints: self.ignore_checkpoints,
             block_size: self.block_size,
         }
     }
