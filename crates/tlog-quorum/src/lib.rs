@@ -8,9 +8,13 @@
 //! For logs of stored format 1 it finds where their chain ends and walks it ([`ChainWalk`]), with the keys that it is given: there
 //! nothing can be told without.
 //!
-//! It does not write, does not decide what to commit, holds no keys and keeps no state between calls.
+//! It does not write, does not decide what to commit, and holds no keys. What it keeps between calls is only how quickly each store
+//! has answered lately, which decides who is asked first, never what counts.
 
 mod chain;
+mod health;
+mod hedged;
+mod named;
 mod quorums;
 mod read;
 mod survey;
@@ -18,6 +22,7 @@ mod survey;
 pub use chain::{
     ChainEnd, ChainEndError, ChainSurvey, ChainWalk, Link, LinkCondition, LinkError, LinkFault, LinkRead,
 };
+pub use named::HeadsRead;
 pub use quorums::{InvalidQuorum, Quorums};
 pub use read::{Candidate, HeadCandidate, Located, ReadError, ShardCondition};
 pub use survey::{

@@ -160,7 +160,7 @@ impl StoreSet {
     }
 
     /// The heads that one store holds. None where it does not answer or does not count.
-    async fn heads_of(
+    pub(crate) async fn heads_of(
         &self,
         survey: &Survey,
         store: usize,
@@ -217,7 +217,12 @@ impl StoreSet {
         Ok(None)
     }
 
-    fn check_head(&self, number: AggregationNumber, store: usize, head: &Bytes) -> Result<ShardHead, String> {
+    pub(crate) fn check_head(
+        &self,
+        number: AggregationNumber,
+        store: usize,
+        head: &Bytes,
+    ) -> Result<ShardHead, String> {
         let head = ShardHead::parse(self.vdisk(), head).map_err(|fault| fault.to_string())?;
         if head.header.number != number {
             return Err(format!("it is a shard of aggregation {}", head.header.number));
@@ -229,36 +234,6 @@ impl StoreSet {
             return Err(format!("its aggregation has {} shards", head.header.redundancy.total()));
         }
         Ok(head)
-    }
-
-    /// Reads the aggregation `id` under a number: from as few stores as give it back, data shards first, and from others
-    /// where one of these fails or holds something else.
-    pub async fn aggregation(
-        &self,
-        survey: &Survey,
-        number: AggregationNumber,
-        id: AggregationId,
-    ) -> Result<Candidate, ReadError> {
-        let total = self.stores().len();
-        // Data shards need no computation; parity is asked only for what is missing among them.
-        let mut order: Vec<usize> = (0..total).collect();
-        let counts = |store: &usize| survey.views.get(*store).is_some_and(|v| v.standing == Standing::Member);
-        order.sort_by_key(|store| !counts(store));
-        let mut read = ShardsRead::new(total);
-        let needed = self.quorums().data();
-        let mut rest = order.into_iter();
-        loop {
-            let present = read.candidates.get(&id).map_or(0, Candidate::present);
-            let round: Vec<usize> = rest.by_ref().take(needed.saturating_sub(present).max(1)).collect();
-            if round.is_empty() {
-                return Err(read.into_error(self, survey, number, id));
-            }
-            self.read_shards(survey, number, &round, &mut read).await;
-            let found = read.candidates.get(&id).filter(|candidate| candidate.is_whole());
-            if let Some(candidate) = found.filter(|candidate| !survey.rules_out(candidate.epoch, number)) {
-                return Ok(candidate.clone());
-            }
-        }
     }
 
     /// Reads the aggregation that counts under a committed number, whichever that is: from as few stores as give it back, in
@@ -338,37 +313,45 @@ impl StoreSet {
         into: &mut ShardsRead,
     ) {
         let reads = join_all(from.iter().map(|&i| self.shard_of(survey, number, i))).await;
-        let mut whole = Vec::new();
         for (&store, slot) in from.iter().zip(reads) {
-            let condition = match slot {
-                None => ShardCondition::Unreachable,
-                Some(ShardSlot::Empty) => ShardCondition::Missing,
-                Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
-                Some(ShardSlot::Held(shard)) => match self.check_head(number, store, &shard.head) {
-                    Err(how) => ShardCondition::Damaged(how),
-                    Ok(head) => {
-                        let id = head.id;
-                        whole.push((store, head, shard.payload));
-                        ShardCondition::Held(id)
-                    }
-                },
-            };
-            set(&mut into.conditions, store, condition);
+            self.take_shard(number, store, slot, into);
         }
-        let to_verify: Vec<(&ShardHead, &[u8])> =
-            whole.iter().map(|(_, head, payload)| (head, payload.as_ref())).collect();
-        let verdicts = ShardHead::verify_payloads(&to_verify);
-        for ((store, head, payload), verdict) in whole.into_iter().zip(verdicts) {
-            match verdict {
-                Ok(()) => into.add(head, payload),
-                Err(error) => {
-                    set(&mut into.conditions, store, ShardCondition::Damaged(error.to_string()));
-                }
-            }
-        }
+        into.verify();
     }
 
-    async fn shard_of(&self, survey: &Survey, number: AggregationNumber, store: usize) -> Option<ShardSlot> {
+    /// Takes in what a store has answered; none where it does not answer or does not count. The id of the shard, if the head of one
+    /// came; its payload is looked at by [`ShardsRead::verify`].
+    pub(crate) fn take_shard(
+        &self,
+        number: AggregationNumber,
+        store: usize,
+        slot: Option<ShardSlot>,
+        into: &mut ShardsRead,
+    ) -> Option<AggregationId> {
+        let condition = match slot {
+            None => ShardCondition::Unreachable,
+            Some(ShardSlot::Empty) => ShardCondition::Missing,
+            Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
+            Some(ShardSlot::Held(shard)) => match self.check_head(number, store, &shard.head) {
+                Err(how) => ShardCondition::Damaged(how),
+                Ok(head) => {
+                    let id = head.id;
+                    into.unverified.push((store, head, shard.payload));
+                    set(&mut into.conditions, store, ShardCondition::Held(id));
+                    return Some(id);
+                }
+            },
+        };
+        set(&mut into.conditions, store, condition);
+        None
+    }
+
+    pub(crate) async fn shard_of(
+        &self,
+        survey: &Survey,
+        number: AggregationNumber,
+        store: usize,
+    ) -> Option<ShardSlot> {
         if survey.views.get(store)?.standing != Standing::Member {
             return None;
         }
@@ -402,14 +385,39 @@ impl Located {
 }
 
 /// What was read under one number so far.
-struct ShardsRead {
-    candidates: BTreeMap<AggregationId, Candidate>,
+pub(crate) struct ShardsRead {
+    pub(crate) candidates: BTreeMap<AggregationId, Candidate>,
     conditions: Vec<ShardCondition>,
+    /// Store, head and payload of what has arrived and is not in `candidates` yet.
+    unverified: Vec<(usize, ShardHead, Bytes)>,
 }
 
 impl ShardsRead {
-    fn new(total: usize) -> Self {
-        Self { candidates: BTreeMap::new(), conditions: vec![ShardCondition::Unreachable; total] }
+    pub(crate) fn new(total: usize) -> Self {
+        let conditions = vec![ShardCondition::Unreachable; total];
+        Self { candidates: BTreeMap::new(), conditions, unverified: Vec::new() }
+    }
+
+    /// Shards of an aggregation that have arrived, damaged ones included as far as they are not known as such.
+    pub(crate) fn arrived(&self, id: AggregationId) -> usize {
+        let unverified = self.unverified.iter().filter(|(_, head, _)| head.id == id).count();
+        self.candidates.get(&id).map_or(0, Candidate::present) + unverified
+    }
+
+    /// Checks the payloads that have arrived, together, as that is quicker.
+    pub(crate) fn verify(&mut self) {
+        let whole = std::mem::take(&mut self.unverified);
+        let to_verify: Vec<(&ShardHead, &[u8])> =
+            whole.iter().map(|(_, head, payload)| (head, payload.as_ref())).collect();
+        let verdicts = ShardHead::verify_payloads(&to_verify);
+        for ((store, head, payload), verdict) in whole.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => self.add(head, payload),
+                Err(error) => {
+                    set(&mut self.conditions, store, ShardCondition::Damaged(error.to_string()));
+                }
+            }
+        }
     }
 
     fn add(&mut self, head: ShardHead, payload: Bytes) {
@@ -426,7 +434,7 @@ impl ShardsRead {
     }
 
     fn leave_out_what_is_ruled_out(&mut self, survey: &Survey, number: AggregationNumber) {
-        let Self { candidates, conditions } = self;
+        let Self { candidates, conditions, .. } = self;
         candidates.retain(|id, candidate| {
             let ruled_out = survey.rules_out(candidate.epoch, number);
             for condition in conditions.iter_mut().filter(|_| ruled_out) {
@@ -438,7 +446,7 @@ impl ShardsRead {
         });
     }
 
-    fn into_error(
+    pub(crate) fn into_error(
         mut self,
         set: &StoreSet,
         survey: &Survey,

@@ -13,6 +13,7 @@ use tlog_store::{
 };
 
 use crate::Quorums;
+use crate::health::Health;
 
 /// No writer has more aggregations on their way than this: so far above a start record may what it rules out lie.
 pub const MAX_IN_FLIGHT: usize = 1024;
@@ -24,6 +25,8 @@ pub struct StoreSet {
     stores: Arc<[Arc<dyn ShardStore>]>,
     quorums: Quorums,
     timeout: Duration,
+    /// How the stores have answered lately, whichever clone asked them.
+    health: Arc<Health>,
 }
 
 impl StoreSet {
@@ -35,7 +38,10 @@ impl StoreSet {
         quorums: Quorums,
         timeout: Duration,
     ) -> Option<Self> {
-        (stores.len() == quorums.total()).then(|| Self { vdisk, stores: stores.into(), quorums, timeout })
+        (stores.len() == quorums.total()).then(|| {
+            let health = Arc::new(Health::new(stores.len()));
+            Self { vdisk, stores: stores.into(), quorums, timeout, health }
+        })
     }
 
     /// The vdisk.
@@ -56,6 +62,10 @@ impl StoreSet {
     /// The stores, in order.
     pub fn stores(&self) -> &[Arc<dyn ShardStore>] {
         &self.stores
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The same stores, with the quorums that a log needs which was written under another W.

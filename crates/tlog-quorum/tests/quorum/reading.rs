@@ -1,9 +1,13 @@
 //! Which shards count, and reading an aggregation from any k of them.
 
+use std::time::Duration;
+
 use tlog_codec::EncodedAggregation;
 use tlog_proto::{AggregationId, AggregationNumber};
 use tlog_quorum::ShardCondition::{self, Damaged, Held, Missing, RuledOut, Unreachable};
+use tlog_quorum::Survey;
 use tlog_store::Operation;
+use tokio::time::Instant;
 
 use crate::log::{TestLog, vdisk};
 
@@ -153,14 +157,94 @@ async fn reading_goes_on_to_other_stores_where_one_fails_or_holds_something_dama
     assert_eq!((rebuilt.id, rebuilt.shard(3, candidate.epoch)), (one.id, one.shard(3, candidate.epoch)));
 }
 
+/// Reads aggregation 1 so often, one after the other, and tells how long that took.
+async fn took(log: &TestLog, survey: &Survey, one: &EncodedAggregation, times: u32) -> Duration {
+    let began = Instant::now();
+    for _ in 0..times {
+        let read = log.set.aggregation(survey, ONE, one.id).await.unwrap();
+        assert_eq!(read.rebuild().unwrap().id, one.id);
+    }
+    began.elapsed()
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_store_that_hangs_costs_one_time_limit_and_not_the_reading() {
+async fn a_store_that_hangs_costs_a_moment_once_and_is_then_left_alone() {
+    let (log, one) = with_one(&[0, 1, 2, 3, 4]).await;
+    let survey = log.survey().await;
+    assert_eq!(took(&log, &survey, &one, 20).await, Duration::ZERO);
+    log.controls[0].hang();
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert!(log.set.aggregation(&survey, ONE, one.id).await.is_ok());
+    }
+    assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
+    assert_eq!(log.controls[0].calls(Operation::Shard), 21, "20 before, and once when it hung");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_stores_as_may_be_lost_may_hang_also_when_nothing_is_known_yet() {
+    let (log, one) = with_one(&[0, 1, 2, 3, 4, 5]).await;
+    let survey = log.survey().await;
+    log.controls[1].hang();
+    log.controls[3].hang();
+    let began = Instant::now();
+    assert!(log.set.aggregation(&survey, ONE, one.id).await.is_ok());
+    assert!(began.elapsed() < log.set.timeout() / 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_has_recovered_is_read_from_again() {
+    let (log, one) = with_one(&[0, 1, 2, 3, 4, 5]).await;
+    let survey = log.survey().await;
+    took(&log, &survey, &one, 20).await;
+    log.controls[2].set_down(true);
+    took(&log, &survey, &one, 5).await;
+    log.controls[2].set_down(false);
+    let before = log.controls[2].calls(Operation::Shard);
+    took(&log, &survey, &one, 5).await;
+    assert_eq!(log.controls[2].calls(Operation::Shard), before, "it has just failed");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    took(&log, &survey, &one, 5).await;
+    assert_eq!(log.controls[2].calls(Operation::Shard), before + 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_slower_than_the_others_is_not_waited_for() {
+    let (log, one) = with_one(&[0, 1, 2, 3, 4, 5]).await;
+    for (store, control) in log.controls.iter().enumerate() {
+        control.set_delay(Duration::from_millis(if store == 0 { 400 } else { 2 }));
+    }
+    let survey = log.survey().await;
+    let time = took(&log, &survey, &one, 100).await;
+    // 2 ms each, and once the time after which it is clear that store 0 is late.
+    assert!(time < Duration::from_millis(320), "{time:?}");
+    assert!(log.controls[0].calls(Operation::Shard) < 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_late_store_before_the_next_is_asked_for_what_another_lacks() {
+    let (log, one) = with_one(&[0, 2, 3, 4, 5]).await;
+    let survey = log.survey().await;
+    took(&log, &survey, &one, 20).await;
+    log.controls[0].hang();
+    let began = Instant::now();
+    let read = log.set.aggregation(&survey, ONE, one.id).await.unwrap();
+    assert!(read.payloads[0].is_none() && read.payloads[1].is_none());
+    assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_has_the_condition_of_every_store_also_of_one_that_hangs() {
     let (log, one) = with_one(&[0, 1, 2, 3, 4]).await;
     let survey = log.survey().await;
     log.controls[0].hang();
-    let began = tokio::time::Instant::now();
-    assert!(log.set.aggregation(&survey, ONE, one.id).await.is_ok());
-    assert_eq!(began.elapsed(), log.set.timeout());
+    log.controls[4].set_down(true);
+    let began = Instant::now();
+    let error = log.set.aggregation(&survey, ONE, one.id).await.unwrap_err();
+    assert_eq!((error.present, began.elapsed()), (3, log.set.timeout()));
+    let id = one.id;
+    let conditions: Vec<_> = error.conditions.into_iter().map(|(_, condition)| condition).collect();
+    assert_eq!(conditions, [Unreachable, Held(id), Held(id), Held(id), Unreachable, Missing]);
 }
 
 #[tokio::test]
