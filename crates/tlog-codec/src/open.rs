@@ -118,7 +118,8 @@ impl Opener {
     }
 
     /// The blocks, from the payloads that are there, by shard index; each must have been verified against a head with the
-    /// same id. Every block's hash is checked, and that manifest and body say the same.
+    /// same id. Every block's hash is checked, and that manifest and body say the same. The blocks share one piece of memory: whoever
+    /// keeps one of them keeps all.
     pub fn blocks(&self, head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<Vec<Block>, OpenError> {
         let header = &head.header;
         header.check_payloads(payloads)?;
@@ -130,7 +131,7 @@ impl Opener {
             // What there is of its body is proven; what it says stands in the manifest.
             return self.record(head).map(|_| Vec::new());
         }
-        let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode(&plain)?;
+        let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode_shared(&plain.into())?;
         if vdisk_id != *self.vdisk() {
             return Err(OpenError::Disagree("vdisk"));
         }

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::generated::tlog_capnp::tlog_aggregation;
 use crate::message::read_block;
 use crate::wire;
-use crate::{Block, BlockFault, DecodeError, Sequence, Timestamp, VdiskId};
+use crate::{Block, BlockFault, DecodeError, Sequence, Timestamp, VdiskId, hash_many};
 
 /// A run of ordered blocks: the Cap'n Proto message `TlogAggregation`, before compression and sealing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub enum AggregationError {
     },
 }
 
+/// Blocks that are hashed together, as that is quicker. Few, as what a list claims is not believed before it was looked at.
+const HASHED_TOGETHER: usize = 32;
+
 impl From<capnp::Error> for AggregationError {
     fn from(error: capnp::Error) -> Self {
         DecodeError::from(error).into()
@@ -83,6 +86,19 @@ impl Aggregation {
 
     /// Parses one whole message and checks every block in it, hashes included.
     pub fn decode(message: &[u8]) -> Result<Self, AggregationError> {
+        Self::decode_with(message, Bytes::copy_from_slice)
+    }
+
+    /// The same without copying: each block's data is a part of the message, and keeps all of it in memory.
+    pub fn decode_shared(message: &Bytes) -> Result<Self, AggregationError> {
+        let memory = message.as_ptr_range();
+        Self::decode_with(message, |data| match memory.contains(&data.as_ptr()) {
+            true => message.slice_ref(data),
+            false => Bytes::copy_from_slice(data), // nothing but what is empty
+        })
+    }
+
+    fn decode_with(message: &[u8], share: impl Fn(&[u8]) -> Bytes) -> Result<Self, AggregationError> {
         let reader = wire::open(message)?;
         let root = reader.get_root::<tlog_aggregation::Reader<'_>>()?;
         let list = root.get_blocks()?;
@@ -92,10 +108,21 @@ impl Aggregation {
         }
         // No room is reserved from `actual`: a list of empty structs can claim any length.
         let mut blocks = Vec::new();
-        for block in list {
-            let block = read_block(block)?;
-            let sequence = block.sequence;
-            blocks.push(block.verify().map_err(|fault| AggregationError::Block { sequence, fault })?);
+        let mut unverified = Vec::with_capacity(HASHED_TOGETHER);
+        let mut list = list.iter();
+        loop {
+            for block in list.by_ref().take(HASHED_TOGETHER) {
+                unverified.push(read_block(block, &share)?);
+            }
+            if unverified.is_empty() {
+                break;
+            }
+            let hashes = hash_many(unverified.iter().map(|block| &block.data[..]));
+            for (block, hash) in unverified.drain(..).zip(hashes) {
+                let sequence = block.sequence;
+                let whole = block.verify_with(hash);
+                blocks.push(whole.map_err(|fault| AggregationError::Block { sequence, fault })?);
+            }
         }
         Ok(Self {
             name: String::from_utf8_lossy(root.get_name()?.as_bytes()).into_owned(),

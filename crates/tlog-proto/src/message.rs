@@ -228,7 +228,10 @@ impl ClientMessage {
         let reader = wire::open(message)?;
         let command = || reader.get_root::<command::Reader<'_>>();
         Ok(match message_type {
-            MessageType::TlogBlock => ClientMessage::Block(read_block(reader.get_root()?)?),
+            // The data is copied, so that nothing keeps the message.
+            MessageType::TlogBlock => {
+                ClientMessage::Block(read_block(reader.get_root()?, Bytes::copy_from_slice)?)
+            }
             MessageType::ForceFlushAtSeq => {
                 ClientMessage::ForceFlushAtSeq(Sequence(command()?.get_sequence()))
             }
@@ -334,15 +337,18 @@ impl BlockFields<'_> {
     }
 }
 
-/// Reads a block out of a message or an aggregation. The data is copied, so that nothing keeps the message.
-pub(crate) fn read_block(from: tlog_block::Reader<'_>) -> Result<UnverifiedBlock, DecodeError> {
+/// Reads a block out of a message or an aggregation. `share` makes its data of the message's.
+pub(crate) fn read_block(
+    from: tlog_block::Reader<'_>,
+    share: impl FnOnce(&[u8]) -> Bytes,
+) -> Result<UnverifiedBlock, DecodeError> {
     Ok(UnverifiedBlock {
         sequence: Sequence(from.get_sequence()),
         index: from.get_index(),
         operation: from.get_operation(),
         timestamp: Timestamp(from.get_timestamp()),
         hash: from.get_hash()?.try_into().ok().map(BlockHash),
-        data: Bytes::copy_from_slice(from.get_data()?),
+        data: share(from.get_data()?),
     })
 }
 

@@ -139,7 +139,10 @@ proptest! {
         let bytes = bytes_of(|out| aggregation.encode_into(out));
         prop_assert_eq!(segments(&bytes), 1);
         prop_assert_eq!(&Aggregation::decode(&bytes).unwrap(), &aggregation);
-        prop_assert_eq!(&Aggregation::decode(&in_segments_of(words, &bytes)).unwrap(), &aggregation);
+        prop_assert_eq!(&Aggregation::decode_shared(&Bytes::copy_from_slice(&bytes)).unwrap(), &aggregation);
+        let in_segments = Bytes::from(in_segments_of(words, &bytes));
+        prop_assert_eq!(&Aggregation::decode(&in_segments).unwrap(), &aggregation);
+        prop_assert_eq!(&Aggregation::decode_shared(&in_segments).unwrap(), &aggregation);
     }
 }
 

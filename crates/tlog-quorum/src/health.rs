@@ -171,7 +171,7 @@ mod tests {
     async fn how_long_is_waited_follows_how_quickly_the_set_answers() {
         let health = Health::new(3);
         assert_eq!(health.delay(), FIRST_DELAY);
-        let mut settled = |took: Duration| {
+        let settled = |took: Duration| {
             (0..100).for_each(|at| health.answered(at % 3, took));
             health.delay()
         };

@@ -17,7 +17,7 @@ use crate::read::HeadCandidate;
 use crate::survey::{StoreSet, Survey};
 
 /// How many times as long as for a shard is waited for heads before another store is asked for them too: there are many at once.
-const HEADS_PER_SHARD: u32 = 10;
+const HEADS_PER_SHARD: u32 = 4;
 const LEAST_DELAY: Duration = Duration::from_millis(50);
 
 /// The heads of a range of numbers as one store has them, each whole by itself; and then those that others made up for.
@@ -44,21 +44,28 @@ impl StoreSet {
         let heads_of = async |store| (store, self.whole_heads(survey, store, &range).await);
         let mut rest = self.reading_order(survey).into_iter();
         let mut under_way = FuturesUnordered::new();
+        let mut asked = Vec::new();
         let delay = (self.health().delay() * HEADS_PER_SHARD).max(LEAST_DELAY);
         loop {
-            match rest.next() {
-                Some(store) => under_way.push(heads_of(store)),
-                None if under_way.is_empty() => return read,
-                None => {}
+            if let Some(store) = rest.next() {
+                under_way.push(heads_of(store));
+                asked.push(store);
             }
             // Until one answers, or it is time to ask one more.
             let answer = match rest.len() {
-                0 => under_way.next().await,
-                _ => timeout(delay, under_way.next()).await.ok().flatten(),
+                0 => Ok(under_way.next().await),
+                _ => timeout(delay, under_way.next()).await,
             };
-            if let Some((store, Some(heads))) = answer {
-                read.take_in(store, heads);
-                return read;
+            match answer {
+                Ok(Some((store, Some(heads)))) => {
+                    // Those that were asked before it have had their time.
+                    let late = asked.iter().take_while(|earlier| **earlier != store);
+                    late.for_each(|earlier| self.health().failed(*earlier));
+                    read.take_in(store, heads);
+                    return read;
+                }
+                Ok(None) if rest.len() == 0 => return read,
+                _ => {}
             }
         }
     }

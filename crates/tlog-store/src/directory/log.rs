@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use tlog_proto::{AggregationNumber, VdiskId};
 
 use super::commit::Pending;
@@ -181,9 +183,7 @@ impl Log {
                 }
                 Err(source) => return Err(StoreErrorKind::Unavailable { source }),
             };
-            let mut bytes = BytesMut::zeroed(HEADER + body);
-            let read = file.read_exact_at(&mut bytes, at.offset.into());
-            let bytes = bytes.freeze();
+            let (bytes, read) = read_at(&file, at.offset.into(), HEADER + body);
             let header = read.as_ref().ok().and_then(|()| Header::parse(&bytes)).filter(|header| {
                 let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
                 header.kind == Kind::Shard && header.number == number && lengths
@@ -347,6 +347,22 @@ impl Log {
         metrics::counter!("tlog_store_damaged_records_total", "store" => Arc::clone(&self.shared.address))
             .increment(records);
     }
+}
+
+/// So many bytes of a file, into memory that is not made zero first. Where they cannot all be read, zeros in their place and why.
+fn read_at(file: &File, offset: u64, length: usize) -> (Bytes, io::Result<()>) {
+    let mut bytes = Vec::with_capacity(length);
+    let mut read = Ok(());
+    while read.is_ok() && bytes.len() < length {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => read = Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => read = Err(error.into()),
+        }
+    }
+    bytes.resize(length, 0); // and no longer, where the vector had more room than was asked for
+    (bytes.into(), read)
 }
 
 /// Whether the record that a reader saw last is still where it was. A writer that ran out of room takes back what it had
