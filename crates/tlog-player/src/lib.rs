@@ -3,6 +3,7 @@
 //! ```text
 //! LogReader::open(stores)            which aggregations the log has, and whether its end is certain   no key
 //!   .history()            -> History what was written when, aggregation by aggregation                no key
+//!   .replay(range)        -> Replay  its aggregations with their blocks, in order, as fast as all stores and cores allow
 //!   .disk_state(moment)   -> DiskState which write of each block counts at a moment, without its data
 //!   .restore(state)       -> RestoreTarget  the data, each block once                 restore_to_file: a sparse file
 //!   .verify(depth)        -> VerifyReport   chain, shards, what may still be lost     no key unless deep
@@ -31,9 +32,11 @@ mod metric;
 mod moment;
 mod reader;
 mod records;
+mod replay;
 mod resolve;
 mod restore;
 pub mod slave;
+mod task;
 mod verify;
 mod verify_format1;
 mod walk;
@@ -48,6 +51,7 @@ pub use history::{AggregationInfo, History, HistoryError};
 pub use moment::{Moment, MomentError, MomentReached};
 pub use reader::{LogReader, OpenError};
 pub use records::{RecordFound, Records, RecordsError};
+pub use replay::{Replay, ReplayError, ReplayOptions, Replayed};
 pub use restore::{
     MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
 };

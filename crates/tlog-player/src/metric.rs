@@ -9,7 +9,7 @@ pub(crate) fn aggregation_read(bytes: u64) {
     counter!("tlog_player_payload_bytes_read_total").increment(bytes);
 }
 
-/// An aggregation was read from other shards than the first k: one of these was missing, damaged or out of reach.
+/// An aggregation was read from other shards than the first k: one of these was missing, damaged, out of reach or late.
 pub(crate) fn aggregation_made_up() {
     counter!("tlog_player_aggregations_made_up_total").increment(1);
 }

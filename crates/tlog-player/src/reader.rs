@@ -17,6 +17,7 @@ use crate::format1::{
 };
 use crate::history::HistoryError;
 use crate::metric;
+use crate::task::Task;
 use crate::walk::Forward;
 
 /// A vdisk's log as it was when it was opened for reading. What is written or pruned afterwards it does not see; open
@@ -224,7 +225,19 @@ impl LogReader {
 
     /// Reads enough shards of an aggregation of the log. Asks the stores once more before it gives up: one may be back, and
     /// another may have been pruned.
+    ///
+    /// It runs by itself, so that several are checked on several cores.
     pub(crate) async fn fetch(
+        &self,
+        number: AggregationNumber,
+        id: AggregationId,
+    ) -> Result<Candidate, Unreadable> {
+        let reader = self.clone();
+        Task::spawn(async move { reader.fetch_here(number, id).await }).await
+    }
+
+    /// The same as a part of whatever waits for it.
+    pub(crate) async fn fetch_here(
         &self,
         number: AggregationNumber,
         id: AggregationId,

@@ -1,13 +1,16 @@
 //! Walking the heads of a log, in either direction, a bounded number of bytes at a time.
 
+use std::ops::RangeInclusive;
+
 use tlog_codec::ChainBreak;
 use tlog_proto::{AggregationId, AggregationNumber};
-use tlog_quorum::{HeadCandidate, Located};
+use tlog_quorum::{HeadCandidate, HeadsRead, Located};
 use tlog_store::NumberRanges;
 
 use crate::history::HistoryError;
 use crate::reader::LogReader;
 use crate::resolve::{Resolution, Resolved, resolve};
+use crate::task::Task;
 
 /// Bytes of heads, from all stores together, that one step of a walk aims at.
 const STEP_BYTES: u64 = 8 << 20;
@@ -24,7 +27,11 @@ impl Step {
     fn learn(&mut self, located: &[Located]) {
         let bytes = |c: &HeadCandidate| (c.holders.len() * c.head.stored_len()) as u64;
         let total: u64 = located.iter().flat_map(|l| &l.candidates).map(bytes).sum();
-        let each = (total / located.len().max(1) as u64).max(1);
+        self.learn_bytes(total, located.len() as u64);
+    }
+
+    fn learn_bytes(&mut self, total: u64, numbers: u64) {
+        let each = (total / numbers.max(1)).max(1);
         self.0 = (STEP_BYTES / each).clamp(1, self.0.saturating_mul(4).min(LONGEST_STEP));
     }
 }
@@ -78,7 +85,8 @@ impl Forward {
     }
 }
 
-/// From new to old. Each step is proven by the one before: an aggregation names the one that it follows.
+/// From new to old. Each step is proven by the one before: an aggregation names the one that it follows. So one store is asked, and
+/// others only for what it lacks.
 pub(crate) struct Backward {
     reader: LogReader,
     /// The highest number that was not answered yet.
@@ -88,6 +96,8 @@ pub(crate) struct Backward {
     /// The lowest number to answer.
     to: AggregationNumber,
     step: Step,
+    /// What is below is read while what is above is looked at.
+    ahead: Option<Task<HeadsRead>>,
 }
 
 impl Backward {
@@ -98,7 +108,7 @@ impl Backward {
         to: AggregationNumber,
     ) -> Self {
         let to = to.max(reader.extent().first);
-        Self { reader, next: from, expected: Some(id), to, step: Step(FIRST_STEP) }
+        Self { reader, next: from, expected: Some(id), to, step: Step(FIRST_STEP), ahead: None }
     }
 
     /// What the last one that was answered follows.
@@ -112,12 +122,49 @@ impl Backward {
         if self.next < first {
             return Ok(Vec::new());
         }
-        let from = AggregationNumber(self.next.0.saturating_sub(self.step.0 - 1)).max(first);
-        let located = self.reader.stores().heads(self.reader.survey(), from..=self.next).await;
-        self.step.learn(&located);
+        let read = match self.ahead.take() {
+            Some(ahead) => ahead.await,
+            None => self.read_from(self.next).await,
+        };
+        let range = read.range().clone();
+        self.step.learn_bytes(read.bytes(), range.end().0 + 1 - range.start().0);
+        if *range.start() > first {
+            self.ahead = range.start().previous().map(|below| self.read_from(below));
+        }
+        let (stores, survey) = (self.reader.stores(), self.reader.survey());
+        let links = match self.expected {
+            Some(newest) => stores.named_heads(survey, read, newest).await,
+            None => None,
+        };
+        let links = match links {
+            Some(links) => links,
+            None => self.links_of_all_stores(range.clone()).await?,
+        };
+        self.expected = links.last().map(|link| link.head.header.prev);
+        self.next = range.start().previous().unwrap_or_default();
+        if range.start().0 == 1 {
+            self.check_beginning(&links)?;
+        }
+        Ok(links)
+    }
+
+    /// Reads as many heads down from a number as one step has.
+    fn read_from(&self, newest: AggregationNumber) -> Task<HeadsRead> {
+        let oldest = AggregationNumber(newest.0.saturating_sub(self.step.0 - 1));
+        let (reader, range) = (self.reader.clone(), oldest.max(self.to)..=newest);
+        Task::spawn(async move { reader.stores().heads_of_one(reader.survey(), range).await })
+    }
+
+    /// The same of all stores, for what was not found on one after the other: the error names what is lost.
+    async fn links_of_all_stores(
+        &self,
+        range: RangeInclusive<AggregationNumber>,
+    ) -> Result<Vec<HeadCandidate>, HistoryError> {
+        let located = self.reader.stores().heads(self.reader.survey(), range).await;
+        let mut expected = self.expected;
         let mut links = Vec::with_capacity(located.len());
         for at in located.iter().rev() {
-            let link = at.candidates.iter().find(|c| Some(c.head.id) == self.expected);
+            let link = at.candidates.iter().find(|c| Some(c.head.id) == expected);
             let Some(link) = link else {
                 let gone = located.iter().filter(|l| l.candidates.is_empty() || l.number == at.number);
                 // From low to high as they are reported, with what was found under the lowest.
@@ -125,12 +172,8 @@ impl Backward {
                 let numbers: NumberRanges = gone.map(|l| l.number).collect();
                 return Err(self.reader.lost(numbers, conditions).await);
             };
-            self.expected = Some(link.head.header.prev);
+            expected = Some(link.head.header.prev);
             links.push(link.clone());
-        }
-        self.next = from.previous().unwrap_or_default();
-        if from.0 == 1 {
-            self.check_beginning(&links)?;
         }
         Ok(links)
     }

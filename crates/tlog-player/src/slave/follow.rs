@@ -7,13 +7,13 @@ use tlog_proto::{AggregationId, AggregationNumber, Block};
 use tlog_quorum::ReadError;
 use tlog_store::slave::SlavePoint;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::JoinHandle;
 
 use super::needs_resync::NeedsResync;
 use crate::extent::Extent;
 use crate::history::{AggregationInfo, History, HistoryError};
 use crate::reader::{LogReader, OpenError, Unreadable};
 use crate::restore::blocking;
+use crate::task::Task;
 
 /// Aggregations that are read ahead at once.
 const MOST_AHEAD: usize = 16;
@@ -105,15 +105,9 @@ pub enum FollowError {
 #[derive(Debug)]
 struct Reading {
     info: AggregationInfo,
-    task: JoinHandle<Result<Vec<Block>, FollowError>>,
+    task: Task<Result<Vec<Block>, FollowError>>,
     /// None where it is read without there being any.
     _room: Option<SemaphorePermit<'static>>,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Follower {
@@ -159,14 +153,7 @@ impl Follower {
     pub async fn next(&mut self) -> Result<Option<Followed>, FollowError> {
         self.read_ahead().await?;
         let Some(reading) = self.reading.front_mut() else { return Ok(None) };
-        let blocks = match (&mut reading.task).await {
-            Ok(blocks) => blocks,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // Only a runtime that is shutting down aborts it, and then nothing waits for the result.
-                Err(_) => std::future::pending().await,
-            },
-        };
+        let blocks = (&mut reading.task).await;
         let Some(reading) = self.reading.pop_front() else { return Ok(None) };
         let info = reading.info;
         match blocks {
@@ -243,7 +230,7 @@ impl Follower {
             }
             bytes += cost(&info);
             self.listed.pop_front();
-            let task = tokio::spawn(read(self.reader.clone(), self.opener.clone(), info));
+            let task = Task::spawn(read(self.reader.clone(), self.opener.clone(), info));
             self.reading.push_back(Reading { info, task, _room: room });
         }
         Ok(())
@@ -302,7 +289,7 @@ fn cost(info: &AggregationInfo) -> u64 {
 }
 
 async fn read(reader: LogReader, opener: Opener, info: AggregationInfo) -> Result<Vec<Block>, FollowError> {
-    let candidate = reader.fetch(info.number, info.id).await.map_err(|error| match error {
+    let candidate = reader.fetch_here(info.number, info.id).await.map_err(|error| match error {
         Unreadable::Lost(error) => FollowError::Read(error),
         Unreadable::Pruned { first } => NeedsResync::Pruned { next: info.number, first }.into(),
     })?;

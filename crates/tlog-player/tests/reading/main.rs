@@ -10,4 +10,5 @@ mod log;
 mod losses;
 mod moments;
 mod oracle;
+mod replay;
 mod verdicts;

@@ -1,0 +1,395 @@
+//! How quickly a log is read back: `cargo run --release -p tlog-player --example restore_speed -- [--disk 256MiB] [--directory DIR]
+//! [--turns 3] [--only replay|restore]`.
+//!
+//! Everything is in directory stores, 4+2, in blocks of 4 KiB of random bytes; what is compared is run in turns. It says
+//!
+//! - whole histories, in aggregations of 25 and of 250 blocks: GB/s (10^9 bytes of block data) and CPU seconds for each GB, of a replay
+//!   and of a *serial walk*, which is how the system that tlog replaces reads: from the newest aggregation back, each named by the one
+//!   after it, one store after the other, and joined, decrypted, decompressed and hashed before the next is read. The walk has the
+//!   same codec; only the way of reading differs. Both also with stores that take 1 ms for each answer, as on a network;
+//! - the restore of a disk whose history is 1, 4 and 16 times its size, rewritten from one end to the other and at random places: to a
+//!   sparse file, and to nothing.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+use tlog_codec::{Keyring, MasterKey, Opener, Redundancy, SealRequest, Sealer, ShardHead, VdiskKeys};
+use tlog_player::{
+    FileOptions, LogReader, Moment, ReadOptions, ReplayOptions, RestoreOptions, RestoreTarget,
+    restore_to_file,
+};
+use tlog_proto::{
+    AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId, Timestamp,
+    VdiskId,
+};
+use tlog_quorum::{Quorums, StoreSet};
+use tlog_store::{
+    DirectoryOptions, DirectoryStore, FaultyStore, Members, Shard, ShardSlot, ShardStore, StartRecord,
+};
+
+const BLOCK: usize = 4096;
+/// Appends on their way while a log is written.
+const IN_FLIGHT: usize = 64;
+const LATENCY: Duration = Duration::from_millis(1);
+
+#[tokio::main]
+async fn main() {
+    let options = Options::from_arguments();
+    let Options { disk, .. } = options;
+    println!("disk of {} MiB, {} turns, median (lowest-highest)", disk >> 20, options.turns);
+    if options.only.as_deref() != Some("restore") {
+        for in_aggregation in [25, 250] {
+            let mut log = Log::begin(&options.directory, in_aggregation).await;
+            log.write(Writes::InOrder, disk).await;
+            whole_history(&log, &options).await;
+        }
+    }
+    if options.only.as_deref() != Some("replay") {
+        for in_aggregation in [25, 250] {
+            for writes in [Writes::InOrder, Writes::AtRandom] {
+                restores(in_aggregation, writes, &options).await;
+            }
+        }
+    }
+}
+
+struct Options {
+    disk: u64,
+    directory: PathBuf,
+    turns: usize,
+    only: Option<String>,
+}
+
+impl Options {
+    fn from_arguments() -> Self {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let value = |name: &str| {
+            let at = arguments.iter().position(|argument| argument == name)?;
+            Some(arguments.get(at + 1).expect("a value").clone())
+        };
+        Self {
+            disk: value("--disk").map_or(256 << 20, |text| bytes_of(&text)),
+            directory: value("--directory").map_or_else(std::env::temp_dir, PathBuf::from),
+            turns: value("--turns").map_or(3, |text| text.parse().expect("a number of turns")),
+            only: value("--only"),
+        }
+    }
+}
+
+/// `256MiB`, `1GiB`.
+fn bytes_of(text: &str) -> u64 {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().expect("a size such as 256MiB");
+    match unit {
+        "MiB" => number << 20,
+        "GiB" => number << 30,
+        _ => panic!("a size such as 256MiB or 1GiB"),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Writes {
+    InOrder,
+    AtRandom,
+}
+
+/// A log on six directories, and what writes it.
+struct Log {
+    scratch: tempfile::TempDir,
+    stores: Vec<Arc<dyn ShardStore>>,
+    keys: VdiskKeys,
+    quorums: Quorums,
+    in_aggregation: u64,
+    prev: AggregationId,
+    written: u64,
+    rng: SmallRng,
+}
+
+impl Log {
+    async fn begin(directory: &Path, in_aggregation: u64) -> Self {
+        let scratch = tempfile::tempdir_in(directory).unwrap();
+        let vdisk = VdiskId::new("speed").unwrap();
+        let redundancy = Redundancy::new(4, 2).unwrap();
+        let mut stores: Vec<Arc<dyn ShardStore>> = Vec::new();
+        let mut identities = Vec::new();
+        for i in 0..redundancy.total() {
+            let path = scratch.path().join(format!("store-{i}"));
+            let store = DirectoryStore::open(path, DirectoryOptions::default()).unwrap();
+            identities.push(store.promise(&vdisk, Epoch(1)).await.unwrap().identity);
+            stores.push(Arc::new(store));
+        }
+        let members = Members { epoch: Epoch(1), identities, ..Members::default() };
+        let start = StartRecord { epoch: Epoch(1), number: AggregationNumber(1) };
+        for store in &stores {
+            store.start(&vdisk, start, &members).await.unwrap();
+        }
+        Self {
+            scratch,
+            stores,
+            keys: VdiskKeys::new(vdisk, Arc::new(Keyring::new(MasterKey::from_bytes([7; 32])))),
+            quorums: Quorums::default_for(redundancy),
+            in_aggregation,
+            prev: AggregationId::BEFORE_FIRST,
+            written: 0,
+            rng: SmallRng::seed_from_u64(1),
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.written / self.in_aggregation
+    }
+
+    /// Writes so many bytes more of a disk of so many, in whole aggregations.
+    async fn write(&mut self, writes: Writes, disk: u64) {
+        let (vdisk, blocks_of_disk) = (self.keys.vdisk().clone(), disk / BLOCK as u64);
+        let sealer = Sealer::new(self.keys.clone(), self.quorums.redundancy());
+        let aggregations: Vec<_> = (0..blocks_of_disk.div_ceil(self.in_aggregation)).collect();
+        let mut appends = futures::stream::FuturesUnordered::new();
+        for _ in aggregations {
+            let first = self.written;
+            let blocks: Vec<Block> = (first..first + self.in_aggregation)
+                .map(|at| {
+                    let mut data = vec![0; BLOCK];
+                    self.rng.fill_bytes(&mut data);
+                    let index = match writes {
+                        Writes::InOrder => at % blocks_of_disk,
+                        Writes::AtRandom => self.rng.random_range(0..blocks_of_disk),
+                    };
+                    let (sequence, index) = (Sequence(at + 1), BlockIndex::new(index).unwrap());
+                    Block::set(sequence, index, Timestamp(at + 1), Bytes::from(data))
+                })
+                .collect();
+            self.written += self.in_aggregation;
+            let number = AggregationNumber(self.last());
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&number.0.to_be_bytes());
+            let request = SealRequest {
+                number,
+                generation: Generation(1),
+                session: SessionId(1),
+                sealed_at: Timestamp(first),
+                block_size: 0,
+                nonce,
+                blocks: &blocks,
+            };
+            let encoded = sealer.seal(request).unwrap().link(self.prev);
+            self.prev = encoded.id;
+            for (i, store) in self.stores.iter().enumerate() {
+                let shard = encoded.shard(i, Epoch(1)).unwrap();
+                let shard =
+                    Shard { epoch: Epoch(1), id: encoded.id, head: shard.head, payload: shard.payload };
+                let (store, vdisk) = (Arc::clone(store), vdisk.clone());
+                appends.push(tokio::spawn(async move {
+                    store.append(&vdisk, number, shard, AggregationNumber(0)).await.unwrap();
+                }));
+            }
+            while appends.len() > IN_FLIGHT * self.stores.len() {
+                appends.next().await.unwrap().unwrap();
+            }
+        }
+        while let Some(appended) = appends.next().await {
+            appended.unwrap();
+        }
+        for store in &self.stores {
+            store.publish(&vdisk, Epoch(1), AggregationNumber(self.last())).await.unwrap();
+        }
+    }
+
+    /// The stores, each of which takes so long for an answer.
+    fn stores(&self, latency: Duration) -> Vec<Arc<dyn ShardStore>> {
+        let slow = |store: &Arc<dyn ShardStore>| {
+            let slow = FaultyStore::new(Arc::clone(store), 1);
+            slow.control().set_delay(latency);
+            Arc::new(slow) as Arc<dyn ShardStore>
+        };
+        if latency.is_zero() { self.stores.clone() } else { self.stores.iter().map(slow).collect() }
+    }
+
+    async fn reader(&self, latency: Duration) -> LogReader {
+        let limit = Duration::from_secs(10);
+        let set = StoreSet::new(self.keys.vdisk().clone(), self.stores(latency), self.quorums, limit);
+        LogReader::open(set.unwrap()).await.unwrap()
+    }
+}
+
+async fn whole_history(log: &Log, options: &Options) {
+    let bytes = log.written * BLOCK as u64;
+    for latency in [Duration::ZERO, LATENCY] {
+        let (mut serial, mut parallel, mut ratios) = (Samples::default(), Samples::default(), Vec::new());
+        for _ in 0..options.turns {
+            let walked = measured(serial_walk(log, latency)).await;
+            let replayed = measured(replay(log, latency)).await;
+            ratios.push(walked.seconds / replayed.seconds);
+            serial.add(walked);
+            parallel.add(replayed);
+        }
+        let (serial, parallel) = (serial.speed(bytes), parallel.speed(bytes));
+        let (blocks, ratio) = (log.in_aggregation, median(&ratios));
+        println!("aggregations of {blocks} blocks, stores that take {latency:?}:");
+        println!("  serial walk {serial}\n  replay      {parallel}\n  ratio {ratio:.1}");
+    }
+}
+
+/// Reads everything as the system did that tlog replaces.
+async fn serial_walk(log: &Log, latency: Duration) {
+    let (vdisk, stores, opener) = (log.keys.vdisk(), log.stores(latency), Opener::new(log.keys.clone()));
+    let (mut id, mut blocks) = (log.prev, 0);
+    for number in (1..=log.last()).rev().map(AggregationNumber) {
+        let mut payloads = vec![None; stores.len()];
+        let mut of = None;
+        for (i, store) in stores.iter().enumerate().take(log.quorums.data()) {
+            let ShardSlot::Held(shard) = store.shard(vdisk, number).await.unwrap() else {
+                panic!("{number}: a shard is missing")
+            };
+            let head = ShardHead::parse(vdisk, &shard.head).unwrap();
+            head.verify_payload(&shard.payload).unwrap();
+            assert_eq!(head.id, id);
+            payloads[i] = Some(shard.payload);
+            of = Some(head);
+        }
+        let head = of.unwrap();
+        blocks += opener.blocks(&head, &payloads).unwrap().len() as u64;
+        id = head.header.prev;
+    }
+    assert_eq!((id, blocks), (AggregationId::BEFORE_FIRST, log.written));
+}
+
+async fn replay(log: &Log, latency: Duration) {
+    let reader = log.reader(latency).await;
+    let (first, last) = (reader.extent().first, reader.extent().last);
+    let mut replay = reader.replay(first..=last, &log.keys, ReplayOptions::default());
+    let mut blocks = 0;
+    while let Some(replayed) = replay.next().await.unwrap() {
+        blocks += replayed.blocks.len() as u64;
+    }
+    assert_eq!(blocks, log.written);
+}
+
+async fn restores(in_aggregation: u64, writes: Writes, options: &Options) {
+    let mut log = Log::begin(&options.directory, in_aggregation).await;
+    let mut history = 0;
+    let mut first: Option<[f64; 2]> = None;
+    println!("restore, written {writes:?}, aggregations of {in_aggregation} blocks:");
+    for times in [1, 4, 16] {
+        while history < times {
+            log.write(writes, options.disk).await;
+            history += 1;
+        }
+        let (mut to_nothing, mut to_file) = (Samples::default(), Samples::default());
+        let mut state_only = Samples::default();
+        let mut content = 0;
+        for _ in 0..options.turns {
+            state_only.add(measured(async { content = state(&log).await.1.content_bytes() }).await);
+            to_nothing.add(
+                measured(async {
+                    let (reader, state) = state(&log).await;
+                    let options = RestoreOptions::default();
+                    reader.restore(&log.keys, &state, Arc::new(Nothing), &options, |_| {}).await.unwrap();
+                })
+                .await,
+            );
+            let image = log.scratch.path().join("image");
+            to_file.add(
+                measured(async {
+                    let (reader, state) = state(&log).await;
+                    let options = FileOptions::default();
+                    restore_to_file(&reader, &log.keys, &state, &image, &options, |_| {}).await.unwrap();
+                })
+                .await,
+            );
+            std::fs::remove_file(&image).unwrap();
+        }
+        let now = [to_nothing.median(), to_file.median()];
+        let [nothing, file] = *first.get_or_insert(now);
+        println!(
+            "  history {times:>2}x: state {:.3} s; to nothing {:.3} s ({:.2}x), {}; to a file {:.3} s ({:.2}x), {}",
+            state_only.median(),
+            now[0],
+            now[0] / nothing,
+            to_nothing.speed(content),
+            now[1],
+            now[1] / file,
+            to_file.speed(content)
+        );
+    }
+}
+
+async fn state(log: &Log) -> (LogReader, tlog_player::DiskState) {
+    let reader = log.reader(Duration::ZERO).await;
+    let state = reader.disk_state(&log.keys, Moment::Newest, &ReadOptions::default()).await.unwrap();
+    (reader, state)
+}
+
+/// Takes a disk and forgets it.
+struct Nothing;
+
+impl RestoreTarget for Nothing {
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_at(&self, _: u64, data: &[u8]) -> io::Result<()> {
+        std::hint::black_box(data);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How long something took, and how long all cores together worked for it.
+#[derive(Clone, Copy)]
+struct Sample {
+    seconds: f64,
+    cpu: f64,
+}
+
+async fn measured(work: impl Future<Output = ()>) -> Sample {
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    work.await;
+    Sample { seconds: begun.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu }
+}
+
+/// User and system time of this process, in steps of 10 ms.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = |at: usize| fields.split_whitespace().nth(at).unwrap().parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+#[derive(Default)]
+struct Samples(Vec<Sample>);
+
+impl Samples {
+    fn add(&mut self, sample: Sample) {
+        self.0.push(sample);
+    }
+
+    fn median(&self) -> f64 {
+        median(&self.0.iter().map(|sample| sample.seconds).collect::<Vec<_>>())
+    }
+
+    fn speed(&self, bytes: u64) -> String {
+        let gigabytes = bytes as f64 / 1e9;
+        let speeds: Vec<f64> = self.0.iter().map(|sample| gigabytes / sample.seconds).collect();
+        let cpu = median(&self.0.iter().map(|sample| sample.cpu / gigabytes).collect::<Vec<_>>());
+        let (lowest, highest) =
+            speeds.iter().fold((f64::MAX, 0f64), |(low, high), speed| (low.min(*speed), high.max(*speed)));
+        format!("{:.2} GB/s ({lowest:.2}-{highest:.2}), {cpu:.2} CPU s/GB", median(&speeds))
+    }
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut samples = samples.to_vec();
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
