@@ -263,3 +263,38 @@ async fn what_cannot_be_read_names_number_and_stores_and_what_each_has() {
     let other = log.aggregation(1, FIRST, 2).id;
     assert_eq!(log.set.aggregation(&survey, ONE, other).await.unwrap_err().present, 0);
 }
+
+#[tokio::test]
+async fn named_heads_come_from_one_store_and_from_others_where_it_has_another_aggregation_or_none() {
+    let log = TestLog::begun(4, 2).await;
+    let (mut prev, mut ids) = (FIRST, Vec::new());
+    for number in 1..=9 {
+        let aggregation = log.aggregation(number, prev, number);
+        prev = aggregation.id;
+        ids.push(prev);
+        // Store 0 lacks 3 and has another one under 6, as has store 1.
+        let on: &[usize] = match number {
+            3 => &[1, 2, 3, 4, 5],
+            6 => &[2, 3, 4, 5],
+            _ => &[0, 1, 2, 3, 4, 5],
+        };
+        log.append(&aggregation, 1, on).await;
+    }
+    let other = log.aggregation(6, ids[4], 77);
+    log.append(&other, 1, &[0, 1]).await;
+    let range = || ONE..=AggregationNumber(9);
+    let named = async |newest| {
+        let survey = log.survey().await;
+        let read = log.set.heads_of_one(&survey, range()).await;
+        log.set.named_heads(&survey, read, newest).await
+    };
+    let found = named(ids[8]).await.unwrap();
+    assert_eq!(
+        found.iter().rev().map(|head| (head.head.id, head.holders[0])).collect::<Vec<_>>(),
+        std::iter::zip(ids.iter().copied(), [0, 0, 1, 0, 0, 2, 0, 0, 0]).collect::<Vec<_>>()
+    );
+    assert!(named(other.id).await.is_none(), "nobody has that under 9");
+    // An opening that nobody of these knows of rules out what is from 8 on.
+    log.start(2, 8, &[5]).await;
+    assert!(named(ids[8]).await.is_none());
+}
