@@ -122,8 +122,12 @@ impl Backward {
         if self.next < first {
             return Ok(Vec::new());
         }
-        let read = match self.ahead.take() {
-            Some(ahead) => ahead.await,
+        let ahead = match self.ahead.take() {
+            Some(ahead) => Some(ahead.await).filter(|read| *read.range().end() == self.next),
+            None => None,
+        };
+        let read = match ahead {
+            Some(read) => read,
             None => self.read_from(self.next).await,
         };
         let range = read.range().clone();

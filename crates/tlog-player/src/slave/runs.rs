@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use tlog_proto::{Block, BlockIndex, Operation};
 use tlog_store::slave::{BlockChange, LastWrite, SlavePoint, SlavePosition};
 
@@ -40,7 +41,8 @@ impl Run {
     }
 
     fn add(&mut self, block: &Block, to: SlavePosition) {
-        let data = (block.operation == Operation::Set).then(|| block.data.clone());
+        // Copied: blocks share the memory of their aggregation, and a run may have few blocks of each of many.
+        let data = (block.operation == Operation::Set).then(|| Bytes::copy_from_slice(&block.data));
         let change = BlockChange { index: block.index, data };
         let size = |change: &BlockChange| change.data.as_ref().map_or(0, |data| data.len());
         self.size += size(&change);
@@ -90,7 +92,6 @@ impl Runs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp};
 
     /// Store, blocks in it, writes, and how far.
