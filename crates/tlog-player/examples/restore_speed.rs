@@ -177,6 +177,7 @@ impl Log {
                 sealed_at: Timestamp(first),
                 block_size: 0,
                 nonce,
+                finding: Default::default(),
                 blocks: &blocks,
             };
             let encoded = sealer.seal(request).unwrap().link(self.prev);

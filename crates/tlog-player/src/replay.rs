@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-use tlog_codec::{Opener, VdiskKeys};
+use tlog_codec::{Kind, Opener, VdiskKeys};
 use tlog_proto::{AggregationNumber, Block, VdiskId};
 use tlog_quorum::ReadError;
 use tokio::sync::mpsc;
@@ -182,9 +182,9 @@ impl Replay {
     }
 }
 
-/// Whether there is something to replay in it. All that a log has does.
-fn has_blocks(_: &AggregationInfo) -> bool {
-    true
+/// Whether there is something to replay in it: parts of checkpoints and records have no writes.
+fn has_blocks(info: &AggregationInfo) -> bool {
+    info.kind == Kind::Blocks
 }
 
 /// Bytes of memory that reading an aggregation takes, about.
