@@ -50,6 +50,7 @@ impl Checkpoint {
                     && generation.is_none_or(|generation| generation == place.position.generation)
             }
             Moment::Aggregation(number) => place.aggregation == number && place.blocks == place.of,
+            Moment::Id(id) => place.id == id && place.blocks == place.of,
         }
     }
 }

@@ -137,36 +137,12 @@ impl LogReader {
         moment: Moment,
         options: &ReadOptions,
     ) -> Result<DiskState, DiskStateError> {
+        self.check_moment(moment, options)?;
         let (vdisk, extent) = (self.vdisk(), self.extent());
-        if let Some(end) = &extent.uncertain
-            && !options.accept_uncertain_end
-            && moment.depends_on(end)
-        {
-            return Err(MomentError::UncertainEnd { vdisk: vdisk.clone(), end: Box::new(end.clone()) }.into());
-        }
-        if let Moment::Aggregation(number) = moment
-            && !extent.is_empty()
-            && !extent.contains(number)
-        {
-            // Known without reading the log down to its beginning.
-            let (first, last) = (extent.first, extent.last);
-            return Err(
-                MomentError::NoSuchAggregation { vdisk: vdisk.clone(), asked: number, first, last }.into()
-            );
-        }
         if extent.is_empty() && extent.first.0 > 1 && !options.accept_pruned_base {
             return Err(MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first }.into());
         }
-        if extent.is_empty() && self.has_format1() {
-            let doubts = self.format1_doubts();
-            if !doubts.is_empty() && !options.accept_uncertain_end {
-                let doubts = doubts.to_vec();
-                return Err(MomentError::Format1UncertainEnd { vdisk: vdisk.clone(), doubts }.into());
-            }
-            if matches!(moment, Moment::Aggregation(_)) {
-                return Err(MomentError::NoNumbers { vdisk: vdisk.clone() }.into());
-            }
-        } else if extent.is_empty() {
+        if extent.is_empty() && !self.has_format1() {
             return match moment {
                 Moment::Newest => Ok(DiskState::empty(vdisk.clone(), options.block_size.unwrap_or(0))),
                 _ => Err(MomentError::Empty { vdisk: vdisk.clone() }.into()),
@@ -316,6 +292,35 @@ impl LogReader {
                 gathering.handle_link(&link);
             }
             gathering.count_from_the_oldest();
+        }
+        Ok(())
+    }
+
+    /// What can be said against a moment without reading the log: that it is not certain, or that there is no such number.
+    pub(crate) fn check_moment(&self, moment: Moment, options: &ReadOptions) -> Result<(), MomentError> {
+        let (vdisk, extent) = (self.vdisk(), self.extent());
+        if let Some(end) = &extent.uncertain
+            && !options.accept_uncertain_end
+            && moment.depends_on(end)
+        {
+            return Err(MomentError::UncertainEnd { vdisk: vdisk.clone(), end: Box::new(end.clone()) });
+        }
+        if let Moment::Aggregation(number) = moment
+            && !extent.is_empty()
+            && !extent.contains(number)
+        {
+            let (first, last) = (extent.first, extent.last);
+            return Err(MomentError::NoSuchAggregation { vdisk: vdisk.clone(), asked: number, first, last });
+        }
+        if extent.is_empty() && self.has_format1() {
+            let doubts = self.format1_doubts();
+            if !doubts.is_empty() && !options.accept_uncertain_end {
+                let doubts = doubts.to_vec();
+                return Err(MomentError::Format1UncertainEnd { vdisk: vdisk.clone(), doubts });
+            }
+            if matches!(moment, Moment::Aggregation(_)) {
+                return Err(MomentError::NoNumbers { vdisk: vdisk.clone() });
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::disk_state::DiskStateError;
 use crate::history::HistoryError;
 use crate::moment::Moment;
 use crate::reader::LogReader;
-use crate::walk::Forward;
+use crate::walk::{Backward, Forward};
 
 /// So many aggregations after one prove that it is part of the chain.
 const PROOF: u64 = 64;
@@ -60,11 +60,12 @@ impl<'a> Finder<'a> {
             Moment::Aggregation(number) => Some(number).filter(|number| extent.contains(*number)),
             Moment::At(time) => self.last_at_or_before(time).await?,
             Moment::Sequence { generation, sequence } => self.with_sequence(generation, sequence).await?,
+            Moment::Id(id) => return Ok(self.with_id(id).await?),
         };
         let Some(number) = number else { return Ok(None) };
         let id = self.proven(number).await?;
         let whole = match moment {
-            Moment::Newest | Moment::Aggregation(_) => true,
+            Moment::Newest | Moment::Aggregation(_) | Moment::Id(_) => true,
             Moment::At(_) | Moment::Sequence { .. } => {
                 let head = self.reader.head_at(number).await?.head;
                 let entries =
@@ -109,6 +110,20 @@ impl<'a> Finder<'a> {
         match id {
             Some(id) => Ok(id),
             None => Err(self.reader.lost([number].into_iter().collect(), &[]).await),
+        }
+    }
+
+    /// The aggregation with an id: nothing leads to that but the chain.
+    async fn with_id(&self, id: AggregationId) -> Result<Option<Found>, HistoryError> {
+        let mut walk = Backward::from_end(self.reader.clone());
+        loop {
+            let links = walk.next().await?;
+            if let Some(link) = links.iter().find(|link| link.head.id == id) {
+                return Ok(Some(Found { number: link.head.header.number, id, whole: true }));
+            }
+            if links.is_empty() {
+                return Ok(None);
+            }
         }
     }
 

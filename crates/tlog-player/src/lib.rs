@@ -6,6 +6,9 @@
 //!   .replay(range)        -> Replay  its aggregations with their blocks, in order, as fast as all stores and cores allow
 //!   .disk_state(moment)   -> DiskState which write of each block counts at a moment, without its data
 //!   .restore(state)       -> RestoreTarget  the data, each block once                 restore_to_file: a sparse file
+//!   .points(options)      -> Points   moments worth restoring                         no key
+//!   .diff(from, to)       -> DiskDiff which blocks differ between two moments, without their data
+//!   .blame(block, moment) -> Blame    who wrote a block, and when, from new to old
 //!   .verify(depth)        -> VerifyReport   chain, shards, what may still be lost     no key unless deep
 //! ```
 //!
@@ -21,6 +24,8 @@
 
 mod checkpoint;
 mod copy;
+mod blame;
+mod diff;
 mod disk_state;
 mod extent;
 mod file;
@@ -30,6 +35,7 @@ mod history;
 mod in_flight;
 mod metric;
 mod moment;
+mod points;
 mod reader;
 mod records;
 mod replay;
@@ -40,15 +46,19 @@ mod task;
 mod verify;
 mod verify_format1;
 mod walk;
+mod writes;
 
 pub use checkpoint::Checkpoint;
 pub use copy::BlockReader;
+pub use blame::{Blame, BlockWrite};
+pub use diff::{BlockContent, ChangedBlock, DiskDiff};
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};
 pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
 pub use format1::{Format1Error, Format1Progress, StoredFormat};
 pub use history::{AggregationInfo, History, HistoryError};
 pub use moment::{Moment, MomentError, MomentReached};
+pub use points::{Point, PointOptions, PointReason, Points};
 pub use reader::{LogReader, OpenError};
 pub use records::{RecordFound, Records, RecordsError};
 pub use replay::{Replay, ReplayError, ReplayOptions, Replayed};
@@ -57,3 +67,4 @@ pub use restore::{
 };
 pub use verify::{ContentFault, Depth, StoreReport, Verdict, VerifyError, VerifyProgress, VerifyReport};
 pub use verify_format1::{Format1Report, Format1StoreReport};
+pub use writes::{WalkProgress, WritePlace};

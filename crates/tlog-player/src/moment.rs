@@ -26,6 +26,8 @@ pub enum Moment {
     },
     /// After the last block of this aggregation of format 2.
     Aggregation(AggregationNumber),
+    /// After the last block of the aggregation with this id, of either format.
+    Id(AggregationId),
 }
 
 /// Where in the log a moment is.
@@ -96,6 +98,14 @@ pub enum MomentError {
         /// Highest number of the log.
         last: AggregationNumber,
     },
+    /// No aggregation has that id.
+    #[error("vdisk {vdisk}: no aggregation of its log has id {asked}; see 'tlog history {vdisk} --json'")]
+    NoSuchId {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// What was asked for.
+        asked: AggregationId,
+    },
     /// What may lie above the log's certain end would change what the moment is.
     #[error(
         "vdisk {vdisk}: it cannot be told whether aggregation {} was acknowledged and belongs to this moment: {} of {} stores that must hold it are in reach with it. Bring back {}, or accept the uncertain end, which may leave out the newest writes",
@@ -156,6 +166,7 @@ impl Moment {
             Moment::Aggregation(number) => {
                 number >= end.beyond && (end.more || end.tail.iter().any(|info| info.number == number))
             }
+            Moment::Id(id) => any(&|info| info.id == id),
         }
     }
 
@@ -169,14 +180,16 @@ impl Moment {
                 let (lowest, highest) = passed.sequences;
                 generation.is_none_or(|g| g == passed.generation) && (lowest..=highest).contains(&sequence)
             }
-            Moment::Aggregation(number) => passed.format == StoredFormat::Two && passed.number == number,
+            // What has no writes is not passed: then it is the one before it.
+            Moment::Aggregation(number) => passed.format == StoredFormat::Two && passed.number <= number,
+            Moment::Id(id) => passed.id == id,
         }
     }
 
     /// How many blocks of such an aggregation are part of the state.
     pub(crate) fn blocks_of(&self, entries: &[BlockEntry]) -> usize {
         let last = match *self {
-            Moment::Newest | Moment::Aggregation(_) => return entries.len(),
+            Moment::Newest | Moment::Aggregation(_) | Moment::Id(_) => return entries.len(),
             Moment::At(time) => entries.iter().rposition(|entry| entry.timestamp <= time),
             Moment::Sequence { sequence, .. } => entries.iter().rposition(|entry| entry.sequence == sequence),
         };
@@ -201,6 +214,7 @@ impl Moment {
             Moment::Aggregation(asked) => {
                 MomentError::NoSuchAggregation { vdisk, asked, first: extent.first, last: extent.last }
             }
+            Moment::Id(asked) => MomentError::NoSuchId { vdisk, asked },
         }
     }
 }

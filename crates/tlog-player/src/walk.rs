@@ -111,6 +111,12 @@ impl Backward {
         Self { reader, next: from, expected: Some(id), to, step: Step(FIRST_STEP), ahead: None }
     }
 
+    /// From the end of the log.
+    pub(crate) fn from_end(reader: LogReader) -> Self {
+        let (next, expected, to) = (reader.extent().last, reader.last_id(), reader.extent().first);
+        Self { reader, next, expected, to, step: Step(FIRST_STEP), ahead: None }
+    }
+
     /// What the last one that was answered follows.
     pub(crate) fn before(&self) -> Option<AggregationId> {
         self.expected

@@ -211,6 +211,12 @@ pub struct AggregationId(pub [u8; 32]);
 impl AggregationId {
     /// What the first aggregation of a log refers to. The original calls it `FirstAggregateHash`.
     pub const BEFORE_FIRST: AggregationId = AggregationId([0; 32]);
+
+    /// What its text, 64 hexadecimal digits, stands for; none where it is not that.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; 32];
+        hex::decode_to_slice(text, &mut id).ok().map(|()| Self(id))
+    }
 }
 
 impl fmt::Display for AggregationId {
@@ -228,6 +234,16 @@ impl fmt::Debug for AggregationId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_aggregation_id_is_read_back_from_its_text_and_from_nothing_else() {
+        let id = AggregationId([0x5a; 32]);
+        let text = id.to_string();
+        assert_eq!(AggregationId::parse(&text), Some(id));
+        for bad in ["", &text[1..], &format!("{text}00"), &text.replace('a', "g")] {
+            assert_eq!(AggregationId::parse(bad), None);
+        }
+    }
 
     #[test]
     fn vdisk_ids_that_could_harm_a_path_or_a_log_line_are_refused() {

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    config, delete, demo, history, keygen, record, replay, restore, scrub, slave, store, vdisks, verify,
+    blame, config, delete, demo, diff, history, keygen, points, record, replay, restore, scrub, slave, store,
+    vdisks, verify,
 };
 use crate::words;
 
@@ -30,6 +31,9 @@ enum Command {
     Demo(demo::Arguments),
     Record(record::Arguments),
     History(history::Arguments),
+    Points(points::Arguments),
+    Diff(diff::Arguments),
+    Blame(blame::Arguments),
     Restore(restore::Arguments),
     Replay(replay::Arguments),
     Verify(verify::Arguments),
@@ -60,6 +64,9 @@ impl Cli {
             Command::Demo(arguments) => blocking(demo::run(arguments)),
             Command::Record(arguments) => blocking(record::run(arguments)),
             Command::History(arguments) => blocking(history::run(arguments)),
+            Command::Points(arguments) => blocking(points::run(arguments)),
+            Command::Diff(arguments) => blocking(diff::run(arguments)),
+            Command::Blame(arguments) => blocking(blame::run(arguments)),
             Command::Restore(arguments) => blocking(restore::run(arguments)),
             Command::Replay(arguments) => blocking(replay::run(arguments)),
             Command::Verify(arguments) => blocking(verify::run(arguments)),

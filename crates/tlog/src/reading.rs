@@ -71,6 +71,17 @@ pub fn keys_of(settings: &Settings, vdisk: &VdiskId) -> anyhow::Result<VdiskKeys
     Ok(VdiskKeys::new(vdisk.clone(), Arc::new(keyring)).with_format1(format1))
 }
 
+/// Says on standard error that there may be more than was shown, where that is so.
+pub fn tell_uncertain_end(reader: &LogReader) {
+    if let Some(end) = &reader.extent().uncertain {
+        eprintln!(
+            "tlog: aggregation {} and what follows may belong to the history too: stores that would know are not in reach: {}",
+            end.beyond,
+            end.missing.join(", ")
+        );
+    }
+}
+
 /// The error with moments as a person writes them, where it has some.
 pub fn tell(error: DiskStateError) -> anyhow::Error {
     match error {

@@ -34,6 +34,7 @@ pub(crate) struct TestLog {
     pub(crate) epoch: Epoch,
     pub(crate) sequence: u64,
     pub(crate) redundancy: Redundancy,
+    pub(crate) session: u64,
     members: Members,
     nonces: u64,
     /// Longest block so far.
@@ -93,6 +94,7 @@ impl TestLog {
             epoch: Epoch(0),
             sequence: 1,
             redundancy,
+            session: 77,
             members: Members::default(),
             nonces: 0,
             block_size: 0,
@@ -184,7 +186,7 @@ impl TestLog {
         let request = SealRequest {
             number,
             generation: Generation(generation),
-            session: SessionId(77),
+            session: SessionId(self.session),
             sealed_at: Timestamp(1_000_000 + number.0),
             block_size: self.block_size,
             nonce: self.nonce(),

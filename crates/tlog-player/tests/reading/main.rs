@@ -1,14 +1,18 @@
-//! Logs on memory stores, written through the stores' own operations, and read back.
+//! Logs written through the stores' own operations, and read back: on memory stores, and where it says so on directories and real servers.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod blame;
 mod chain;
+mod diff;
 mod end;
 mod file;
 mod format1;
 mod log;
 mod losses;
+mod many_moments;
 mod moments;
 mod oracle;
+mod points;
 mod replay;
 mod verdicts;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tlog_player::StoredFormat;
-use tlog_proto::{Block, BlockIndex, Epoch, Sequence, Timestamp};
+use tlog_proto::{AggregationId, Block, BlockIndex, Epoch, Sequence, Timestamp};
 
 use crate::log::{BLOCK_SIZE, TestLog, set_block};
 
 /// Blocks of the disk. The last one is short.
-const BLOCKS: u64 = 9;
+pub(crate) const BLOCKS: u64 = 9;
 const LAST_LEN: usize = 24;
 
 /// The disk after one block.
@@ -22,6 +22,11 @@ pub(crate) struct Snapshot {
     pub(crate) sequence: u64,
     pub(crate) timestamp: u64,
     pub(crate) image: Vec<u8>,
+    /// The write itself, who made it, and which of its aggregation it is.
+    pub(crate) block: Block,
+    pub(crate) session: u64,
+    pub(crate) nth: u32,
+    pub(crate) id: AggregationId,
 }
 
 pub(crate) struct Story {
@@ -43,6 +48,28 @@ pub(crate) async fn random_story_of_both(
     links: u64,
     aggregations: u64,
 ) -> Story {
+    write_story(seed, (data, parity), links, aggregations, false).await
+}
+
+/// The same with blocks that are short anywhere: its moments take [`BLOCK_SIZE`] to be said.
+pub(crate) async fn random_story_with_short_blocks(
+    seed: u64,
+    shards: (usize, usize),
+    links: u64,
+    aggregations: u64,
+) -> Story {
+    write_story(seed, shards, links, aggregations, true).await
+}
+
+async fn write_story(
+    seed: u64,
+    (data, parity): (usize, usize),
+    links: u64,
+    aggregations: u64,
+    short_blocks: bool,
+) -> Story {
+    // What was added later is drawn from a source of its own, so that a seed still tells the same story.
+    let mut later = StdRng::seed_from_u64(!seed);
     let mut rng = StdRng::seed_from_u64(seed);
     let mut log = TestLog::unopened(data, parity);
     let mut content: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
@@ -61,7 +88,11 @@ pub(crate) async fn random_story_of_both(
             generation += u64::from(format == StoredFormat::Two);
             sequence = rng.random_range(0..5);
         }
+        if later.random_bool(0.15) {
+            log.session += 1;
+        }
         let mut blocks = Vec::new();
+        let first = snapshots.len();
         for _ in 0..rng.random_range(1..6) {
             time = match rng.random_range(0..10) {
                 0..2 => time,
@@ -70,7 +101,10 @@ pub(crate) async fn random_story_of_both(
             };
             // The longest block comes at some time at least: from it the size of blocks is known.
             let index = if nth == all { 0 } else { rng.random_range(0..BLOCKS) };
-            let len = if index == BLOCKS - 1 { LAST_LEN } else { BLOCK_SIZE };
+            let mut len = if index == BLOCKS - 1 { LAST_LEN } else { BLOCK_SIZE };
+            if short_blocks && nth < all && later.random_bool(0.2) {
+                len = later.random_range(1..=len);
+            }
             let block = match rng.random_range(0..8) {
                 0 if nth < all => {
                     content.remove(&index);
@@ -86,7 +120,7 @@ pub(crate) async fn random_story_of_both(
                     set_block(sequence, index, time, bytes)
                 }
             };
-            blocks.push(block);
+            blocks.push(block.clone());
             snapshots.push(Snapshot {
                 format,
                 aggregation,
@@ -94,13 +128,18 @@ pub(crate) async fn random_story_of_both(
                 sequence,
                 timestamp: time,
                 image: image(&content),
+                block,
+                session: if format == StoredFormat::Two { log.session } else { 0 },
+                nth: blocks.len() as u32 - 1,
+                id: AggregationId::BEFORE_FIRST,
             });
             sequence += 1;
         }
-        match format {
-            StoredFormat::One => drop(log.append_link(&blocks).await),
-            StoredFormat::Two => drop(log.append(generation, &blocks).await),
-        }
+        let id = match format {
+            StoredFormat::One => log.append_link(&blocks).await,
+            StoredFormat::Two => log.append(generation, &blocks).await.id,
+        };
+        snapshots.iter_mut().skip(first).for_each(|snapshot: &mut Snapshot| snapshot.id = id);
     }
     if aggregations > 0 {
         log.publish().await;

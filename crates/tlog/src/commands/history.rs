@@ -76,13 +76,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     kept.iter().try_for_each(&mut show)?;
     out.flush()?;
-    if let Some(end) = &extent.uncertain {
-        eprintln!(
-            "tlog: aggregation {} and what follows may belong to the history too: stores that would know are not in reach: {}",
-            end.beyond,
-            end.missing.join(", ")
-        );
-    }
+    reading::tell_uncertain_end(&reader);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,11 +1,14 @@
 //! The commands of `tlog`, one in each file: its arguments, and what it does.
 
+pub(crate) mod blame;
 pub(crate) mod config;
 pub(crate) mod delete;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod history;
 pub(crate) mod keygen;
 mod moment_arguments;
+pub(crate) mod points;
 mod progress;
 pub(crate) mod record;
 pub(crate) mod replay;

@@ -4,14 +4,15 @@ use anyhow::anyhow;
 use tlog_player::{DiskStateError, Moment, MomentError, ReadOptions};
 use tlog_proto::{AggregationNumber, Generation, Sequence};
 
-use crate::{moment, reading};
+use crate::moment::WrittenMoment;
+use crate::reading;
 
 /// Arguments of every command that restores something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MomentArguments {
-    /// At this moment: RFC 3339, '2h30m ago', 'now'
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["sequence", "aggregation"])]
-    at: Option<String>,
+    /// At this moment: RFC 3339, '2h30m ago', 'now', newest, seq:N, gen:G/seq:N, agg:N, id:HEX
+    #[arg(long, value_name = "MOMENT", conflicts_with_all = ["sequence", "aggregation"])]
+    at: Option<WrittenMoment>,
     /// After the write with this sequence, in the newest generation that has it
     #[arg(long, value_name = "N", conflicts_with = "aggregation")]
     sequence: Option<u64>,
@@ -36,19 +37,17 @@ pub(crate) struct MomentArguments {
 }
 
 impl MomentArguments {
-    pub(crate) fn moment(&self) -> anyhow::Result<Moment> {
-        if let Some(text) = &self.at {
-            return Ok(Moment::At(moment::parse_now(text)?));
-        }
-        if let Some(number) = self.aggregation {
-            return Ok(Moment::Aggregation(AggregationNumber(number)));
-        }
-        Ok(match self.sequence {
-            Some(sequence) => {
+    /// The moment as it was written; the newest where none was.
+    pub(crate) fn moment(&self) -> WrittenMoment {
+        let moment = match (&self.at, self.aggregation, self.sequence) {
+            (Some(written), _, _) => return written.clone(),
+            (None, Some(number), _) => Moment::Aggregation(AggregationNumber(number)),
+            (None, None, Some(sequence)) => {
                 Moment::Sequence { generation: self.generation.map(Generation), sequence: Sequence(sequence) }
             }
-            None => Moment::Newest,
-        })
+            (None, None, None) => Moment::Newest,
+        };
+        moment.into()
     }
 
     pub(crate) fn options(&self) -> ReadOptions {

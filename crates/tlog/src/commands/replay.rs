@@ -11,6 +11,7 @@ use tlog_proto::VdiskId;
 
 use super::moment_arguments::{self, MomentArguments};
 use super::progress;
+use crate::moment::WrittenMoment;
 use crate::settings::{Settings, SettingsArgs, show_size};
 use crate::slaves::{show_position, slave_cluster};
 use crate::stores::StoreOpener;
@@ -76,10 +77,10 @@ impl Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment()?);
+    let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment());
     let target = arguments.target(&settings).await?;
     let kept = kept_slave(&settings, vdisk, &target).await?;
-    if kept && !matches!(moment, Moment::Newest) {
+    if kept && moment != WrittenMoment::from(Moment::Newest) {
         bail!(
             "vdisk {vdisk}: storage cluster {} is its slave: a server with slave-sync applies the whole log to it, and it would not stay \
              as it was at that moment. Name another cluster, or take tlog.slaveStorageClusterID out of the documents first",

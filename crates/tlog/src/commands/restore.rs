@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, bail};
 use serde_json::json;
 use tlog_player::{
-    FileOptions, Moment, MomentReached, ReadOptions, RestoreFileError, RestoreProgress, RestoreSummary,
+    FileOptions, MomentReached, ReadOptions, RestoreFileError, RestoreProgress, RestoreSummary,
     restore_to_file,
 };
 use tlog_proto::VdiskId;
 
 use super::moment_arguments::{self, MomentArguments};
 use super::progress;
+use crate::moment::WrittenMoment;
 use crate::settings::{Settings, SettingsArgs, show_size};
 use crate::{logging, moment, reading};
 
@@ -29,7 +30,8 @@ use crate::{logging, moment, reading};
     tlog restore vda -o disk.img --at '5m ago'\n  \
     tlog restore vda -o disk.img --at 2024-03-01T12:30:00+01:00\n  \
     tlog restore vda -o disk.img --sequence 1204                 after that write\n  \
-    tlog restore vda -o disk.img --aggregation 17 --force        see 'tlog history vda'")]
+    tlog restore vda -o disk.img --aggregation 17 --force        see 'tlog history vda'\n  \
+    tlog restore vda -o disk.img --at gen:2/seq:1                as 'tlog points vda' names it")]
 pub(crate) struct Arguments {
     /// Which vdisk
     vdisk: VdiskId,
@@ -52,12 +54,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
-    let (moment, options) = (arguments.moment.moment()?, arguments.moment.options());
+    let (moment, options) = (arguments.moment.moment(), arguments.moment.options());
     let bar = progress::of_bytes("restoring");
     let restored = restore(
         &settings,
         &arguments.vdisk,
-        moment,
+        &moment,
         &options,
         &arguments.output,
         arguments.force,
@@ -90,7 +92,7 @@ pub(crate) struct Restored {
 pub(crate) async fn restore(
     settings: &Settings,
     vdisk: &VdiskId,
-    moment: Moment,
+    moment: &WrittenMoment,
     options: &ReadOptions,
     output: &Path,
     overwrite: bool,
@@ -104,6 +106,7 @@ pub(crate) async fn restore(
     }
     let reader = reading::open(settings, vdisk).await?;
     let keys = reading::keys_of(settings, vdisk)?;
+    let moment = moment.resolve(&reader).await?;
     let state = reader.disk_state(&keys, moment, options).await.map_err(moment_arguments::tell)?;
     let Some(reached) = state.reached().copied() else {
         bail!("vdisk {vdisk}: its log is empty, there is nothing to restore");
