@@ -1,7 +1,8 @@
 //! Moments worth restoring: where the log itself says that something ended, began, or stood still.
 //!
 //! Everything here is about the joints between aggregations, as headers have no more; what happened within one takes its key.
-//! Aggregations are sealed after seconds, so a pause or another client is always at a joint.
+//! An aggregation has one client and one generation, and is sealed a bounded time after its first block, so that another client, another
+//! generation and a longer pause are always at a joint.
 
 use std::time::Duration;
 

@@ -176,6 +176,11 @@ impl Backward {
         for at in located.iter().rev() {
             let link = at.candidates.iter().find(|c| Some(c.head.id) == expected);
             let Some(link) = link else {
+                if !links.is_empty() {
+                    // They may be all that is asked for; the loss is told when they are not.
+                    self.next = at.number;
+                    return Ok(links);
+                }
                 let gone = located.iter().filter(|l| l.candidates.is_empty() || l.number == at.number);
                 // From low to high as they are reported, with what was found under the lowest.
                 let conditions = gone.clone().next().map_or(&at.conditions, |l| &l.conditions);

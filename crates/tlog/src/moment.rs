@@ -180,6 +180,11 @@ pub fn parse_time(text: &str, now: &Zoned) -> Result<tlog_proto::Timestamp, Mome
     Ok(tlog_proto::Timestamp(nanoseconds))
 }
 
+/// [`parse_time`], seen from this moment on this machine.
+pub fn parse_time_now(text: &str) -> Result<tlog_proto::Timestamp, MomentError> {
+    parse_time(text, &Zoned::now())
+}
+
 /// As RFC 3339 in UTC, to the millisecond; a moment that no calendar has, as its number.
 pub fn show(moment: tlog_proto::Timestamp) -> String {
     match Timestamp::from_nanosecond(i128::from(moment.0)) {

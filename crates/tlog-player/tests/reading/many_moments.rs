@@ -19,10 +19,17 @@ use tlog_store::{DirectoryOptions, DirectoryStore, ShardStore};
 use tlog_testbed::{RedisOptions, RedisProcess, RedisServers};
 
 use crate::log::{BLOCK_SIZE, format1_keys, number};
-use crate::oracle::{Snapshot, Story, random_story_with_short_blocks};
+use crate::oracle::{BLOCKS, Snapshot, Story, random_story_with_short_blocks};
+use crate::{blame, diff};
 
 /// How often other stores are lost, for each story.
-const LOSSES: usize = 8;
+const LOSSES: usize = 6;
+
+/// How often, each time, two moments are compared and the writes of a block asked for.
+const QUERIES: usize = 5;
+
+/// Aggregations of a story. What a moment costs grows with them, and so it is rather more stories than longer ones.
+const AGGREGATIONS: u64 = 16;
 
 /// Since blocks are short anywhere, their size is said.
 pub(crate) fn with_block_size() -> ReadOptions {
@@ -97,8 +104,13 @@ where
         stores.shuffle(rng);
         let lost = &stores[..rng.random_range(0..=parity)];
         let reader = LogReader::open_with(lose(lost).await, Some(format1_keys())).await.unwrap();
+        let about = format!("{about}, without {lost:?}");
         for (moment, expected) in some {
-            check(story, &reader, *moment, *expected, &format!("{about}, without {lost:?}")).await;
+            check(story, &reader, *moment, *expected, &about).await;
+        }
+        for pair in some.chunks_exact(2).take(QUERIES) {
+            diff::check(story, &reader, pair[0], pair[1], &about).await;
+            blame::check(story, &reader, rng.random_range(0..BLOCKS), pair[0], &about).await;
         }
     }
     moments.len()
@@ -133,16 +145,12 @@ fn set_of(story: &Story, stores: Vec<Arc<dyn ShardStore>>) -> StoreSet {
 async fn five_thousand_moments_of_logs_in_memory_are_those_of_the_list_of_writes() {
     let mut rng = StdRng::seed_from_u64(1);
     let mut moments = 0;
-    for (seed, shards, links) in [
-        (0, (4, 2), 0),
-        (1, (2, 1), 0),
-        (2, (3, 2), 0),
-        (3, (4, 2), 9),
-        (4, (3, 1), 0),
-        (5, (5, 3), 0),
-        (6, (2, 2), 6),
-    ] {
-        let story = random_story_with_short_blocks(seed, shards, links, 40 - links).await;
+    let shapes = [(4, 2), (2, 1), (3, 2), (5, 3), (2, 2), (1, 0)];
+    for seed in 0..20 {
+        let shards = shapes[seed as usize % shapes.len()];
+        // Some began in format 1.
+        let links = if seed % 5 == 4 { 6 } else { 0 };
+        let story = random_story_with_short_blocks(seed, shards, links, AGGREGATIONS - links).await;
         let about = format!("seed {seed}");
         moments += check_all(&story, &mut rng, &about, async |lost| {
             for (i, control) in story.log.controls.iter().enumerate() {
@@ -153,15 +161,15 @@ async fn five_thousand_moments_of_logs_in_memory_are_those_of_the_list_of_writes
         })
         .await;
     }
-    assert!(moments >= 5_000, "{moments}");
+    assert!(moments >= 5_000, "only {moments}");
 }
 
 #[tokio::test]
 async fn three_thousand_moments_of_logs_in_directories_are_those_of_the_list_of_writes() {
     let mut rng = StdRng::seed_from_u64(2);
     let mut moments = 0;
-    for (seed, shards) in [(10, (4, 2)), (11, (2, 1)), (12, (2, 2)), (13, (3, 1))] {
-        let story = random_story_with_short_blocks(seed, shards, 0, 40).await;
+    for (seed, shards) in (20..).zip([(4, 2), (2, 1), (2, 2), (3, 1)].repeat(3)) {
+        let story = random_story_with_short_blocks(seed, shards, 0, AGGREGATIONS).await;
         let place = tempfile::tempdir().unwrap();
         let directory = |i: usize| place.path().join(format!("store-{i}"));
         let open = |at: std::path::PathBuf| -> Arc<dyn ShardStore> {
@@ -180,15 +188,15 @@ async fn three_thousand_moments_of_logs_in_directories_are_those_of_the_list_of_
         })
         .await;
     }
-    assert!(moments >= 3_000, "{moments}");
+    assert!(moments >= 3_000, "only {moments}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_moments_of_logs_on_servers_that_are_killed_are_those_of_the_list_of_writes() {
     let mut rng = StdRng::seed_from_u64(3);
     let mut moments = 0;
-    for (seed, shards) in [(20, (4, 2)), (21, (2, 1)), (22, (2, 2))] {
-        let story = random_story_with_short_blocks(seed, shards, 0, 40).await;
+    for (seed, shards) in (40..).zip([(4, 2), (2, 1), (2, 2), (3, 1)].repeat(2)) {
+        let story = random_story_with_short_blocks(seed, shards, 0, AGGREGATIONS).await;
         let servers = RedisServers::start(shards.0 + shards.1, &RedisOptions::durable());
         let store = |server: &RedisProcess| -> Arc<dyn ShardStore> {
             let server = RedisServer::new(server.host(), server.port());
@@ -203,5 +211,5 @@ async fn two_thousand_moments_of_logs_on_servers_that_are_killed_are_those_of_th
         })
         .await;
     }
-    assert!(moments >= 2_000, "{moments}");
+    assert!(moments >= 2_000, "only {moments}");
 }

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Which vdisk
     vdisk: VdiskId,
     /// Only moments at or after this time
-    #[arg(long, value_name = "TIME", value_parser = moment::parse_now)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse_time_now)]
     since: Option<tlog_proto::Timestamp>,
     /// Nothing written for longer than this is a pause
     #[arg(long, value_name = "DURATION", default_value = "5m")]

@@ -91,6 +91,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let slave = slave_cluster(StoreOpener::new(&settings, None).links(), vdisk, &target)?;
     let reader = reading::open(&settings, vdisk).await?;
     let keys = reading::keys_of(&settings, vdisk)?;
+    let moment = moment.resolve(&reader).await?;
     let state = reader.disk_state(&keys, moment, &arguments.moment.options()).await;
     let state = state.map_err(moment_arguments::tell)?;
     if state.reached().is_none() {
