@@ -15,8 +15,8 @@ use crate::{logging, reading};
 /// Shows which blocks of a vdisk differ between two moments.
 ///
 /// By the content of the disk at each: a block that was written and written back does not differ. Reads no data, and no more of the log
-/// than from the later moment down to where the blocks that were written since had been written before. An incremental backup copies the
-/// blocks that '--list' names from the disk restored to the later moment.
+/// than from its end down to where the blocks that were written in between had been written before. Takes the key. An incremental backup
+/// copies the blocks that '--list' names from the disk restored to the later moment.
 ///
 /// A moment is a time (RFC 3339, '2h30m ago', 'now'), newest, seq:N, gen:G/seq:N, agg:N or id:HEX.
 #[derive(Debug, clap::Args)]

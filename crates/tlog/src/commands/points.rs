@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tlog_player::{Point, PointOptions, PointReason, StoredFormat};
+use tlog_player::{Point, PointOptions, PointReason, Points, StoredFormat};
 use tlog_proto::VdiskId;
 
 use super::progress;
@@ -47,24 +48,29 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let reader = reading::open(&settings, &arguments.vdisk).await?;
     let bar = progress::counting("reading");
     bar.set_length(reader.extent().count());
-    let mut points = reader.points(PointOptions { since: arguments.since, gap: arguments.gap.0 });
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if !arguments.json {
+    let points = reader.points(PointOptions { since: arguments.since, gap: arguments.gap.0 });
+    let shown = show(points, arguments.json, &bar).await;
+    bar.finish_and_clear();
+    shown?;
+    reading::tell_uncertain_end(&reader);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(mut points: Points, json: bool, bar: &ProgressBar) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if !json {
         writeln!(out, "{HEADING}")?;
     }
     while let Some(batch) = points.next_batch().await? {
         bar.set_position(points.aggregations());
         for point in batch {
-            match arguments.json {
-                true => writeln!(out, "{}", as_json(&point))?,
-                false => writeln!(out, "{}", as_line(&point))?,
-            }
+            bar.suspend(|| match json {
+                true => writeln!(out, "{}", as_json(&point)),
+                false => writeln!(out, "{}", as_line(&point)),
+            })?;
         }
     }
-    bar.finish_and_clear();
-    out.flush()?;
-    reading::tell_uncertain_end(&reader);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 const HEADING: &str = "time                      number    generation:sequence   for tlog restore       why";
