@@ -105,17 +105,18 @@ fn in_words(reason: &PointReason) -> String {
 
 fn as_json(point: &Point) -> Value {
     let why = |reason: &PointReason| {
-        let mut why = json!({ "reason": reason.name() });
-        let (field, value) = match *reason {
-            PointReason::BeforeGeneration(next) => ("next_generation", json!(next.0)),
-            PointReason::BeforeSession(next) => ("next_session", json!(next.0)),
+        let name = reason.name();
+        match *reason {
+            PointReason::BeforeGeneration(next) => json!({ "reason": name, "next_generation": next.0 }),
+            PointReason::BeforeSession(next) => json!({ "reason": name, "next_session": next.0 }),
             PointReason::BeforePause(span) | PointReason::BeforeStepBack(span) => {
-                ("seconds", json!(span.as_secs_f64()))
+                json!({ "reason": name, "seconds": span.as_secs_f64() })
             }
-            _ => return why,
-        };
-        why[field] = value;
-        why
+            PointReason::Beginning
+            | PointReason::End
+            | PointReason::FirstOfGeneration(_)
+            | PointReason::EndOfFormat1 => json!({ "reason": name }),
+        }
     };
     json!({
         "moment": argument(&point.moment).to_string(),
