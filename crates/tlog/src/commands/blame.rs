@@ -75,10 +75,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
-    let vdisk = &arguments.vdisk;
+    let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment()?);
     let reader = reading::open(&settings, vdisk).await?;
     let keys = reading::keys_of(&settings, vdisk)?;
-    let moment = arguments.moment.moment().resolve(&reader).await?;
+    let moment = moment.resolve(&reader).await?;
     let index = arguments.index(&reader, &keys).await?;
     let tell = |error: MomentError| moment_arguments::tell(error.into());
     let mut blame = reader.blame(&keys, index, moment, &arguments.moment.options()).map_err(tell)?;

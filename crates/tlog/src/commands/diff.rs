@@ -29,10 +29,10 @@ pub(crate) struct Arguments {
     vdisk: VdiskId,
     /// One moment
     #[arg(long, value_name = "MOMENT")]
-    from: WrittenMoment,
+    from: String,
     /// The other moment
     #[arg(long, value_name = "MOMENT", default_value = "newest")]
-    to: WrittenMoment,
+    to: String,
     /// Goes without the newest writes where it cannot be told whether they were acknowledged
     #[arg(long)]
     accept_uncertain_end: bool,
@@ -54,9 +54,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let vdisk = &arguments.vdisk;
+    let (from, to): (WrittenMoment, WrittenMoment) = (arguments.from.parse()?, arguments.to.parse()?);
     let reader = reading::open(&settings, vdisk).await?;
     let keys = reading::keys_of(&settings, vdisk)?;
-    let (from, to) = (arguments.from.resolve(&reader).await?, arguments.to.resolve(&reader).await?);
+    let (from, to) = (from.resolve(&reader).await?, to.resolve(&reader).await?);
     let options = ReadOptions {
         accept_uncertain_end: arguments.accept_uncertain_end,
         accept_pruned_base: arguments.accept_pruned_base,

@@ -12,7 +12,7 @@ use crate::reading;
 pub(crate) struct MomentArguments {
     /// At this moment: RFC 3339, '2h30m ago', 'now', newest, seq:N, gen:G/seq:N, agg:N, id:HEX
     #[arg(long, value_name = "MOMENT", conflicts_with_all = ["sequence", "aggregation"])]
-    at: Option<WrittenMoment>,
+    at: Option<String>,
     /// After the write with this sequence, in the newest generation that has it
     #[arg(long, value_name = "N", conflicts_with = "aggregation")]
     sequence: Option<u64>,
@@ -38,16 +38,16 @@ pub(crate) struct MomentArguments {
 
 impl MomentArguments {
     /// The moment as it was written; the newest where none was.
-    pub(crate) fn moment(&self) -> WrittenMoment {
+    pub(crate) fn moment(&self) -> anyhow::Result<WrittenMoment> {
         let moment = match (&self.at, self.aggregation, self.sequence) {
-            (Some(written), _, _) => return written.clone(),
+            (Some(text), _, _) => return Ok(text.parse()?),
             (None, Some(number), _) => Moment::Aggregation(AggregationNumber(number)),
             (None, None, Some(sequence)) => {
                 Moment::Sequence { generation: self.generation.map(Generation), sequence: Sequence(sequence) }
             }
             (None, None, None) => Moment::Newest,
         };
-        moment.into()
+        Ok(moment.into())
     }
 
     pub(crate) fn options(&self) -> ReadOptions {

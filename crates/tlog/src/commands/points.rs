@@ -29,8 +29,8 @@ pub(crate) struct Arguments {
     /// Which vdisk
     vdisk: VdiskId,
     /// Only moments at or after this time
-    #[arg(long, value_name = "TIME", value_parser = moment::parse_time_now)]
-    since: Option<tlog_proto::Timestamp>,
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
     /// Nothing written for longer than this is a pause
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     gap: TimeSpan,
@@ -44,11 +44,12 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
+    let since = arguments.since.as_deref().map(moment::parse_time_now).transpose()?;
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let reader = reading::open(&settings, &arguments.vdisk).await?;
     let bar = progress::counting("reading");
     bar.set_length(reader.extent().count());
-    let points = reader.points(PointOptions { since: arguments.since, gap: arguments.gap.0 });
+    let points = reader.points(PointOptions { since, gap: arguments.gap.0 });
     let shown = show(points, arguments.json, &bar).await;
     bar.finish_and_clear();
     shown?;

@@ -77,7 +77,7 @@ impl Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
-    let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment());
+    let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment()?);
     let target = arguments.target(&settings).await?;
     let kept = kept_slave(&settings, vdisk, &target).await?;
     if kept && moment != WrittenMoment::from(Moment::Newest) {

@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
-    let (moment, options) = (arguments.moment.moment(), arguments.moment.options());
+    let (moment, options) = (arguments.moment.moment()?, arguments.moment.options());
     let bar = progress::of_bytes("restoring");
     let restored = restore(
         &settings,
