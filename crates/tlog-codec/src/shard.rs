@@ -182,6 +182,11 @@ impl ShardHead {
         self.common.get(hashes).unwrap_or_default().as_chunks().0
     }
 
+    /// Bytes that every shard of the aggregation has of it: header, payload hashes and sealed manifest.
+    pub fn size(&self) -> usize {
+        self.common.len()
+    }
+
     pub(crate) fn sealed_manifest(&self) -> &[u8] {
         self.common.get(Header::LEN + self.header.redundancy.total() * 32..).unwrap_or_default()
     }

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::future::join_all;
 use tlog_codec::{EncodedAggregation, EncodedShard};
 use tlog_proto::{AggregationNumber, Epoch};
-use tlog_quorum::{Candidate, ShardCondition, StoreSet, Survey, covers, doubtful, place_of};
+use tlog_quorum::{Candidate, Pacer, ShardCondition, StoreSet, Survey, covers, doubtful, place_of};
 use tlog_store::{
     FillOutcome, LogState, Members, NumberRanges, Shard, ShardStore, StartRecord, StoreError, StoreErrorKind,
     StoreIdentity,
@@ -21,33 +20,6 @@ use crate::metric;
 const AT_ONCE: usize = 4;
 /// ... unless they are as large as this.
 const LARGE: u64 = 1 << 20;
-
-/// Bounds a rate of reading, on average; for all who share it together.
-#[derive(Debug)]
-pub(crate) struct Pacer {
-    rate: u64,
-    free_at: Mutex<Instant>,
-}
-
-impl Pacer {
-    pub(crate) fn new(rate: u64) -> Self {
-        Self { rate: rate.max(1), free_at: Mutex::new(Instant::now()) }
-    }
-
-    /// So many bytes were read: waits as long as that may take. Many small waits are made as one.
-    pub(crate) async fn read(&self, bytes: u64) {
-        let takes = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        let now = Instant::now();
-        let until = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-            *free_at = (*free_at).max(now) + takes;
-            *free_at
-        };
-        if until >= now + Duration::from_millis(10) {
-            tokio::time::sleep_until(until).await;
-        }
-    }
-}
 
 /// Puts shards onto one store that the others give back.
 #[derive(Clone, Debug)]

@@ -1,12 +1,12 @@
 //! Scrub: reads every shard, finds what is missing or damaged, and puts it back.
 
 use tlog_proto::AggregationNumber;
-use tlog_quorum::{Candidate, ShardCondition, Standing, StoreSet, TooFewStores};
+use tlog_quorum::{Candidate, Pacer, ShardCondition, Standing, StoreSet, TooFewStores};
 use tlog_store::NumberRanges;
 
 use crate::metric;
 use crate::recovery::opening_quorum;
-use crate::repair::{Pacer, rebuilt_shard, stored};
+use crate::repair::{rebuilt_shard, stored};
 
 /// How far a scrub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tlog_codec::{EncodedAggregation, Finding, Header, Kind, SealRequest, Sealer, TimeReaches};
 use tlog_proto::{AggregationId, AggregationNumber, LogPosition, SessionId, Timestamp};
-use tlog_quorum::{MAX_IN_FLIGHT, Standing, StoreSet};
+use tlog_quorum::{MAX_IN_FLIGHT, Pacer, Standing, StoreSet};
 use tlog_store::{LogState, Members, NumberRanges, StartRecord, StoreError, StoreIdentity};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
 use crate::recovery::Recovered;
-use crate::repair::{Claims, Filled, Pacer, Probe, RefillError, Refilled, shard_of};
+use crate::repair::{Claims, Filled, Probe, RefillError, Refilled, shard_of};
 use crate::settings::LogSettings;
 use crate::status::{LaneState, LogStatus, StoreStatus, losses_survived};
 

@@ -15,7 +15,7 @@ use tlog_quorum::{HeadCandidate, Link, LinkRead};
 
 use crate::checkpoint::{Checkpoint, layers};
 use crate::find::{Finder, Found};
-use crate::format1::{Passed, StoredFormat};
+use crate::format1::{Passed, StoredFormat, bytes_read};
 use crate::history::HistoryError;
 use crate::moment::{Moment, MomentError, MomentReached, Span};
 use crate::reader::LogReader;
@@ -260,6 +260,7 @@ impl LogReader {
             for link in &links {
                 gathering.handle(link)?;
             }
+            self.keep_pace(links.iter().map(bytes_of_heads).sum()).await;
         }
         // The image must be of what the last one follows.
         if let (Some(place), Some(found)) = (place, walk.before())
@@ -290,6 +291,7 @@ impl LogReader {
         if let Some(mut walk) = of_format1 {
             while let Some(link) = walk.next().await.map_err(HistoryError::from)? {
                 gathering.handle_link(&link);
+                self.keep_pace(bytes_read(&link)).await;
             }
             gathering.count_from_the_oldest();
         }
@@ -401,6 +403,11 @@ enum Base {
     Checkpoint(Vec<Checkpoint>),
     /// What was there is gone.
     Removed,
+}
+
+/// Bytes of the heads of an aggregation that were read, about: every store that has one answers it.
+fn bytes_of_heads(link: &HeadCandidate) -> u64 {
+    link.head.size() as u64 * link.holders.len() as u64
 }
 
 /// The state while the log is walked from new to old.

@@ -216,13 +216,19 @@ pub(crate) fn may_be_back(fault: &LinkFault) -> bool {
     matches!(fault, LinkFault::TooFew { .. } | LinkFault::Damaged)
 }
 
-/// Counts an aggregation that was read.
-pub(crate) fn count_read(link: &Link) {
-    let shard = link.shards.first().map_or(0, |shard| shard.len() as u64);
-    metric::aggregation_read(shard * link.held() as u64);
+/// Counts an aggregation that was read, and answers how many bytes of it.
+pub(crate) fn count_read(link: &Link) -> u64 {
+    let bytes = bytes_read(link);
+    metric::aggregation_read(bytes);
     if link.held() < link.shards.len() && link.conditions.iter().any(is_fault) {
         metric::aggregation_made_up();
     }
+    bytes
+}
+
+/// Bytes of its shards that were read.
+pub(crate) fn bytes_read(link: &Link) -> u64 {
+    link.shards.first().map_or(0, |shard| shard.len() as u64) * link.held() as u64
 }
 
 fn is_fault(condition: &LinkCondition) -> bool {

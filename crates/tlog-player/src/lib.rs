@@ -9,6 +9,7 @@
 //!   .points(options)      -> Points   moments worth restoring                         no key
 //!   .diff(from, to)       -> DiskDiff which blocks differ between two moments, without their data
 //!   .blame(block, moment) -> Blame    who wrote a block, and when, from new to old
+//!   prove(moment)         -> Proof  that a restore works: it reads and checks everything a restore would, and writes nothing
 //!   .verify(depth)        -> VerifyReport   chain, shards, what may still be lost     no key unless deep
 //! ```
 //!
@@ -36,6 +37,7 @@ mod in_flight;
 mod metric;
 mod moment;
 mod points;
+mod prove;
 mod reader;
 mod records;
 mod replay;
@@ -59,6 +61,7 @@ pub use format1::{Format1Error, Format1Progress, StoredFormat};
 pub use history::{AggregationInfo, History, HistoryError};
 pub use moment::{Moment, MomentError, MomentReached};
 pub use points::{Point, PointOptions, PointReason, Points};
+pub use prove::{DiskDigest, Proof, ProveError, ProveFault, ProveOptions, prove};
 pub use reader::{LogReader, OpenError};
 pub use records::{RecordFound, Records, RecordsError};
 pub use replay::{Replay, ReplayError, ReplayOptions, Replayed};

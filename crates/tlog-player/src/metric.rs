@@ -30,6 +30,11 @@ pub(crate) fn restored(blocks: u64, bytes: u64) {
     counter!("tlog_player_restored_bytes_total").increment(bytes);
 }
 
+/// A disk was proven to be restorable.
+pub(crate) fn restore_proven() {
+    counter!("tlog_player_restores_proven_total").increment(1);
+}
+
 /// Writes of a log were applied to its slave.
 pub(crate) fn slave_applied(vdisk: &VdiskId, blocks: u64, bytes: u64) {
     counter!("tlog_slave_applied_blocks_total", "vdisk" => vdisk.to_string()).increment(blocks);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tlog_codec::format1::Keys;
 use tlog_proto::{AggregationId, AggregationNumber, VdiskId};
 use tlog_quorum::{
-    Candidate, ChainEndError, Link, LinkError, LinkRead, OtherShape, ReadError, ShardCondition, Standing,
-    StoreSet, Survey, TooFewStores,
+    Candidate, ChainEndError, Link, LinkError, LinkRead, OtherShape, Pacer, ReadError, ShardCondition,
+    Standing, StoreSet, Survey, TooFewStores,
 };
 use tlog_store::NumberRanges;
 
@@ -35,6 +35,7 @@ pub struct LogReader {
     /// What opens history of format 1, should there be any.
     format1: Option<Keys>,
     on_progress: Option<OnProgress>,
+    pacer: Option<Arc<Pacer>>,
 }
 
 /// A log cannot be opened for reading.
@@ -119,6 +120,7 @@ impl LogReader {
             before,
             format1,
             on_progress: None,
+            pacer: None,
         };
         if may_have_format1 {
             reader.before = reader.find_before().await?;
@@ -179,6 +181,20 @@ impl LogReader {
     #[must_use]
     pub fn on_format1_progress(self, tell: impl Fn(&Format1Progress) + Send + Sync + 'static) -> Self {
         Self { on_progress: Some(OnProgress(Arc::new(tell))), ..self }
+    }
+
+    /// Has it read no faster than that, with whoever else shares the pacer: what a disk state and a restore read counts, of both
+    /// formats. Everything that is read at once may be read before the first wait.
+    #[must_use]
+    pub fn paced(self, pacer: Arc<Pacer>) -> Self {
+        Self { pacer: Some(pacer), ..self }
+    }
+
+    /// So many bytes were read: waits where that was too fast.
+    pub(crate) async fn keep_pace(&self, bytes: u64) {
+        if let Some(pacer) = &self.pacer {
+            pacer.read(bytes).await;
+        }
     }
 
     pub(crate) fn before(&self) -> &Before {
@@ -255,7 +271,9 @@ impl LogReader {
             }
         };
         let payloads = read.payloads.iter().flatten();
-        metric::aggregation_read(payloads.map(|payload| payload.len() as u64).sum());
+        let bytes = payloads.map(|payload| payload.len() as u64).sum();
+        metric::aggregation_read(bytes);
+        self.keep_pace(bytes).await;
         if read.payloads.iter().take(read.head.header.redundancy.data()).any(Option::is_none) {
             metric::aggregation_made_up();
         }
@@ -277,7 +295,7 @@ impl LogReader {
             read = self.stores.link(id, keys, LinkRead::Enough).await;
         }
         let link = read.map_err(|source| Format1Error::Unreadable { source })?;
-        count_read(&link);
+        self.keep_pace(count_read(&link)).await;
         Ok(link)
     }
 

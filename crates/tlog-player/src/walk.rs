@@ -150,9 +150,11 @@ impl Backward {
             Some(links) => links,
             None => self.links_of_all_stores(range.clone()).await?,
         };
-        self.expected = links.last().map(|link| link.head.header.prev);
-        self.next = range.start().previous().unwrap_or_default();
-        if range.start().0 == 1 {
+        let last = links.last().map(|link| &link.head.header);
+        let (lowest, prev) = last.map(|header| (header.number, header.prev)).unzip();
+        self.expected = prev;
+        self.next = lowest.unwrap_or(*range.start()).previous().unwrap_or_default();
+        if self.next.0 == 0 {
             self.check_beginning(&links)?;
         }
         Ok(links)
@@ -178,7 +180,6 @@ impl Backward {
             let Some(link) = link else {
                 if !links.is_empty() {
                     // They may be all that is asked for; the loss is told when they are not.
-                    self.next = at.number;
                     return Ok(links);
                 }
                 let gone = located.iter().filter(|l| l.candidates.is_empty() || l.number == at.number);

@@ -15,6 +15,7 @@ mod chain;
 mod health;
 mod hedged;
 mod named;
+mod pacer;
 mod quorums;
 mod read;
 mod survey;
@@ -23,6 +24,7 @@ pub use chain::{
     ChainEnd, ChainEndError, ChainSurvey, ChainWalk, Link, LinkCondition, LinkError, LinkFault, LinkRead,
 };
 pub use named::HeadsRead;
+pub use pacer::Pacer;
 pub use quorums::{InvalidQuorum, Quorums};
 pub use read::{Candidate, HeadCandidate, Located, ReadError, ShardCondition};
 pub use survey::{
