@@ -33,6 +33,7 @@ pub mod metrics_table;
 pub mod moment;
 pub mod open_log;
 pub mod places;
+pub mod proof_report;
 pub mod reading;
 pub mod recording;
 pub mod replacing;

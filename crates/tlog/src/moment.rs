@@ -185,6 +185,11 @@ pub fn parse_time_now(text: &str) -> Result<tlog_proto::Timestamp, MomentError> 
     parse_time(text, &Zoned::now())
 }
 
+/// This moment, as this machine's clock has it; 0 where that is before 1970.
+pub fn now() -> tlog_proto::Timestamp {
+    tlog_proto::Timestamp(u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0))
+}
+
 /// As RFC 3339 in UTC, to the millisecond; a moment that no calendar has, as its number.
 pub fn show(moment: tlog_proto::Timestamp) -> String {
     match Timestamp::from_nanosecond(i128::from(moment.0)) {

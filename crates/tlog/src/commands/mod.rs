@@ -10,6 +10,7 @@ pub(crate) mod keygen;
 mod moment_arguments;
 pub(crate) mod points;
 mod progress;
+mod prove;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod restore;

@@ -12,25 +12,28 @@ use tlog_quorum::Standing;
 use tlog_store::{NumberRanges, StoreError};
 
 use super::progress;
+use super::prove::{self, ProveArguments};
 use crate::settings::{Settings, SettingsArgs};
 use crate::{logging, reading, words};
 
 /// Every store holds every shard.
-const WHOLE: u8 = 0;
+pub(super) const WHOLE: u8 = 0;
 /// Everything can be read, but something is missing.
-const DEGRADED: u8 = 1;
+pub(super) const DEGRADED: u8 = 1;
 /// Something cannot be read any more.
-const LOST: u8 = 2;
+pub(super) const LOST: u8 = 2;
 /// It could not be checked.
-const UNKNOWN: u8 = 3;
+pub(super) const UNKNOWN: u8 = 3;
 
-/// Checks that all of a vdisk's log is there: its chain, and the shards on every store. Needs no key unless --deep.
+/// Checks that all of a vdisk's log is there: its chain, and the shards on every store. Needs no key unless --deep or --restore.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog verify vda                        the chain of ids, and which shards are missing; quick\n  \
     tlog verify vda --deep                 every byte: opens everything and checks the hash of every block\n  \
+    tlog verify vda --restore              proves that a restore works: reads and checks all that it would, writes nothing\n  \
+    tlog verify vda --restore --at '1 day ago' --at '1 week ago'\n  \
     tlog verify vda --json                 for a program\n\n\
-    Exit status: 0 whole; 1 degraded, but everything can be read: the last line says whether 'tlog scrub' puts back what is \
+    Exit status: 0 whole, or proven; 1 degraded, but everything can be read: the last line says whether 'tlog scrub' puts back what is \
     missing, or too few stores are left to write; 2 data is lost on the stores in reach; 3 it could not be checked; 64 wrong \
     usage.")]
 pub(crate) struct Arguments {
@@ -39,6 +42,8 @@ pub(crate) struct Arguments {
     /// Reads every byte, opens everything, and checks the hash of every block
     #[arg(long)]
     deep: bool,
+    #[command(flatten)]
+    prove: ProveArguments,
     /// Prints the report as JSON
     #[arg(long)]
     json: bool,
@@ -61,6 +66,9 @@ async fn verify(arguments: &Arguments) -> anyhow::Result<u8> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
+    if arguments.prove.restore {
+        return prove::run(&settings, &arguments.vdisk, &arguments.prove, arguments.json).await;
+    }
     let reader = match reading::try_open(&settings, &arguments.vdisk).await? {
         Err(OpenError::TooFewStores(error)) => {
             eprintln!("tlog: {error}");
