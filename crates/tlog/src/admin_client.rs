@@ -97,6 +97,8 @@ mod tests {
 
     use super::*;
     use crate::admin::{Operations, serve};
+    use crate::pins::Pins;
+    use crate::proof_report::ProofReport;
     use crate::replacing::{ReplaceReport, ReplaceRequest};
     use crate::scrub_report::ScrubReport;
     use async_trait::async_trait;
@@ -115,7 +117,8 @@ mod tests {
         }
     }
 
-    struct Scripted(AtomicBool);
+    #[derive(Default)]
+    struct Scripted(AtomicBool, Pins);
 
     #[async_trait]
     impl Operations for Scripted {
@@ -142,6 +145,14 @@ mod tests {
             Err(format!("no {request:?} of {vdisk}"))
         }
 
+        async fn prove(&self, vdisk: &VdiskId) -> Result<ProofReport, String> {
+            Err(format!("vdisk {vdisk} cannot be proven here"))
+        }
+
+        fn pins(&self) -> &Pins {
+            &self.1
+        }
+
         async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {
             assert_eq!(request.replace, [("file:a".to_owned(), "file:b".to_owned())]);
             Ok(ReplaceReport::default())
@@ -154,7 +165,7 @@ mod tests {
         metrics::with_local_recorder(&recorder, || metrics::counter!("tlog_test_total").increment(3));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let operations = Arc::new(Scripted(AtomicBool::new(false)));
+        let operations = Arc::new(Scripted::default());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
         let server = tokio::spawn(serve(listener, Arc::clone(&operations) as _, recorder.handle(), stopped));

@@ -9,6 +9,8 @@
 //! - [`documents`], [`storages`]: vdisks and clusters as documents describe them, followed as they change.
 //! - [`slaves`]: storage clusters that are kept up to date with logs.
 //! - [`inventory`], [`running`], [`background_scrub`]: which vdisks there are, who has them open, and whether they are whole.
+//! - [`proofs`], [`proof_report`]: that vdisks can be restored, proven before that is needed.
+//! - [`pins`], [`admin_pins`]: history that stays while somebody reads it.
 //! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
 //! - [`demo`]: the whole path on one machine.
 //! - [`service`], [`admin`]: what `tlog-server` runs, and what it tells of itself.
@@ -18,6 +20,7 @@
 
 pub mod admin;
 pub mod admin_client;
+pub mod admin_pins;
 pub mod background_scrub;
 pub mod cli;
 mod commands;
@@ -32,8 +35,11 @@ pub mod logging;
 pub mod metrics_table;
 pub mod moment;
 pub mod open_log;
+mod pinned;
+pub mod pins;
 pub mod places;
 pub mod proof_report;
+pub mod proofs;
 pub mod reading;
 pub mod recording;
 pub mod replacing;

@@ -342,6 +342,38 @@ pub static METRICS: &[Metric] = &[
     // The server's own scrubs.
     metric("tlog_scrub_rounds_total", Counter, "", "Times that the server scrubbed every log"),
     metric("tlog_scrub_data_lost", Gauge, "vdisk", "1 where the last of these scrubs found data lost"),
+    // The server's own proofs of restores.
+    metric("tlog_restore_proofs_total", Counter, "vdisk", "Proofs that the vdisk can be restored"),
+    metric(
+        "tlog_restore_proof_failures_total",
+        Counter,
+        "vdisk, verdict",
+        "Times that this could not be proven: lost (it cannot be restored from the stores in reach), pruned or unknown",
+    ),
+    metric(
+        "tlog_restore_proof_failing",
+        Gauge,
+        "vdisk",
+        "1 where the last attempt was no proof; /status has the reason and what to do",
+    ),
+    metric(
+        "tlog_restore_proof_age_seconds",
+        Gauge,
+        "vdisk",
+        "How long ago the last proof was begun; alert above twice verify-restore-every",
+    ),
+    metric(
+        "tlog_restore_proven_timestamp_seconds",
+        Gauge,
+        "vdisk",
+        "Timestamp of the last block of the moment that was proven, in seconds since 1970; 0: never",
+    ),
+    metric(
+        "tlog_restore_behind_aggregations",
+        Gauge,
+        "vdisk",
+        "Committed aggregations of an open log that are newer than its last proof",
+    ),
     // Reading.
     metric("tlog_player_aggregations_read_total", Counter, "", "Aggregations whose blocks were read"),
     metric("tlog_player_payload_bytes_read_total", Counter, "", "Bytes read for that"),
@@ -355,6 +387,7 @@ pub static METRICS: &[Metric] = &[
     metric("tlog_player_aggregations_lost_total", Counter, "", "Aggregations that readers found lost"),
     metric("tlog_player_restored_blocks_total", Counter, "", "Blocks restored"),
     metric("tlog_player_restored_bytes_total", Counter, "", "Bytes in them"),
+    metric("tlog_player_restores_proven_total", Counter, "", "Proofs that a restore works"),
     // The client library, in the process that uses it.
     metric("tlog_client_sent_blocks_total", Counter, "vdisk", "Blocks sent for the first time"),
     metric("tlog_client_sent_bytes_total", Counter, "vdisk", "Bytes of data in them"),
@@ -436,7 +469,7 @@ mod tests {
                 let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
                 let areas = [
                     "server_", "log_", "store_", "redis_", "config_", "slave_", "scrub_", "player_",
-                    "client_", "build_", "start_",
+                    "client_", "build_", "start_", "restore_",
                 ];
                 let is_name = |text: &&str| {
                     let rest = text.trim_start_matches("tlog_");

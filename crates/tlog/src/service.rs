@@ -1,6 +1,6 @@
 //! What `tlog-server` runs: settings to stores to log writers to the server, and the admin endpoint beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Operations};
 use crate::keys::KeysError;
 use crate::open_log::AnyStatus;
+use crate::pins::Pins;
+use crate::proof_report::ProofReport;
+use crate::proofs::Proofs;
 use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::retention::limits::ServerLimits;
 use crate::scrub_report::ScrubReport;
@@ -44,6 +47,7 @@ pub struct Service {
     admin: Option<(TcpListener, SocketAddr, PrometheusHandle)>,
     operations: Arc<ServerOperations>,
     scrub: Option<(Duration, u64)>,
+    verify_restore_every: Option<Duration>,
 }
 
 impl Service {
@@ -86,6 +90,9 @@ impl Service {
             None => server,
         };
         storages.serve(&server);
+        let pins = Pins::default();
+        let proofs =
+            Proofs::new(storages.clone(), pins.clone(), &settings.data_dir, settings.verify_restore_rate);
         let operations = Arc::new(ServerOperations {
             server_id: settings.server_id.clone(),
             started: Instant::now(),
@@ -93,6 +100,8 @@ impl Service {
             server: server.clone(),
             storages,
             slaves,
+            proofs,
+            pins,
             documents: settings.documents.as_ref().map(|documents| documents.source.to_string()),
             redundancy: settings.redundancy.to_string(),
             scrub_rate: settings.repair_rate,
@@ -109,7 +118,8 @@ impl Service {
             "serving"
         );
         let scrub = settings.scrub_interval.map(|every| (every, settings.scrub_rate));
-        Ok(Self { server, listener, address, tls, admin, operations, scrub })
+        let verify_restore_every = settings.verify_restore_every;
+        Ok(Self { server, listener, address, tls, admin, operations, scrub, verify_restore_every })
     }
 
     /// What TLS is spoken with, to have its files read again; none where it is plain TCP.
@@ -134,19 +144,25 @@ impl Service {
 
     /// Serves until `shutdown` is cancelled, makes everything durable, and answers how that went.
     pub async fn run(self, shutdown: CancellationToken) -> RunReport {
-        let Self { server, listener, admin, operations, scrub, .. } = self;
+        let Self { server, listener, admin, operations, scrub, verify_restore_every, .. } = self;
         let storages = operations.storages.clone();
         let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storages, every, rate)));
+        if let Some(every) = verify_restore_every {
+            let (proofs, shutdown) = (operations.proofs.clone(), shutdown.clone());
+            tokio::spawn(async move { shutdown.run_until_cancelled(proofs.run(every)).await });
+        }
         // The endpoint outlives the server's shutdown, so that it can be watched.
         let stop_admin = CancellationToken::new();
         let endpoint = admin.map(|(listener, _, handle)| {
-            let (upkeep, slaves) = (handle.clone(), operations.slaves.clone());
+            let (upkeep, measured) = (handle.clone(), Arc::clone(&operations));
             let (operations, stop) = (Arc::clone(&operations) as _, stop_admin.clone().cancelled_owned());
             let serving = tokio::spawn(admin::serve(listener, operations, handle, stop));
             let upkeep = tokio::spawn(async move {
-                let mut told = BTreeMap::new();
+                let (mut told, mut proven) = (BTreeMap::new(), BTreeSet::new());
                 loop {
-                    told = slaves.as_ref().map_or_else(BTreeMap::new, |slaves| slaves.measure(told));
+                    let slaves = measured.slaves.as_ref();
+                    told = slaves.map_or_else(BTreeMap::new, |slaves| slaves.measure(told));
+                    proven = measured.proofs.measure(&measured.storages.logs().await, proven);
                     tokio::time::sleep(Duration::from_secs(5)).await;
                     upkeep.run_upkeep();
                 }
@@ -302,6 +318,8 @@ struct ServerOperations {
     storages: Storages,
     /// None where they are not kept.
     slaves: Option<Slaves>,
+    proofs: Proofs,
+    pins: Pins,
     /// Where the documents come from.
     documents: Option<String>,
     redundancy: String,
@@ -337,6 +355,8 @@ impl Operations for ServerOperations {
             "unflushed_bytes": status.unflushed_bytes,
             "window_bytes": status.window_bytes,
             "vdisks": vdisks,
+            "restore": self.proofs.show(&logs),
+            "pins": self.pins.show(),
         })
     }
 
@@ -357,6 +377,14 @@ impl Operations for ServerOperations {
         let limits = ServerLimits { slaves: self.slaves.clone() };
         let done = retention::run(&storage, vdisk, request, &limits, self.scrub_rate, &mut |_, _| {}).await;
         done.inspect(|done| tracing::info!(%vdisk, "{done}")).map_err(|error| words::of_error(&error))
+    }
+
+    async fn prove(&self, vdisk: &VdiskId) -> Result<ProofReport, String> {
+        self.proofs.prove(vdisk).await.map_err(|error| error.to_string())
+    }
+
+    fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     async fn replace_stores(&self, request: ReplaceRequest) -> Result<ReplaceReport, String> {

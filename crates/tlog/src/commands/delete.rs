@@ -9,6 +9,7 @@ use tlog_config::StoreAddress;
 use tlog_proto::VdiskId;
 use tlog_store::lock_holder;
 
+use crate::proofs::Records;
 use crate::settings::{Settings, SettingsArgs};
 use crate::stores::Stores;
 use crate::{logging, reading};
@@ -54,6 +55,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let stores = Stores::for_writing(&settings, "tlog delete").await?;
     let deleted = crate::deleting::delete(&settings, stores.all, vdisk).await?;
+    if let Err(error) = Records::of(&settings.data_dir).remove(vdisk) {
+        eprintln!(
+            "tlog: warning: what was proven of restoring it stays in {}: {error}",
+            settings.data_dir.display()
+        );
+    }
     let mut out = io::stdout().lock();
     match arguments.json {
         true => writeln!(

@@ -4,14 +4,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tlog_player::{
-    Moment, ProveError, ProveFault, ProveOptions, ReadOptions, RestoreProgress, prove,
-};
+use tlog_player::{Moment, ProveError, ProveFault, ProveOptions, ReadOptions, RestoreProgress, prove};
 use tlog_proto::{AggregationNumber, VdiskId};
 use tlog_quorum::Pacer;
 
-use super::{moment_arguments, progress};
 use super::verify::{DEGRADED, LOST, UNKNOWN, WHOLE};
+use super::{moment_arguments, progress};
 use crate::proof_report::{ProofReport, in_words, name_of};
 use crate::settings::{Settings, Size};
 use crate::{moment, reading};
@@ -47,7 +45,8 @@ impl ProveArguments {
     fn moments(&self) -> anyhow::Result<Vec<(String, Moment)>> {
         let at = self.at.iter().map(|text| Ok((text.clone(), Moment::At(moment::parse_now(text)?))));
         let numbers = self.aggregation.iter();
-        let after = numbers.map(|&n| Ok((format!("aggregation {n}"), Moment::Aggregation(AggregationNumber(n)))));
+        let after =
+            numbers.map(|&n| Ok((format!("aggregation {n}"), Moment::Aggregation(AggregationNumber(n)))));
         let moments: Vec<_> = at.chain(after).collect::<anyhow::Result<_>>()?;
         Ok(if moments.is_empty() { vec![("newest".to_owned(), Moment::Newest)] } else { moments })
     }
@@ -89,7 +88,8 @@ pub(crate) async fn run(
     let mut proven = Vec::new();
     for (asked, moment) in arguments.moments()? {
         let result = one(settings, vdisk, moment, arguments).await?;
-        let result = result.map_err(|error| (error.fault(), in_words(vdisk.as_str(), error, moment_arguments::tell)));
+        let result =
+            result.map_err(|error| (error.fault(), in_words(vdisk.as_str(), error, moment_arguments::tell)));
         let proof = Proven { asked, result };
         if !json {
             tell(vdisk, &proof)?;

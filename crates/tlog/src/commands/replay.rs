@@ -6,7 +6,9 @@ use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use tlog_config::{StorageCluster, StoreAddress, common_store};
 use tlog_player::Moment;
-use tlog_player::slave::{SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave};
+use tlog_player::slave::{
+    SlaveCluster, SlaveRestoreError, SlaveRestoreOptions, SlaveRestoreSummary, restore_to_slave,
+};
 use tlog_proto::VdiskId;
 
 use super::moment_arguments::{self, MomentArguments};
@@ -15,7 +17,7 @@ use crate::moment::WrittenMoment;
 use crate::settings::{Settings, SettingsArgs, show_size};
 use crate::slaves::{show_position, slave_cluster};
 use crate::stores::StoreOpener;
-use crate::{documents, logging, moment, reading};
+use crate::{documents, logging, moment, pinned, reading};
 
 /// Restores a disk as it was at any moment of its history into a storage cluster, block by block.
 ///
@@ -89,8 +91,25 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let settings = settings.of_vdisk(vdisk).await?;
     let slave = slave_cluster(StoreOpener::new(&settings, None).links(), vdisk, &target)?;
-    let reader = reading::open(&settings, vdisk).await?;
-    let keys = reading::keys_of(&settings, vdisk)?;
+    let replaying = replay(&arguments, &settings, &moment, &slave);
+    let done = pinned::while_reading(&settings, vdisk, "tlog replay", replaying).await?;
+    let target = arguments.to_cluster.clone().unwrap_or_else(|| slave.to_string());
+    match arguments.json {
+        true => println!("{}", summary_json(vdisk, &target, &done)),
+        false => println!("vdisk {vdisk}: {target} {}", in_words(&done)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn replay(
+    arguments: &Arguments,
+    settings: &Settings,
+    moment: &WrittenMoment,
+    slave: &SlaveCluster,
+) -> anyhow::Result<SlaveRestoreSummary> {
+    let vdisk = &arguments.vdisk;
+    let reader = reading::open(settings, vdisk).await?;
+    let keys = reading::keys_of(settings, vdisk)?;
     let moment = moment.resolve(&reader).await?;
     let state = reader.disk_state(&keys, moment, &arguments.moment.options()).await;
     let state = state.map_err(moment_arguments::tell)?;
@@ -99,25 +118,19 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let options = SlaveRestoreOptions { overwrite: arguments.overwrite, ..SlaveRestoreOptions::default() };
     let bar = progress::of_bytes("replaying");
-    let done = restore_to_slave(&reader, &keys, &state, &slave, &options, |progress| {
+    let done = restore_to_slave(&reader, &keys, &state, slave, &options, |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
         bar.set_message(moment::show(progress.position));
     });
     let done = done.await;
     bar.finish_and_clear();
-    let done = done.map_err(|error| match error {
+    done.map_err(|error| match error {
         SlaveRestoreError::Occupied { .. } | SlaveRestoreError::OtherRestore { .. } => {
             anyhow!("{error} (--overwrite)")
         }
         error => tell_restore(error),
-    })?;
-    let target = arguments.to_cluster.clone().unwrap_or_else(|| slave.to_string());
-    match arguments.json {
-        true => println!("{}", summary_json(vdisk, &target, &done)),
-        false => println!("vdisk {vdisk}: {target} {}", in_words(&done)),
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Whether a cluster, or a store of it, is that of the vdisk's slave.

@@ -17,7 +17,7 @@ use super::moment_arguments::{self, MomentArguments};
 use super::progress;
 use crate::moment::WrittenMoment;
 use crate::settings::{Settings, SettingsArgs, show_size};
-use crate::{logging, moment, reading};
+use crate::{logging, moment, pinned, reading};
 
 /// Restores a disk as it was at any moment of its history, to a new sparse file.
 ///
@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let (moment, options) = (arguments.moment.moment()?, arguments.moment.options());
     let bar = progress::of_bytes("restoring");
-    let restored = restore(
+    let restoring = restore(
         &settings,
         &arguments.vdisk,
         &moment,
@@ -68,8 +68,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             bar.set_position(progress.bytes);
             bar.set_message(moment::show(progress.position));
         },
-    )
-    .await;
+    );
+    let restored = pinned::while_reading(&settings, &arguments.vdisk, "tlog restore", restoring).await;
     bar.finish_and_clear();
     let restored = restored?;
     let mut out = io::stdout().lock();

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tlog_player::LogReader;
@@ -9,12 +10,15 @@ use tlog_proto::VdiskId;
 use tlog_quorum::StoreSet;
 
 use crate::inventory::{Known, inventory};
+use crate::proofs::{ProofRecord, Records};
 use crate::settings::{Settings, SettingsArgs};
 use crate::storage::quorums;
 use crate::stores::Stores;
-use crate::{logging, reading, words};
+use crate::{logging, moment, reading, words};
 
 /// Lists the vdisks that the stores have a log of. Needs no key, and works beside a running server.
+///
+/// Up to where a restore is proven, and how long ago that was, is what a server with the same data-dir wrote down there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog vdisks\n  \
@@ -71,8 +75,13 @@ async fn list(
         if let Some(cluster) = cluster {
             writeln!(out, "storage cluster {cluster}")?;
         }
-        writeln!(out, "{:<32}  {:>6}  {:>12}  {:>6}", "vdisk", "format", "aggregations", "stores")?;
+        writeln!(
+            out,
+            "{:<32}  {:>6}  {:>12}  {:<26}  {:>6}",
+            "vdisk", "format", "aggregations", "restore proven up to", "stores"
+        )?;
     }
+    let records = Records::of(&settings.data_dir);
     for (vdisk, known) in &found.vdisks {
         let set = StoreSet::new(vdisk.clone(), stores.clone(), quorums, settings.store_timeout);
         // Where the log cannot be opened, the listing still has its name.
@@ -80,9 +89,10 @@ async fn list(
             Some(set) if known.logs > 0 => LogReader::open(set).await.ok(),
             _ => None,
         };
+        let record = records.get(vdisk).unwrap_or_default();
         match json {
-            true => writeln!(out, "{}", as_json(vdisk, cluster, *known, log.as_ref()))?,
-            false => writeln!(out, "{}", as_line(vdisk, *known, log.as_ref(), stores.len()))?,
+            true => writeln!(out, "{}", as_json(vdisk, cluster, *known, log.as_ref(), &record))?,
+            false => writeln!(out, "{}", as_line(vdisk, *known, log.as_ref(), &record, stores.len()))?,
         }
     }
     out.flush()?;
@@ -101,20 +111,54 @@ fn formats(known: Known) -> &'static str {
     }
 }
 
-fn as_line(vdisk: &VdiskId, known: Known, log: Option<&LogReader>, stores: usize) -> String {
+/// Up to which moment a restore is proven, and how long ago that was.
+fn proven(record: &ProofRecord) -> String {
+    let Some(proof) = &record.proof else {
+        return if record.failure.is_some() { "FAILED" } else { "-" }.to_owned();
+    };
+    let age = Duration::from_nanos(moment::now().0.saturating_sub(proof.began_ns)).as_secs();
+    let age = match age {
+        0..120 => format!("{age} s ago"),
+        120..7200 => format!("{} min ago", age / 60),
+        7200..172_800 => format!("{} h ago", age / 3600),
+        _ => format!("{} days ago", age / 86_400),
+    };
+    let moment =
+        proof.moment.as_ref().map_or("an empty disk".to_owned(), |moment| format!("#{}", moment.aggregation));
+    match record.failure {
+        Some(_) => format!("{moment} {age}, now FAILED"),
+        None => format!("{moment} {age}"),
+    }
+}
+
+fn as_line(
+    vdisk: &VdiskId,
+    known: Known,
+    log: Option<&LogReader>,
+    record: &ProofRecord,
+    stores: usize,
+) -> String {
     // What is on format 1 is known only by walking it.
     let aggregations = log.map_or_else(|| "-".to_owned(), |log| log.extent().last.to_string());
     let on = known.logs.max(known.chains);
     format!(
-        "{:<32}  {:>6}  {:>12}  {:>6}",
+        "{:<32}  {:>6}  {:>12}  {:<26}  {:>6}",
         vdisk.as_str(),
         formats(known),
         aggregations,
+        proven(record),
         format!("{on}/{stores}")
     )
 }
 
-fn as_json(vdisk: &VdiskId, cluster: Option<&str>, known: Known, log: Option<&LogReader>) -> Value {
+fn as_json(
+    vdisk: &VdiskId,
+    cluster: Option<&str>,
+    known: Known,
+    log: Option<&LogReader>,
+    record: &ProofRecord,
+) -> Value {
+    let proven = record.proof.as_ref().map_or(0, |proof| proof.last_aggregation);
     json!({
         "vdisk": vdisk.as_str(),
         "cluster": cluster,
@@ -123,5 +167,8 @@ fn as_json(vdisk: &VdiskId, cluster: Option<&str>, known: Known, log: Option<&Lo
         "first": log.map(|log| log.extent().first.0),
         "last": log.map(|log| log.extent().last.0),
         "committed": log.map(|log| log.extent().committed.0),
+        "proof": record.proof,
+        "behind_aggregations": log.map(|log| log.extent().last.0.saturating_sub(proven)),
+        "failure": record.failure,
     })
 }

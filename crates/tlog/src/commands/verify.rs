@@ -14,7 +14,7 @@ use tlog_store::{NumberRanges, StoreError};
 use super::progress;
 use super::prove::{self, ProveArguments};
 use crate::settings::{Settings, SettingsArgs};
-use crate::{logging, reading, words};
+use crate::{logging, pinned, reading, words};
 
 /// Every store holds every shard.
 pub(super) const WHOLE: u8 = 0;
@@ -66,10 +66,20 @@ async fn verify(arguments: &Arguments) -> anyhow::Result<u8> {
     let settings = Settings::load(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
+    let (vdisk, json) = (&arguments.vdisk, arguments.json);
     if arguments.prove.restore {
-        return prove::run(&settings, &arguments.vdisk, &arguments.prove, arguments.json).await;
+        let proving = prove::run(&settings, vdisk, &arguments.prove, json);
+        return pinned::while_reading(&settings, vdisk, "tlog verify --restore", proving).await;
     }
-    let reader = match reading::try_open(&settings, &arguments.vdisk).await? {
+    let checking = check(&settings, arguments);
+    match arguments.deep {
+        true => pinned::while_reading(&settings, vdisk, "tlog verify --deep", checking).await,
+        false => checking.await,
+    }
+}
+
+async fn check(settings: &Settings, arguments: &Arguments) -> anyhow::Result<u8> {
+    let reader = match reading::try_open(settings, &arguments.vdisk).await? {
         Err(OpenError::TooFewStores(error)) => {
             eprintln!("tlog: {error}");
             // Where not one store answers, nothing is known to be lost.
@@ -77,7 +87,7 @@ async fn verify(arguments: &Arguments) -> anyhow::Result<u8> {
         }
         other => other?,
     };
-    let report = look(&reader, &settings, arguments.deep).await?;
+    let report = look(&reader, settings, arguments.deep).await?;
     let mut out = io::stdout().lock();
     let shown = match arguments.json {
         true => writeln!(out, "{}", as_json(&report, &Known::of(&reader))),

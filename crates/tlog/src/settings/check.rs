@@ -79,6 +79,8 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
         repair_rate: of(merged, "repair-rate", values::size)?,
         scrub_interval: of(merged, "scrub-interval", values::duration_or_off)?,
         scrub_rate: of(merged, "scrub-rate", values::size)?,
+        verify_restore_every: of(merged, "verify-restore-every", values::duration_or_off)?,
+        verify_restore_rate: of(merged, "verify-restore-rate", values::size)?,
         check_stores_every: of(merged, "check-stores-every", values::duration)?,
         in_flight: of(merged, "in-flight", |text| count(text, 1, 1024))?,
         key_file: merged.parsed("key-file", |text| some_text(text).map(PathBuf::from))?,

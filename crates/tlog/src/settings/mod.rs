@@ -81,6 +81,10 @@ pub struct Settings {
     pub scrub_interval: Option<Duration>,
     /// Bytes per second that these scrubs read.
     pub scrub_rate: u64,
+    /// How often it is proven of every vdisk that it can be restored; none: only when asked.
+    pub verify_restore_every: Option<Duration>,
+    /// Bytes per second that these proofs read.
+    pub verify_restore_rate: u64,
     /// How often an idle log asks its stores whether they are still there.
     pub check_stores_every: Duration,
     /// File with the master key or keys; none: that of the embedded store.

@@ -170,7 +170,7 @@ pub static SETTINGS: &[Setting] = settings! {
         "Lets the server listen on the network without TLS. Whoever reaches it can read and change what is sent, and write to every \
          vdisk: only for a network that is closed to others.";
     Server / "admin-listen" "ADDR" One ("no admin endpoint", r#""127.0.0.1:11212""#):
-        "Address for /metrics, /healthz, /readyz, /status and the scrub of a running server. Plain HTTP without \
+        "Address for /metrics, /healthz, /readyz, /status, scrubs, proofs and pins of a running server. Plain HTTP without \
          passwords.";
     Server / "server-id" "ID" One = r#""default""#:
         "What the server calls itself in the log and in /status.";
@@ -247,6 +247,11 @@ pub static SETTINGS: &[Setting] = settings! {
         "How often the server scrubs the log of every vdisk that it has open or finds on its stores; 'off' for only when asked.";
     Writing / "scrub-rate" "SIZE" One = r#""16MiB""#:
         "Bytes per second that the server's own scrubs read, of all vdisks together.";
+    Writing / "verify-restore-every" "DURATION" One = r#""off""#:
+        "How often the server proves of every vdisk that its newest moment can be restored: it reads and checks everything that a restore \
+         would read, such as once in 24h, and tells in /status and metrics; 'off' for only when asked.";
+    Writing / "verify-restore-rate" "SIZE" One = r#""16MiB""#:
+        "Bytes per second that the server's proofs of restores read, of all vdisks together.";
     Writing / "check-stores-every" "DURATION" One = r#""5s""#:
         "How often an open log that is not written to asks its stores whether they are still there.";
     Writing / "in-flight" "N" One = "8":

@@ -10,7 +10,7 @@ mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tlog_config::{Configuration, StorageCluster, VdiskConfig};
@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use self::keeper::{Keeper, Keeping};
+use crate::moment;
 use crate::storages::Storages;
 
 pub use self::in_place::InPlace;
@@ -205,7 +206,7 @@ impl Slaves {
         let mut states = BTreeMap::new();
         for ShownSlave { vdisk, syncer, .. } in self.show() {
             let since = syncer.as_ref().ok().and_then(|status| status.lag).and_then(|lag| lag.since);
-            let age = since.map_or(0, |since| now_ns().saturating_sub(since.0));
+            let age = since.map_or(0, |since| moment::now().0.saturating_sub(since.0));
             metrics::gauge!("tlog_slave_lag_seconds", "vdisk" => vdisk.to_string()).set(age as f64 / 1e9);
             states.insert(vdisk, syncer.map_or_else(|no| no.kind(), |status| status.state.kind()));
         }
@@ -312,11 +313,6 @@ impl LogStorage for WithSlaves {
         }
         Ok(log)
     }
-}
-
-fn now_ns() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
