@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tlog_player::{
     DiskDigest, Moment, Proof, ProveError, ProveFault, ProveOptions, ReadOptions, RestoreProgress, prove,
 };
@@ -146,6 +147,27 @@ async fn an_uncertain_end_that_is_accepted_is_named_in_the_proof() {
     let certain =
         prove(&log.reader().await, &log.keys, Moment::Aggregation(number(2)), &options, |_| {}).await;
     assert_eq!(certain.unwrap().uncertain_beyond, None);
+}
+
+#[tokio::test]
+async fn a_proof_that_pruning_overtakes_begins_again_with_what_is_kept() {
+    let log = TestLog::with(4, 2, 9).await;
+    let reader = log.reader().await;
+    let read = ReadOptions { accept_pruned_base: true, ..ReadOptions::default() };
+    let options = ProveOptions { read, memory: 1 };
+    let mut begun = 0;
+    // After the disk state is known and before anything of the data is read.
+    let prune = |progress: &RestoreProgress| {
+        begun += u32::from(progress.aggregations == 0);
+        for store in &log.memory {
+            store.prune(&log.vdisk, log.epoch, number(6)).now_or_never().unwrap().unwrap();
+        }
+    };
+    let proof = prove(&reader, &log.keys, Moment::Newest, &options, prune).await.unwrap();
+    assert_eq!((begun, proof.aggregations), (2, 4));
+    // A disk whose beginning is gone is proven by nobody's word but the operator's.
+    let error = self::proof(&log, Moment::Newest).await.unwrap_err();
+    assert_eq!(error.fault(), ProveFault::Unknown, "{error}");
 }
 
 #[tokio::test(start_paused = true)]

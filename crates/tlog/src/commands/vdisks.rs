@@ -77,7 +77,7 @@ async fn list(
         }
         writeln!(
             out,
-            "{:<32}  {:>6}  {:>12}  {:<26}  {:>6}",
+            "{:<32}  {:>6}  {:>12}  {:<38}  {:>6}",
             "vdisk", "format", "aggregations", "restore proven up to", "stores"
         )?;
     }
@@ -123,11 +123,10 @@ fn proven(record: &ProofRecord) -> String {
         7200..172_800 => format!("{} h ago", age / 3600),
         _ => format!("{} days ago", age / 86_400),
     };
-    let moment =
-        proof.moment.as_ref().map_or("an empty disk".to_owned(), |moment| format!("#{}", moment.aggregation));
+    let moment = proof.moment.as_ref().map_or("an empty disk", |moment| moment.time.as_str());
     match record.failure {
-        Some(_) => format!("{moment} {age}, now FAILED"),
-        None => format!("{moment} {age}"),
+        Some(_) => format!("{moment}, {age}, now FAILED"),
+        None => format!("{moment}, {age}"),
     }
 }
 
@@ -142,7 +141,7 @@ fn as_line(
     let aggregations = log.map_or_else(|| "-".to_owned(), |log| log.extent().last.to_string());
     let on = known.logs.max(known.chains);
     format!(
-        "{:<32}  {:>6}  {:>12}  {:<26}  {:>6}",
+        "{:<32}  {:>6}  {:>12}  {:<38}  {:>6}",
         vdisk.as_str(),
         formats(known),
         aggregations,

@@ -109,8 +109,8 @@ impl Proofs {
         let began = moment::now();
         let proven = self.read(vdisk).await.map(|proof| ProofReport::new(&proof, began));
         match &proven {
-            Ok(report) => self.proven(vdisk, report),
-            Err(error) => self.failed(vdisk, error),
+            Ok(report) => self.proven(vdisk, report).await,
+            Err(error) => self.failed(vdisk, error).await,
         }
         proven
     }
@@ -118,7 +118,7 @@ impl Proofs {
     async fn read(&self, vdisk: &VdiskId) -> Result<Proof, NotProven> {
         let storage = self.inner.storages.of(vdisk).await?;
         let set = storage.store_set(vdisk).ok_or(NotProven::NumberOfStores)?;
-        let keys = storage.keys(vdisk)?;
+        let keys = storage.keys_for_reading(vdisk)?;
         let failed = |error: ProveError| NotProven::Failed {
             fault: error.fault(),
             error: in_words(vdisk.as_str(), error, reading::tell),
@@ -136,7 +136,7 @@ impl Proofs {
         prove(&reader, &keys, Moment::Newest, &options, |_| {}).await.map_err(failed)
     }
 
-    fn proven(&self, vdisk: &VdiskId, report: &ProofReport) {
+    async fn proven(&self, vdisk: &VdiskId, report: &ProofReport) {
         let ProofReport { verdict, last_aggregation, aggregations_read, seconds, absent_stores, .. } = report;
         tracing::info!(
             %vdisk, verdict, last_aggregation, aggregations_read, seconds, ?absent_stores,
@@ -147,11 +147,10 @@ impl Proofs {
             tracing::info!(%vdisk, "it can be restored again, as far as that could not be proven before");
         }
         metrics::counter!("tlog_restore_proofs_total", "vdisk" => vdisk.to_string()).increment(1);
-        self.inner.records.put(vdisk, ProofRecord { proof: Some(report.clone()), failure: None });
-        self.measure_one(vdisk, None);
+        self.write_down(vdisk, ProofRecord { proof: Some(report.clone()), failure: None }).await;
     }
 
-    fn failed(&self, vdisk: &VdiskId, error: &NotProven) {
+    async fn failed(&self, vdisk: &VdiskId, error: &NotProven) {
         let Some(verdict) = error.verdict() else {
             tracing::warn!(%vdisk, %error, "whether the vdisk can be restored was not tried");
             return;
@@ -160,7 +159,14 @@ impl Proofs {
         let labels = [("vdisk", vdisk.to_string()), ("verdict", verdict.to_owned())];
         metrics::counter!("tlog_restore_proof_failures_total", &labels).increment(1);
         let record = self.inner.records.get(vdisk).unwrap_or_default();
-        self.inner.records.put(vdisk, record.failed(moment::now().0, verdict, error.to_string()));
+        self.write_down(vdisk, record.failed(moment::now().0, verdict, error.to_string())).await;
+    }
+
+    /// On a thread for what waits for a disk: clients are not to wait for it.
+    async fn write_down(&self, vdisk: &VdiskId, record: ProofRecord) {
+        let (proofs, id) = (self.clone(), vdisk.clone());
+        // It fails only where the runtime is shutting down.
+        let _written = tokio::task::spawn_blocking(move || proofs.inner.records.put(&id, record)).await;
         self.measure_one(vdisk, None);
     }
 
