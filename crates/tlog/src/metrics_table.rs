@@ -350,18 +350,8 @@ pub static METRICS: &[Metric] = &[
         "vdisk, verdict",
         "Times that this could not be proven: lost (it cannot be restored from the stores in reach), pruned or unknown",
     ),
-    metric(
-        "tlog_restore_proof_failing",
-        Gauge,
-        "vdisk",
-        "1 where the last attempt was no proof; /status has the reason and what to do",
-    ),
-    metric(
-        "tlog_restore_proof_age_seconds",
-        Gauge,
-        "vdisk",
-        "How long ago the last proof was begun; alert above twice verify-restore-every",
-    ),
+    metric("tlog_restore_proof_failing", Gauge, "vdisk", "1 where the last attempt was no proof"),
+    metric("tlog_restore_proof_age_seconds", Gauge, "vdisk", "Since the last proof began; 0: never"),
     metric(
         "tlog_restore_proven_timestamp_seconds",
         Gauge,

@@ -47,7 +47,6 @@ pub struct Service {
     admin: Option<(TcpListener, SocketAddr, PrometheusHandle)>,
     operations: Arc<ServerOperations>,
     scrub: Option<(Duration, u64)>,
-    verify_restore_every: Option<Duration>,
 }
 
 impl Service {
@@ -91,8 +90,7 @@ impl Service {
         };
         storages.serve(&server);
         let pins = Pins::default();
-        let proofs =
-            Proofs::new(storages.clone(), pins.clone(), &settings.data_dir, settings.verify_restore_rate);
+        let proofs = Proofs::new(storages.clone(), pins.clone(), settings);
         let operations = Arc::new(ServerOperations {
             server_id: settings.server_id.clone(),
             started: Instant::now(),
@@ -118,8 +116,7 @@ impl Service {
             "serving"
         );
         let scrub = settings.scrub_interval.map(|every| (every, settings.scrub_rate));
-        let verify_restore_every = settings.verify_restore_every;
-        Ok(Self { server, listener, address, tls, admin, operations, scrub, verify_restore_every })
+        Ok(Self { server, listener, address, tls, admin, operations, scrub })
     }
 
     /// What TLS is spoken with, to have its files read again; none where it is plain TCP.
@@ -144,13 +141,10 @@ impl Service {
 
     /// Serves until `shutdown` is cancelled, makes everything durable, and answers how that went.
     pub async fn run(self, shutdown: CancellationToken) -> RunReport {
-        let Self { server, listener, admin, operations, scrub, verify_restore_every, .. } = self;
+        let Self { server, listener, admin, operations, scrub, .. } = self;
         let storages = operations.storages.clone();
         let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storages, every, rate)));
-        if let Some(every) = verify_restore_every {
-            let (proofs, shutdown) = (operations.proofs.clone(), shutdown.clone());
-            tokio::spawn(async move { shutdown.run_until_cancelled(proofs.run(every)).await });
-        }
+        tokio::spawn(operations.proofs.clone().run(shutdown.clone()));
         // The endpoint outlives the server's shutdown, so that it can be watched.
         let stop_admin = CancellationToken::new();
         let endpoint = admin.map(|(listener, _, handle)| {
@@ -162,7 +156,7 @@ impl Service {
                 loop {
                     let slaves = measured.slaves.as_ref();
                     told = slaves.map_or_else(BTreeMap::new, |slaves| slaves.measure(told));
-                    proven = measured.proofs.measure(&measured.storages.logs().await, proven);
+                    proven = measured.proofs.measure(proven).await;
                     tokio::time::sleep(Duration::from_secs(5)).await;
                     upkeep.run_upkeep();
                 }

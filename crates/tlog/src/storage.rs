@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tlog_codec::format1::{self, Keys as Format1Keys};
 use tlog_codec::{Redundancy, VdiskKeys};
-use tlog_crypto::{Keyring, MasterKey};
+use tlog_crypto::Keyring;
 use tlog_flusher::format1::Format1Log;
 use tlog_flusher::{Log, LogSettings, ScrubProgress, ScrubReport};
 use tlog_proto::VdiskId;
@@ -181,17 +181,6 @@ impl FlusherStorage {
         let keyring = self.keyring.as_ref().ok_or(OpenLogError::NoKey)?;
         let keys = VdiskKeys::new(vdisk.clone(), Arc::clone(keyring));
         Ok(keys.with_format1(self.format1_keys.clone()))
-    }
-
-    /// The same, for reading: all there is may be in format 1, which has keys of its own.
-    pub fn keys_for_reading(&self, vdisk: &VdiskId) -> Result<VdiskKeys, OpenLogError> {
-        match (&self.keyring, &self.format1_keys, MasterKey::generate()) {
-            (None, Some(_), Ok(nobodys)) => {
-                let keyring = Arc::new(Keyring::new(nobodys));
-                Ok(VdiskKeys::new(vdisk.clone(), keyring).with_format1(self.format1_keys.clone()))
-            }
-            _ => self.keys(vdisk),
-        }
     }
 
     /// The writer of a vdisk's log of format 2: that of a client's session, or one that is opened now. Then the second answer is
@@ -386,6 +375,7 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use tlog_crypto::MasterKey;
     use tlog_proto::{Block, BlockIndex, Generation, LogPosition, Sequence, SessionId, Timestamp};
     use tlog_server::{BlockDigest, CloseReason, Closed, Durability, LogEnd, OrderedBlock};
 

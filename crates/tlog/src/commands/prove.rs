@@ -150,9 +150,11 @@ fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
 fn as_json(vdisk: &VdiskId, worst: u8, proven: &[Proven]) -> Value {
     let proofs = proven.iter().map(|proven| match &proven.result {
         Ok(report) => {
-            let mut report = json!(report);
-            report["asked"] = json!(proven.asked);
-            report
+            let mut shown = json!(report);
+            if let Some(fields) = shown.as_object_mut() {
+                fields.insert("asked".to_owned(), json!(proven.asked));
+            }
+            shown
         }
         Err((fault, error)) => json!({ "asked": proven.asked, "verdict": name_of(*fault), "error": error }),
     });

@@ -11,16 +11,18 @@
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tlog_codec::VdiskKeys;
+use tlog_crypto::{Keyring, MasterKey};
 use tlog_player::{
     LogReader, Moment, OpenError, Proof, ProveError, ProveFault, ProveOptions, ReadOptions, prove,
 };
 use tlog_proto::{AggregationNumber, Timestamp, VdiskId};
 use tlog_quorum::Pacer;
+use tokio_util::sync::CancellationToken;
 
 use crate::documents::PlacementError;
 use crate::moment;
@@ -28,6 +30,7 @@ use crate::open_log::AnyStatus;
 use crate::pins::{PinError, Pins};
 use crate::proof_report::{ProofReport, in_words, name_of};
 use crate::reading;
+use crate::settings::Settings;
 use crate::storage::{FlusherStorage, OpenLogError};
 use crate::storages::{NoStorage, StorageInUse, Storages};
 
@@ -39,6 +42,9 @@ const MEMORY: u64 = 16 << 20;
 /// At least so often it is looked which logs there are.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// How long open logs may take to say how far they are.
+const ASK: Duration = Duration::from_secs(5);
+
 /// Proofs of a server's vdisks. Cheap to clone.
 #[derive(Clone)]
 pub struct Proofs {
@@ -49,6 +55,8 @@ struct Inner {
     storages: Storages,
     pins: Pins,
     records: Records,
+    /// None: only when asked.
+    every: Option<Duration>,
     pacer: Arc<Pacer>,
     /// Vdisks of which a proof is being made.
     running: Mutex<BTreeSet<VdiskId>>,
@@ -97,10 +105,11 @@ impl NotProven {
 }
 
 impl Proofs {
-    /// Of the logs on these, remembered in that directory, read at `rate` bytes per second at most.
-    pub fn new(storages: Storages, pins: Pins, data_dir: &Path, rate: u64) -> Self {
-        let (records, pacer) = (Records::of(data_dir), Arc::new(Pacer::new(rate)));
-        Self { inner: Arc::new(Inner { storages, pins, records, pacer, running: Mutex::default() }) }
+    /// Of the logs on these, as often and as fast as the settings say, remembered in the data directory.
+    pub fn new(storages: Storages, pins: Pins, settings: &Settings) -> Self {
+        let (records, every) = (Records::of(&settings.data_dir), settings.verify_restore_every);
+        let pacer = Arc::new(Pacer::new(settings.verify_restore_rate));
+        Self { inner: Arc::new(Inner { storages, pins, records, every, pacer, running: Mutex::default() }) }
     }
 
     /// Proves that the newest moment of a vdisk can be restored, and writes down what came of it.
@@ -118,7 +127,15 @@ impl Proofs {
     async fn read(&self, vdisk: &VdiskId) -> Result<Proof, NotProven> {
         let storage = self.inner.storages.of(vdisk).await?;
         let set = storage.store_set(vdisk).ok_or(NotProven::NumberOfStores)?;
-        let keys = storage.keys_for_reading(vdisk)?;
+        let keys = match storage.keys(vdisk) {
+            // All there is may be in format 1, which has keys of its own. What is not names the key that it lacks.
+            Err(OpenLogError::NoKey) if storage.format1_keys().is_some() => {
+                let nobodys = MasterKey::generate().map_err(|_| OpenLogError::NoKey)?;
+                let keys = VdiskKeys::new(vdisk.clone(), Arc::new(Keyring::new(nobodys)));
+                keys.with_format1(storage.format1_keys().cloned())
+            }
+            keys => keys?,
+        };
         let failed = |error: ProveError| NotProven::Failed {
             fault: error.fault(),
             error: in_words(vdisk.as_str(), error, reading::tell),
@@ -178,8 +195,14 @@ impl Proofs {
         }
     }
 
-    /// Proves every log again and again, each `every` so often, and again after a quarter of that where it failed.
-    pub async fn run(&self, every: Duration) {
+    /// Proves every log again and again, as often as it is set, and after a quarter of that again where it failed. Until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        if let Some(every) = self.inner.every {
+            shutdown.run_until_cancelled(self.again_and_again(every)).await;
+        }
+    }
+
+    async fn again_and_again(&self, every: Duration) {
         loop {
             tokio::time::sleep((every / 4).min(LOOK)).await;
             let logs = self.logs().await;
@@ -235,8 +258,10 @@ impl Proofs {
     }
 
     /// Sets the gauges of all vdisks, and those of vdisks in `told` that are gone to 0. Answers which ones there are.
-    pub fn measure(&self, logs: &[AnyStatus], told: BTreeSet<VdiskId>) -> BTreeSet<VdiskId> {
-        let committed = committed(logs);
+    pub async fn measure(&self, told: BTreeSet<VdiskId>) -> BTreeSet<VdiskId> {
+        // Nothing else waits for a log that does not answer.
+        let logs = tokio::time::timeout(ASK, self.inner.storages.logs()).await;
+        let committed = committed(&logs.unwrap_or_default());
         let there: BTreeSet<VdiskId> = self.inner.records.all().into_keys().collect();
         for vdisk in told.union(&there) {
             self.measure_one(vdisk, committed.get(vdisk).copied());
