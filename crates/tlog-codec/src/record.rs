@@ -46,7 +46,7 @@ pub struct MarkName(String);
 /// Why a text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a mark's name has 1 to 128 characters: letters, digits, '-', '_' and '.', and begins with a letter; 'now' is none"
+    "a mark's name has 1 to 128 characters: letters, digits, '-', '_' and '.', and begins with a letter; 'now' and 'newest' are none"
 )]
 pub struct InvalidMarkName;
 
@@ -55,7 +55,10 @@ impl MarkName {
     pub fn new(name: &str) -> Result<Self, InvalidMarkName> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let begins_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
-        let valid = begins_well && name.len() <= 128 && name.chars().all(allowed) && name != "now";
+        let valid = begins_well
+            && name.len() <= 128
+            && name.chars().all(allowed)
+            && !matches!(name, "now" | "newest");
         if valid { Ok(Self(name.to_owned())) } else { Err(InvalidMarkName) }
     }
 
@@ -357,7 +360,7 @@ mod tests {
         let mut odd = bytes.to_vec();
         odd[2] = b' ';
         assert_eq!(Record::decode(&odd), Err(RecordError::Field("name")));
-        for bad in ["", "now", "5m", "a b", "-a", "ä", &"a".repeat(129)] {
+        for bad in ["", "now", "newest", "5m", "a b", "-a", "ä", &"a".repeat(129)] {
             assert_eq!(MarkName::new(bad), Err(InvalidMarkName), "{bad:?}");
         }
     }

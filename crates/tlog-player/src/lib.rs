@@ -23,9 +23,9 @@
 //! A log may begin with what existing servers wrote in format 1: it is found without being told, and read with the keys that
 //! [`LogReader::open_with`] takes. To restore, history and verify both parts are one log.
 
+mod blame;
 mod checkpoint;
 mod copy;
-mod blame;
 mod diff;
 mod disk_state;
 mod extent;
@@ -50,9 +50,9 @@ mod verify_format1;
 mod walk;
 mod writes;
 
+pub use blame::{Blame, BlockWrite};
 pub use checkpoint::Checkpoint;
 pub use copy::BlockReader;
-pub use blame::{Blame, BlockWrite};
 pub use diff::{BlockContent, ChangedBlock, DiskDiff};
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    blame, config, delete, demo, diff, history, keygen, points, record, replay, restore, scrub, slave, store,
-    vdisks, verify,
+    blame, checkpoint, config, delete, demo, diff, history, keygen, mark, points, prune, record, replay,
+    restore, scrub, slave, store, vdisks, verify,
 };
 use crate::words;
 
@@ -41,6 +41,9 @@ enum Command {
     Vdisks(vdisks::Arguments),
     Store(store::Arguments),
     Slave(slave::Arguments),
+    Mark(mark::Arguments),
+    Checkpoint(checkpoint::Arguments),
+    Prune(prune::Arguments),
     Delete(delete::Arguments),
     Keygen(keygen::Arguments),
     Config(config::Arguments),
@@ -74,6 +77,9 @@ impl Cli {
             Command::Vdisks(arguments) => blocking(vdisks::run(arguments)),
             Command::Store(arguments) => blocking(store::run(arguments)),
             Command::Slave(arguments) => blocking(slave::run(arguments)),
+            Command::Mark(arguments) => blocking(mark::run(arguments)),
+            Command::Checkpoint(arguments) => blocking(checkpoint::run(arguments)),
+            Command::Prune(arguments) => blocking(prune::run(arguments)),
             Command::Delete(arguments) => blocking(delete::run(arguments)),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Config(arguments) => blocking(config::run(arguments)),

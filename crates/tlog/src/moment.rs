@@ -17,8 +17,9 @@ use std::str::FromStr;
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
-use tlog_player::{LogReader, Moment};
-use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, VdiskId};
+use tlog_codec::VdiskKeys;
+use tlog_player::{LogReader, Moment, RecordsError};
+use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, VdiskId};
 
 /// Why a text is no moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +44,17 @@ pub enum MomentError {
         "{0:?} is no place in a log; write it as seq:1204, gen:2/seq:1204, agg:17, or id: with the 64 digits that 'tlog history --json' shows"
     )]
     NoPlace(String),
+}
+
+/// Which moment a text means cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// There is no mark of that name.
+    #[error(transparent)]
+    NoSuchMark(#[from] NoSuchMark),
+    /// The marks cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
 }
 
 /// No moment of the vdisk has that name.
@@ -84,12 +96,16 @@ impl FromStr for WrittenMoment {
 
 impl WrittenMoment {
     /// Which moment of a log it is.
-    pub async fn resolve(&self, reader: &LogReader) -> Result<Moment, NoSuchMark> {
-        match self {
-            Self::Itself(moment) => Ok(*moment),
-            // No log has any names yet.
-            Self::Named(name) => Err(NoSuchMark { vdisk: reader.vdisk().clone(), name: name.clone() }),
-        }
+    pub async fn resolve(&self, reader: &LogReader, keys: &VdiskKeys) -> Result<Moment, ResolveError> {
+        let name = match self {
+            Self::Itself(moment) => return Ok(*moment),
+            Self::Named(name) => name,
+        };
+        let marks = reader.marks(keys).await?;
+        let mark = marks.iter().find(|mark| mark.name.as_str() == name);
+        let mark = mark.ok_or_else(|| NoSuchMark { vdisk: reader.vdisk().clone(), name: name.clone() })?;
+        let LogPosition { generation, sequence } = mark.place.position;
+        Ok(Moment::Sequence { generation: Some(generation), sequence })
     }
 }
 

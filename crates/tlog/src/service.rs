@@ -368,7 +368,7 @@ impl Operations for ServerOperations {
         request: retention::Request,
     ) -> Result<retention::Report, String> {
         let storage = self.storages.of(vdisk).await.map_err(|error| error.to_string())?;
-        let limits = ServerLimits { slaves: self.slaves.clone() };
+        let limits = ServerLimits { slaves: self.slaves.clone(), pins: self.pins.clone() };
         let done = retention::run(&storage, vdisk, request, &limits, self.scrub_rate, &mut |_, _| {}).await;
         done.inspect(|done| tracing::info!(%vdisk, "{done}")).map_err(|error| words::of_error(&error))
     }

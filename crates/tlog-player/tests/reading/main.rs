@@ -13,7 +13,7 @@ mod losses;
 mod many_moments;
 mod moments;
 mod oracle;
-mod proofs;
 mod points;
+mod proofs;
 mod replay;
 mod verdicts;

@@ -78,7 +78,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (vdisk, moment) = (&arguments.vdisk, arguments.moment.moment()?);
     let reader = reading::open(&settings, vdisk).await?;
     let keys = reading::keys_of(&settings, vdisk)?;
-    let moment = moment.resolve(&reader).await?;
+    let moment = moment.resolve(&reader, &keys).await?;
     let index = arguments.index(&reader, &keys).await?;
     let tell = |error: MomentError| moment_arguments::tell(error.into());
     let mut blame = reader.blame(&keys, index, moment, &arguments.moment.options()).map_err(tell)?;

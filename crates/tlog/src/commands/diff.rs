@@ -57,11 +57,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (from, to): (WrittenMoment, WrittenMoment) = (arguments.from.parse()?, arguments.to.parse()?);
     let reader = reading::open(&settings, vdisk).await?;
     let keys = reading::keys_of(&settings, vdisk)?;
-    let (from, to) = (from.resolve(&reader).await?, to.resolve(&reader).await?);
+    let (from, to) = (from.resolve(&reader, &keys).await?, to.resolve(&reader, &keys).await?);
     let options = ReadOptions {
         accept_uncertain_end: arguments.accept_uncertain_end,
         accept_pruned_base: arguments.accept_pruned_base,
-        block_size: None,
+        ..ReadOptions::default()
     };
     let bar = progress::counting("comparing");
     let diff = reader.diff(&keys, from, to, &options, |progress| {

@@ -2,10 +2,11 @@
 
 use anyhow::anyhow;
 use tlog_player::{DiskStateError, Moment, MomentError, ReadOptions};
-use tlog_proto::{AggregationNumber, Generation, Sequence};
+use tlog_proto::{AggregationNumber, Generation, Sequence, VdiskId};
 
 use crate::moment::WrittenMoment;
 use crate::reading;
+use crate::settings::{Settings, SettingsArgs};
 
 /// Arguments of every command that restores something.
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,23 @@ impl MomentArguments {
             (None, None, None) => Moment::Newest,
         };
         Ok(moment.into())
+    }
+
+    /// Whether one was named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.at.is_some() || self.sequence.is_some() || self.aggregation.is_some()
+    }
+
+    /// The moment, of a log that is opened for that only where it is the log that knows it.
+    pub(crate) async fn of_log(&self, settings: &SettingsArgs, vdisk: &VdiskId) -> anyhow::Result<Moment> {
+        match self.moment()? {
+            WrittenMoment::Itself(moment) => Ok(moment),
+            named @ WrittenMoment::Named(_) => {
+                let settings = Settings::load(settings)?.of_vdisk(vdisk).await?;
+                let reader = reading::open(&settings, vdisk).await?;
+                Ok(named.resolve(&reader, &reading::keys_of(&settings, vdisk)?).await?)
+            }
+        }
     }
 
     pub(crate) fn options(&self) -> ReadOptions {

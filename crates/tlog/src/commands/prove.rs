@@ -10,6 +10,7 @@ use tlog_quorum::Pacer;
 
 use super::verify::{DEGRADED, LOST, UNKNOWN, WHOLE};
 use super::{moment_arguments, progress};
+use crate::moment::WrittenMoment;
 use crate::proof_report::{ProofReport, in_words, name_of};
 use crate::settings::{Settings, Size};
 use crate::{moment, reading};
@@ -20,8 +21,8 @@ pub(crate) struct ProveArguments {
     /// Proves that a restore works: reads and checks everything that it would read, and writes nothing
     #[arg(long, conflicts_with = "deep")]
     pub(crate) restore: bool,
-    /// With --restore: at this moment (RFC 3339, '2h30m ago', 'now') in place of the newest. Several times for several moments
-    #[arg(long, value_name = "TIME", requires = "restore")]
+    /// With --restore: at this moment, as 'tlog restore' takes it, in place of the newest. Several times for several moments
+    #[arg(long, value_name = "MOMENT", requires = "restore")]
     at: Vec<String>,
     /// With --restore: after this aggregation. Several times for several moments
     #[arg(long, value_name = "N", requires = "restore")]
@@ -42,13 +43,13 @@ pub(crate) struct ProveArguments {
 
 impl ProveArguments {
     /// The moments, as they were asked for and as they are meant.
-    fn moments(&self) -> anyhow::Result<Vec<(String, Moment)>> {
-        let at = self.at.iter().map(|text| Ok((text.clone(), Moment::At(moment::parse_now(text)?))));
+    fn moments(&self) -> anyhow::Result<Vec<(String, WrittenMoment)>> {
+        let at = self.at.iter().map(|text| Ok((text.clone(), text.parse()?)));
         let numbers = self.aggregation.iter();
-        let after =
-            numbers.map(|&n| Ok((format!("aggregation {n}"), Moment::Aggregation(AggregationNumber(n)))));
+        let after = numbers
+            .map(|&n| Ok((format!("aggregation {n}"), Moment::Aggregation(AggregationNumber(n)).into())));
         let moments: Vec<_> = at.chain(after).collect::<anyhow::Result<_>>()?;
-        Ok(if moments.is_empty() { vec![("newest".to_owned(), Moment::Newest)] } else { moments })
+        Ok(if moments.is_empty() { vec![("newest".to_owned(), Moment::Newest.into())] } else { moments })
     }
 
     fn options(&self) -> ProveOptions {
@@ -56,6 +57,7 @@ impl ProveArguments {
             accept_uncertain_end: self.accept_uncertain_end,
             accept_pruned_base: self.accept_pruned_base,
             block_size: self.block_size,
+            ..ReadOptions::default()
         };
         ProveOptions { read, ..ProveOptions::default() }
     }
@@ -109,7 +111,7 @@ pub(crate) async fn run(
 async fn one(
     settings: &Settings,
     vdisk: &VdiskId,
-    moment: Moment,
+    moment: WrittenMoment,
     arguments: &ProveArguments,
 ) -> anyhow::Result<Result<ProofReport, ProveError>> {
     let began = moment::now();
@@ -121,6 +123,7 @@ async fn one(
     if let Some(Size(rate)) = arguments.rate {
         reader = reader.paced(Arc::new(Pacer::new(rate)));
     }
+    let moment = moment.resolve(&reader, &keys).await?;
     let bar = progress::of_bytes("proving");
     let tell = |progress: &RestoreProgress| {
         bar.set_length(progress.bytes_total);

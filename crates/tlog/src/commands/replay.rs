@@ -110,7 +110,7 @@ async fn replay(
     let vdisk = &arguments.vdisk;
     let reader = reading::open(settings, vdisk).await?;
     let keys = reading::keys_of(settings, vdisk)?;
-    let moment = moment.resolve(&reader).await?;
+    let moment = moment.resolve(&reader, &keys).await?;
     let state = reader.disk_state(&keys, moment, &arguments.moment.options()).await;
     let state = state.map_err(moment_arguments::tell)?;
     if state.reached().is_none() {

@@ -106,7 +106,7 @@ pub(crate) async fn restore(
     }
     let reader = reading::open(settings, vdisk).await?;
     let keys = reading::keys_of(settings, vdisk)?;
-    let moment = moment.resolve(&reader).await?;
+    let moment = moment.resolve(&reader, &keys).await?;
     let state = reader.disk_state(&keys, moment, options).await.map_err(moment_arguments::tell)?;
     let Some(reached) = state.reached().copied() else {
         bail!("vdisk {vdisk}: its log is empty, there is nothing to restore");

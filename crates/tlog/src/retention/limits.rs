@@ -5,6 +5,7 @@ use tlog_config::Configuration;
 use tlog_player::slave::SlaveSyncState;
 use tlog_proto::{AggregationNumber, VdiskId};
 
+use crate::pins::Pins;
 use crate::slaves::{NoSyncer, Slaves};
 
 /// Somebody who still needs history.
@@ -21,14 +22,18 @@ pub struct Limit {
 pub trait Limits: Send + Sync {
     /// What a slave needs. An error says why that is not known.
     async fn slave(&self, vdisk: &VdiskId) -> Result<Option<Limit>, String>;
-    /// What running restores need.
-    async fn readers(&self, vdisk: &VdiskId) -> Option<Limit>;
+    /// What running restores need, to look at.
+    fn readers(&self, vdisk: &VdiskId) -> Option<Limit>;
+    /// Below which number history may be removed, of that below `wanted`. From then on nobody is promised what is below.
+    fn decide(&self, vdisk: &VdiskId, wanted: AggregationNumber) -> AggregationNumber;
 }
 
 /// A server knows how far its slaves are.
 pub struct ServerLimits {
     /// None where there are no documents, and so no slaves.
     pub slaves: Option<Slaves>,
+    /// What restores hold.
+    pub pins: Pins,
 }
 
 #[async_trait]
@@ -60,8 +65,13 @@ impl Limits for ServerLimits {
         }
     }
 
-    async fn readers(&self, _: &VdiskId) -> Option<Limit> {
-        None
+    fn readers(&self, vdisk: &VdiskId) -> Option<Limit> {
+        let from = self.pins.lowest(vdisk)?;
+        Some(Limit { from, who: "a restore that is running".to_owned() })
+    }
+
+    fn decide(&self, vdisk: &VdiskId, wanted: AggregationNumber) -> AggregationNumber {
+        self.pins.decide(vdisk, wanted)
     }
 }
 
@@ -86,7 +96,11 @@ impl Limits for OfflineLimits {
         }
     }
 
-    async fn readers(&self, _: &VdiskId) -> Option<Limit> {
+    fn readers(&self, _: &VdiskId) -> Option<Limit> {
         None
+    }
+
+    fn decide(&self, _: &VdiskId, wanted: AggregationNumber) -> AggregationNumber {
+        wanted
     }
 }

@@ -27,7 +27,7 @@ use anyhow::{Context, bail};
 use tlog_codec::{PlaceInLog, Record, VdiskKeys};
 use tlog_flusher::{ExtraError, Log, StoredAggregation};
 use tlog_player::{LogReader, Moment, MomentReached, StoredFormat};
-use tlog_proto::{AggregationNumber, Block, Generation, Sequence, Timestamp, VdiskId};
+use tlog_proto::{AggregationId, AggregationNumber, Block, Generation, Sequence, Timestamp, VdiskId};
 
 use self::keep::Keep;
 pub use self::limits::{Limit, Limits};
@@ -83,7 +83,7 @@ pub struct How {
 }
 
 /// A moment, as it is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum At {
     /// After the last write.
@@ -99,18 +99,23 @@ pub enum At {
     },
     /// After an aggregation.
     Aggregation(u64),
+    /// After the aggregation with an id, in hexadecimal digits.
+    Id(String),
 }
 
-impl From<At> for Moment {
-    fn from(at: At) -> Self {
-        match at {
+impl TryFrom<At> for Moment {
+    type Error = anyhow::Error;
+
+    fn try_from(at: At) -> anyhow::Result<Self> {
+        Ok(match at {
             At::Newest => Moment::Newest,
             At::Time(time) => Moment::At(Timestamp(time)),
             At::Sequence { generation, sequence } => {
                 Moment::Sequence { generation: generation.map(Generation), sequence: Sequence(sequence) }
             }
             At::Aggregation(number) => Moment::Aggregation(AggregationNumber(number)),
-        }
+            At::Id(id) => Moment::Id(AggregationId::parse(&id).context("an id has 64 hexadecimal digits")?),
+        })
     }
 }
 
@@ -123,6 +128,7 @@ impl From<Moment> for At {
                 At::Sequence { generation: generation.map(|g| g.0), sequence: sequence.0 }
             }
             Moment::Aggregation(number) => At::Aggregation(number.0),
+            Moment::Id(id) => At::Id(id.to_string()),
         }
     }
 }
@@ -143,13 +149,17 @@ pub async fn run(
     let Ok(_turn) = turn.try_lock() else {
         bail!("vdisk {vdisk}: a mark, checkpoint or prune of it is under way; wait until it is done");
     };
+    let at = match &request {
+        Request::Mark { at, .. } | Request::Checkpoint { at, .. } => Moment::try_from(at.clone())?,
+        Request::Unmark { .. } | Request::Prune { .. } => Moment::Newest,
+    };
     let mut work = Work::begin(storage, vdisk).await?;
     let done = match request {
-        Request::Mark { name, at } => marks::mark(&mut work, &name, at.into()).await.map(Report::Mark),
+        Request::Mark { name, .. } => marks::mark(&mut work, &name, at).await.map(Report::Mark),
         Request::Unmark { name } => marks::unmark(&mut work, &name).await.map(Report::Mark),
-        Request::Checkpoint { at, rate: own } => {
+        Request::Checkpoint { rate: own, .. } => {
             let pace = image::Pace::new(own.unwrap_or(rate));
-            image::checkpoint(&mut work, at.into(), pace, progress).await.map(Report::Checkpoint)
+            image::checkpoint(&mut work, at, pace, progress).await.map(Report::Checkpoint)
         }
         Request::Prune { keep, how, rate: own } => {
             let pace = image::Pace::new(own.unwrap_or(rate));

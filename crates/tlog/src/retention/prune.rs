@@ -114,9 +114,11 @@ pub(super) async fn prune(
                 .to_owned(),
         ));
     }
-    // Whoever has come since needs no more than what stays, or is respected.
-    let limit = limit_again(work, limits, how).await?.filter(|limit| limit.from < plan.first);
-    let first = limit.map_or(plan.first, |limit| limit.from);
+    // Whoever has come since is respected; whoever comes from now on is told what stays.
+    let slave =
+        if how.ignore_slave { None } else { limits.slave(&work.vdisk).await.map_err(anyhow::Error::msg)? };
+    let wanted = slave.map_or(plan.first, |slave| slave.from.min(plan.first));
+    let first = limits.decide(&work.vdisk, wanted);
     let pruned = work.log.prune(first).await?;
     metrics::counter!("tlog_pruned_aggregations_total")
         .increment(first.0.saturating_sub(reader.extent().first.0));
@@ -131,12 +133,8 @@ fn now() -> Timestamp {
 
 async fn limit(work: &Work<'_>, limits: &dyn Limits, how: How) -> Result<Option<Limit>, String> {
     let slave = if how.ignore_slave { None } else { limits.slave(&work.vdisk).await? };
-    let readers = limits.readers(&work.vdisk).await;
+    let readers = limits.readers(&work.vdisk);
     Ok(slave.into_iter().chain(readers).min_by_key(|limit| limit.from))
-}
-
-async fn limit_again(work: &Work<'_>, limits: &dyn Limits, how: How) -> anyhow::Result<Option<Limit>> {
-    limit(work, limits, how).await.map_err(|why| anyhow::anyhow!("vdisk {}: {why}", work.vdisk))
 }
 
 /// What is to be done, or why there is nothing to do.
