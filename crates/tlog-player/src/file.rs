@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tlog_codec::VdiskKeys;
 
 use crate::disk_state::{DiskState, is_zero};
+use crate::in_place::zero_range;
 use crate::reader::LogReader;
 use crate::restore::{RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget};
 
@@ -19,13 +20,24 @@ const PIECE: usize = 4096;
 /// A file in which zeros are holes. It must be empty at first.
 #[derive(Debug)]
 pub struct SparseFile {
-    file: File,
+    file: Arc<File>,
+    /// What is to be zeros may be something else: after a loss of power, for one.
+    may_have_more: bool,
 }
 
 impl SparseFile {
     /// Takes an empty file that is open for writing.
     pub fn new(file: File) -> Self {
-        Self { file }
+        Self { file: Arc::new(file), may_have_more: false }
+    }
+
+    /// Takes a file that some of the same disk was written to.
+    pub(crate) fn resumed(file: Arc<File>) -> Self {
+        Self { file, may_have_more: true }
+    }
+
+    pub(crate) fn file(&self) -> Arc<File> {
+        self.file.clone()
     }
 }
 
@@ -42,6 +54,8 @@ impl RestoreTarget for SparseFile {
             let bytes = data.get(at..at + len).unwrap_or_default();
             if !is_zero(bytes) {
                 self.file.write_all_at(bytes, offset + at as u64)?;
+            } else if self.may_have_more {
+                zero_range(&self.file, offset + at as u64, len as u64)?;
             }
             at += len;
         }
@@ -111,13 +125,13 @@ pub async fn restore_to_file(
     }
     let target = Arc::new(SparseFile::new(file));
     let summary = reader.restore(keys, state, target, &options.restore, progress).await?;
-    temporary.rename_to(&path, options.overwrite)?;
+    appear(&temporary.path, &path, options.overwrite)?;
     tracing::info!(vdisk = %reader.vdisk(), path = %path.display(), blocks = summary.blocks, "restored");
     Ok(summary)
 }
 
 /// The file that is to appear: where the name is a link, what it leads to. Refuses early what would fail at the end.
-fn destination(path: &Path, overwrite: bool) -> Result<PathBuf, RestoreFileError> {
+pub(crate) fn destination(path: &Path, overwrite: bool) -> Result<PathBuf, RestoreFileError> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
         Err(source) => Err(failed("look at", path, source)),
@@ -127,7 +141,7 @@ fn destination(path: &Path, overwrite: bool) -> Result<PathBuf, RestoreFileError
     }
 }
 
-fn failed(what: &'static str, path: &Path, source: io::Error) -> RestoreFileError {
+pub(crate) fn failed(what: &'static str, path: &Path, source: io::Error) -> RestoreFileError {
     RestoreFileError::Io { what, path: path.to_owned(), source }
 }
 
@@ -150,30 +164,39 @@ impl Temporary {
         let file = file.map_err(|source| failed("create", &temporary, source))?;
         Ok((Self { path: temporary }, file))
     }
+}
 
-    fn rename_to(self, path: &Path, overwrite: bool) -> Result<(), RestoreFileError> {
-        if overwrite {
-            std::fs::rename(&self.path, path).map_err(|source| failed("rename to", path, source))?;
-        } else {
-            // A rename would replace what has appeared in the meantime, a link does not.
-            match std::fs::hard_link(&self.path, path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    return Err(RestoreFileError::Exists { path: path.to_owned() });
-                }
-                // Some file systems have no links.
-                Err(_) => {
-                    destination(path, false)?;
-                    std::fs::rename(&self.path, path).map_err(|source| failed("rename to", path, source))?;
-                }
+/// Gives a complete file its name, for good. Without `overwrite` nothing is replaced, not even what has appeared in the meantime.
+pub(crate) fn appear(temporary: &Path, path: &Path, overwrite: bool) -> Result<(), RestoreFileError> {
+    let rename = || std::fs::rename(temporary, path).map_err(|source| failed("rename to", path, source));
+    if overwrite {
+        rename()?;
+    } else {
+        // A rename would replace what has appeared in the meantime, a link does not.
+        match std::fs::hard_link(temporary, path) {
+            Ok(()) => {
+                let removed = std::fs::remove_file(temporary);
+                removed.map_err(|source| failed("remove", temporary, source))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(RestoreFileError::Exists { path: path.to_owned() });
+            }
+            // Some file systems have no links.
+            Err(_) => {
+                destination(path, false)?;
+                rename()?;
             }
         }
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| failed("sync the directory", directory, source))
+    }
+    let directory = directory_of(path);
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| failed("sync the directory", directory, source))
+}
+
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 

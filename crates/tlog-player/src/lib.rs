@@ -5,11 +5,13 @@
 //!   .history()            -> History what was written when, aggregation by aggregation                no key
 //!   .replay(range)        -> Replay  its aggregations with their blocks, in order, as fast as all stores and cores allow
 //!   .disk_state(moment)   -> DiskState which write of each block counts at a moment, without its data
-//!   .restore(state)       -> RestoreTarget  the data, each block once                 restore_to_file: a sparse file
 //!   .points(options)      -> Points   moments worth restoring                         no key
 //!   .diff(from, to)       -> DiskDiff which blocks differ between two moments, without their data
 //!   .blame(block, moment) -> Blame    who wrote a block, and when, from new to old
 //!   prove(moment)         -> Proof  that a restore works: it reads and checks everything a restore would, and writes nothing
+//!   .restore(state)       -> RestoreTarget  the data, each block once: restore_to_file, ResumableFile (goes on after an
+//!                                           interruption), restore_to_device, restore_in_order (a pipe)
+//! compare_with_image(state) -> Comparison   whether an image is the disk at the moment, by its hashes alone
 //!   .verify(depth)        -> VerifyReport   chain, shards, what may still be lost     no key unless deep
 //! ```
 //!
@@ -27,6 +29,7 @@ mod blame;
 mod checkpoint;
 mod copy;
 mod diff;
+mod compare;
 mod disk_state;
 mod extent;
 mod file;
@@ -34,6 +37,8 @@ mod find;
 mod format1;
 mod history;
 mod in_flight;
+mod in_order;
+mod in_place;
 mod metric;
 mod moment;
 mod points;
@@ -43,6 +48,7 @@ mod records;
 mod replay;
 mod resolve;
 mod restore;
+mod resume;
 pub mod slave;
 mod task;
 mod verify;
@@ -54,11 +60,14 @@ pub use blame::{Blame, BlockWrite};
 pub use checkpoint::Checkpoint;
 pub use copy::BlockReader;
 pub use diff::{BlockContent, ChangedBlock, DiskDiff};
+pub use compare::{Comparison, compare_with_image};
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};
 pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};
 pub use format1::{Format1Error, Format1Progress, StoredFormat};
 pub use history::{AggregationInfo, History, HistoryError};
+pub use in_order::restore_in_order;
+pub use in_place::{InPlaceTarget, RestoreDeviceError, restore_to_device};
 pub use moment::{Moment, MomentError, MomentReached};
 pub use points::{Point, PointOptions, PointReason, Points};
 pub use prove::{DiskDigest, Proof, ProveError, ProveFault, ProveOptions, prove};
@@ -67,7 +76,9 @@ pub use records::{RecordFound, Records, RecordsError};
 pub use replay::{Replay, ReplayError, ReplayOptions, Replayed};
 pub use restore::{
     MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
+    RestoredBefore,
 };
+pub use resume::{ResumableFile, ResumeError, ResumeOptions, Unfinished};
 pub use verify::{ContentFault, Depth, StoreReport, Verdict, VerifyError, VerifyProgress, VerifyReport};
 pub use verify_format1::{Format1Report, Format1StoreReport};
 pub use writes::{WalkProgress, WritePlace};

@@ -1,25 +1,36 @@
 //! The data of a disk at a moment, each block once, from as few aggregations as have it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tlog_codec::{Opener, VdiskKeys};
 use tlog_proto::{AggregationNumber, Block, BlockIndex, Operation, Timestamp, VdiskId};
 use tlog_quorum::ReadError;
+use tokio::sync::mpsc;
 
-use crate::disk_state::{DiskState, Source};
-use crate::format1::{Format1Error, StoredFormat};
+use crate::disk_state::{BlockPlace, DiskState, Source};
+use crate::format1::{Format1Error, StoredFormat, bytes_read};
 use crate::in_flight::run_bounded;
 use crate::metric;
 use crate::reader::{LogReader, Unreadable};
 
-/// What a disk is restored into. It begins as all zeros, and no byte is written twice. Calls may block: they are made on
-/// threads for that, several at once.
+/// What a disk is restored into. No byte is written twice. Calls may block: they are made on threads for that, several at once.
 pub trait RestoreTarget: Send + Sync + 'static {
     /// Makes it so many bytes long; the first call.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Writes the data of a block at its byte offset. May leave out zeros.
+    /// Whether everything in it is zero at first. If not, all of its bytes are written.
+    fn begins_as_zeros(&self) -> bool {
+        true
+    }
+
+    /// Makes a range zeros; of a target that does not begin as zeros, for what the disk has no content of.
+    fn write_zeros_at(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Writes the data of a block at its byte offset. May leave out zeros, if it begins as zeros.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
     /// Makes what was written durable, where the target can; the last call.
@@ -92,21 +103,43 @@ pub struct RestoreProgress {
     pub bytes: u64,
     /// Bytes of content that the disk has.
     pub bytes_total: u64,
-    /// Position in history: highest timestamp of the aggregations that were read.
+    /// Position in history: the timestamp of the aggregation that was read last. A restore goes from the newest back, one into a
+    /// slave from the oldest on.
     pub position: Timestamp,
+    /// Bytes of shards that were read for it.
+    pub read_bytes: u64,
 }
 
 /// What a restore did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestoreSummary {
-    /// Aggregations that were read.
+    /// Aggregations that were read; as often as that was, where one was read more than once.
     pub aggregations: u64,
+    /// Aggregations that have something that is needed.
+    pub aggregations_needed: u64,
+    /// Aggregations of history up to the moment; none where that is not known, with a part in format 1 below one in format 2.
+    pub aggregations_of_history: Option<u64>,
     /// Blocks that were written.
     pub blocks: u64,
     /// Bytes of their content.
     pub bytes: u64,
+    /// Bytes of shards that were read for it; heads, from which the disk state is, do not count.
+    pub read_bytes: u64,
     /// Bytes of the target.
     pub len: u64,
+    /// What an interrupted restore had done already; not in what is above.
+    pub before: RestoredBefore,
+}
+
+/// What of a disk was there already when a restore went on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoredBefore {
+    /// Aggregations of which everything that is needed was there.
+    pub aggregations: u64,
+    /// Blocks of these.
+    pub blocks: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
 }
 
 /// A disk cannot be restored. The target then has some blocks and not others.
@@ -183,55 +216,117 @@ pub(crate) struct Job {
     blocks: Vec<(u32, BlockIndex)>,
 }
 
+/// Which aggregation a job reads.
+pub(crate) type JobKey = (StoredFormat, AggregationNumber);
+
 /// What became of it.
-struct Written {
-    blocks: u64,
-    bytes: u64,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) key: JobKey,
+    pub(crate) blocks: u64,
+    pub(crate) bytes: u64,
+    read_bytes: u64,
     newest_timestamp: Timestamp,
 }
 
 impl LogReader {
     /// Reads the data of a disk state and writes each block once. `state` must come from a reader of the same log. Every block
     /// is proven by its hash before it is written; a shard that is missing or damaged costs another read. `progress` is called
-    /// after each aggregation.
+    /// after each aggregation. The newest aggregation is read first.
     pub async fn restore<T: RestoreTarget>(
         &self,
         keys: &VdiskKeys,
         state: &DiskState,
         target: Arc<T>,
         options: &RestoreOptions,
-        mut progress: impl FnMut(&RestoreProgress) + Send,
+        progress: impl FnMut(&RestoreProgress) + Send,
     ) -> Result<RestoreSummary, RestoreError> {
         let vdisk = self.vdisk();
-        let too_long = || RestoreError::TooLong { vdisk: vdisk.clone(), block_size: state.block_size() };
-        let len = state.disk_len().ok_or_else(too_long)?.max(options.min_len);
+        let len = restored_len(state, options)?;
         let on_target = |act: fn(&T, u64) -> io::Result<()>, target: Arc<T>| async move {
             let result = blocking(move || act(&target, len)).await;
             result.map_err(|source| RestoreError::Target { vdisk: vdisk.clone(), source })
         };
         on_target(T::set_len, target.clone()).await?;
+        if !target.begins_as_zeros() {
+            for (offset, len) in gaps(state, len) {
+                let target = target.clone();
+                let zeroed = blocking(move || target.write_zeros_at(offset, len)).await;
+                zeroed.map_err(|source| RestoreError::Target { vdisk: vdisk.clone(), source })?;
+            }
+        }
+        let jobs = jobs(state).into_iter().rev();
+        let so_far = RestoreProgress::before(state);
+        let done = self.run_jobs(keys, state, jobs, so_far, &target, options.memory, None, progress).await?;
+        on_target(|target, _| target.sync(), target).await?;
+        Ok(self.summary(state, &done, RestoredBefore::default(), len))
+    }
 
-        let jobs = jobs(state);
-        let mut so_far = RestoreProgress {
-            aggregations_total: jobs.len() as u64,
-            blocks_total: state.block_count() as u64,
-            bytes_total: state.content_bytes(),
-            ..RestoreProgress::default()
-        };
+    /// Runs jobs in their order; each is told to `finished` once it was written. Answers what is done then.
+    #[allow(clippy::too_many_arguments)] // each is one of its own
+    pub(crate) async fn run_jobs<T: RestoreTarget>(
+        &self,
+        keys: &VdiskKeys,
+        state: &DiskState,
+        jobs: impl IntoIterator<Item = (u64, Job)>,
+        mut so_far: RestoreProgress,
+        target: &Arc<T>,
+        memory: u64,
+        finished: Option<mpsc::Sender<Written>>,
+        mut progress: impl FnMut(&RestoreProgress) + Send,
+    ) -> Result<RestoreProgress, RestoreError> {
         progress(&so_far);
         let opener = Opener::new(keys.clone());
-        let run = |job| self.restore_one(job, opener.clone(), state.block_size(), target.clone());
-        run_bounded(jobs, options.memory, run, |written: Written| {
+        let run = |job| {
+            let written = self.restore_one(job, opener.clone(), state.block_size(), target.clone());
+            let finished = finished.clone();
+            async move {
+                let written = written.await?;
+                if let Some(finished) = finished {
+                    let told = finished.send(written).await;
+                    // Who listens has failed, and says why.
+                    let ended = |_| io::Error::other("what is done cannot be noted any more");
+                    let vdisk = self.vdisk().clone();
+                    told.map_err(ended).map_err(|source| RestoreError::Target { vdisk, source })?;
+                }
+                Ok::<_, RestoreError>(written)
+            }
+        };
+        run_bounded(jobs, memory, run, |written: Written| {
             so_far.aggregations += 1;
             so_far.blocks += written.blocks;
             so_far.bytes += written.bytes;
-            so_far.position = so_far.position.max(written.newest_timestamp);
+            so_far.read_bytes += written.read_bytes;
+            so_far.position = written.newest_timestamp;
             progress(&so_far);
         })
         .await?;
-        on_target(|target, _| target.sync(), target).await?;
-        let RestoreProgress { aggregations, blocks, bytes, .. } = so_far;
-        Ok(RestoreSummary { aggregations, blocks, bytes, len })
+        Ok(so_far)
+    }
+
+    /// `done` includes what was done before.
+    pub(crate) fn summary(
+        &self,
+        state: &DiskState,
+        done: &RestoreProgress,
+        before: RestoredBefore,
+        len: u64,
+    ) -> RestoreSummary {
+        let of_history = state.reached().and_then(|reached| match reached.format {
+            StoredFormat::One => Some(reached.aggregation.0),
+            StoredFormat::Two if self.has_format1() => None,
+            StoredFormat::Two => Some((reached.aggregation.0 + 1).saturating_sub(self.extent().first.0)),
+        });
+        RestoreSummary {
+            aggregations: done.aggregations - before.aggregations,
+            aggregations_needed: state.sources().len() as u64,
+            aggregations_of_history: of_history,
+            blocks: done.blocks - before.blocks,
+            bytes: done.bytes - before.bytes,
+            read_bytes: done.read_bytes,
+            len,
+            before,
+        }
     }
 
     async fn restore_one<T: RestoreTarget>(
@@ -242,11 +337,12 @@ impl LogReader {
         target: Arc<T>,
     ) -> Result<Written, RestoreError> {
         let vdisk = self.vdisk().clone();
-        self.with_blocks(job, opener, move |job, blocks| {
+        let written = self.with_blocks_counted(job, opener, move |job, blocks| {
             let blocks = job.needed(&vdisk, blocks)?;
             write_blocks(job, &blocks, &vdisk, block_size, &*target)
-        })
-        .await
+        });
+        let (written, read_bytes) = written.await?;
+        Ok(Written { read_bytes, ..written })
     }
 
     /// Reads the blocks of an aggregation and hands them on, on a thread for what blocks or computes for long.
@@ -256,25 +352,59 @@ impl LogReader {
         opener: Opener,
         work: impl FnOnce(&Job, &[Block]) -> Result<R, RestoreError> + Send + 'static,
     ) -> Result<R, RestoreError> {
+        Ok(self.with_blocks_counted(job, opener, work).await?.0)
+    }
+
+    /// The same, with how many bytes of shards were read for it.
+    pub(crate) async fn with_blocks_counted<R: Send + 'static>(
+        &self,
+        job: Job,
+        opener: Opener,
+        work: impl FnOnce(&Job, &[Block]) -> Result<R, RestoreError> + Send + 'static,
+    ) -> Result<(R, u64), RestoreError> {
         let vdisk = self.vdisk().clone();
         if job.format == StoredFormat::One {
-            let blocks = self.fetch_link(job.source.id).await?.aggregation.blocks;
-            return blocking(move || work(&job, &blocks)).await;
+            let link = self.fetch_link(job.source.id).await?;
+            let bytes = bytes_read(&link);
+            return blocking(move || Ok((work(&job, &link.aggregation.blocks)?, bytes))).await;
         }
         let candidate = self.fetch(job.number, job.source.id).await.map_err(|error| match error {
             Unreadable::Lost(source) => RestoreError::DataLost { source },
             Unreadable::Pruned { first } => RestoreError::Pruned { vdisk: vdisk.clone(), first },
         })?;
+        let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
         blocking(move || {
             let opened = opener.blocks(&candidate.head, &candidate.payloads);
             let blocks = opened.map_err(|source| RestoreError::Open { vdisk, number: job.number, source })?;
-            work(&job, &blocks)
+            Ok((work(&job, &blocks)?, bytes))
         })
         .await
     }
 }
 
+impl RestoreProgress {
+    /// Nothing is done yet.
+    pub(crate) fn before(state: &DiskState) -> Self {
+        Self {
+            aggregations_total: state.sources().len() as u64,
+            blocks_total: state.block_count() as u64,
+            bytes_total: state.content_bytes(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Job {
+    pub(crate) fn key(&self) -> JobKey {
+        (self.format, self.number)
+    }
+
+    /// How many of the aggregation's blocks are needed, and how many bytes these have.
+    pub(crate) fn needs(&self, state: &DiskState) -> (u64, u64) {
+        let bytes = |(_, index): &(u32, BlockIndex)| state.get(*index).map_or(0, |place| place.length.into());
+        (self.blocks.len() as u64, self.blocks.iter().map(bytes).sum())
+    }
+
     /// Of the aggregation's blocks those that are needed.
     pub(crate) fn needed<'a>(
         &self,
@@ -307,14 +437,45 @@ fn write_blocks(
     }
     let blocks = blocks.len() as u64;
     metric::restored(blocks, bytes);
-    Ok(Written { blocks, bytes, newest_timestamp: job.source.newest_timestamp })
+    let newest_timestamp = job.source.newest_timestamp;
+    Ok(Written { key: job.key(), blocks, bytes, read_bytes: 0, newest_timestamp })
+}
+
+/// Bytes of what a disk is restored to.
+pub(crate) fn restored_len(state: &DiskState, options: &RestoreOptions) -> Result<u64, RestoreError> {
+    let (vdisk, block_size) = (state.vdisk(), state.block_size());
+    let too_long = || RestoreError::TooLong { vdisk: vdisk.clone(), block_size };
+    Ok(state.disk_len().ok_or_else(too_long)?.max(options.min_len))
+}
+
+/// What the disk has no content of, up to `len`: offsets and lengths.
+fn gaps(state: &DiskState, len: u64) -> Vec<(u64, u64)> {
+    let block_size = state.block_size();
+    let offset = |index: BlockIndex| index.offset(block_size).unwrap_or(u64::MAX);
+    let content = state.blocks().map(|(index, place)| (offset(index), u64::from(place.length)));
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    for (offset, length) in content.chain([(len, 0)]) {
+        if offset > at {
+            gaps.push((at, offset - at));
+        }
+        at = offset.saturating_add(length);
+    }
+    gaps
 }
 
 /// What is to be read, oldest first, each with what it costs.
 pub(crate) fn jobs(state: &DiskState) -> Vec<(u64, Job)> {
-    type Needed = std::collections::BTreeMap<(StoredFormat, AggregationNumber), Vec<(u32, BlockIndex)>>;
-    let mut blocks = Needed::default();
-    for (index, place) in state.blocks() {
+    jobs_of(state, state.blocks())
+}
+
+/// The same for some blocks of the state.
+pub(crate) fn jobs_of<'a>(
+    state: &DiskState,
+    of: impl Iterator<Item = (BlockIndex, &'a BlockPlace)>,
+) -> Vec<(u64, Job)> {
+    let mut blocks: BTreeMap<JobKey, Vec<(u32, BlockIndex)>> = BTreeMap::new();
+    for (index, place) in of {
         blocks.entry((place.format, place.aggregation)).or_default().push((place.position, index));
     }
     let job = |((format, number), blocks)| {

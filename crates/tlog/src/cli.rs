@@ -19,7 +19,7 @@ use crate::words;
     arg_required_else_help = true,
     after_help = "Each command has a help of its own: 'tlog record -h' shows what is usual, 'tlog record --help' everything.\n\
         Exit status: 0 done; 1 not done, with the reason on standard error; 64 wrong usage. 'tlog verify' has its own: 0 whole, \
-        1 degraded, 2 data lost, 3 could not be checked."
+        1 degraded, 2 data lost, 3 could not be checked; so has 'tlog restore --verify-against': 0 equal, 1 differs, 3 could not be told."
 )]
 pub struct Cli {
     #[command(subcommand)]

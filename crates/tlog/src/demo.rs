@@ -169,9 +169,7 @@ async fn restore_and_compare(
     let moment = moments.get(number - 1).context("no such moment")?;
     let output = scratch.join("restored");
     let options = ReadOptions::default();
-    let restored =
-        restore::restore(settings, vdisk, &Moment::At(moment.at).into(), &options, &output, true, |_| {})
-            .await?;
+    let restored = restore::restore(settings, vdisk, Moment::At(moment.at), &options, &output, true).await?;
     let equal = same_content(&output, &moment.image)?;
     let verdict = if equal { "equal, byte for byte" } else { "NOT EQUAL" };
     let checked = image.check(&output)?;
