@@ -339,8 +339,9 @@ impl ResumableFile {
         let work = async {
             let work = reader.run_jobs(keys, state, left, so_far, target, memory, Some(finished), progress);
             tokio::select! {
-                done = work => Some(done),
+                biased;
                 () = stop => None,
+                done = work => Some(done),
             }
         };
         let noting = noting::note(&mut self.journal, target, to_note, options.sync_bytes);

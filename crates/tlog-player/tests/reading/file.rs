@@ -20,7 +20,7 @@ async fn restore(
     restore_to_file(&log.reader().await, &log.keys, &state, path, options, |_| {}).await
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub(crate) fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

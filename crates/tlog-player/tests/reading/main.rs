@@ -16,4 +16,6 @@ mod oracle;
 mod points;
 mod proofs;
 mod replay;
+mod resuming;
+mod targets;
 mod verdicts;
