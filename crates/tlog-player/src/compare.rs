@@ -92,7 +92,8 @@ struct Walk {
 
 impl Walk {
     fn step(mut self) -> io::Result<Self> {
-        let blocks = (BATCH / self.block_size).max(1);
+        let left = (self.end - self.at).div_ceil(self.block_size);
+        let blocks = (BATCH / self.block_size).clamp(1, left);
         let mut batch = vec![0; usize::try_from(blocks * self.block_size).unwrap_or(usize::MAX)];
         for _ in 0..BATCHES {
             self.skip()?;

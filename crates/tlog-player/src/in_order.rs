@@ -28,7 +28,7 @@ use crate::restore::{
 
 /// What keeping a block takes beyond its data, about.
 const BLOCK_COST: u64 = 64;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Blocks of a window, by rising index.
 type Blocks = BTreeMap<BlockIndex, Vec<u8>>;

@@ -20,7 +20,7 @@ use crate::restore::{RestoreError, RestoreOptions, RestoreProgress, RestoreSumma
 /// Ranges that a device makes zeros begin and end at a multiple of this.
 const ALIGNED: u64 = 4096;
 /// Zeros that are written at once, where that has to be done by hand.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A file or device that is written over, from its beginning to its end. It keeps its length.
 #[derive(Debug)]
