@@ -188,6 +188,11 @@ pub(crate) fn appear(temporary: &Path, path: &Path, overwrite: bool) -> Result<(
             }
         }
     }
+    sync_directory_of(path)
+}
+
+/// Makes the name of a file durable.
+pub(crate) fn sync_directory_of(path: &Path) -> Result<(), RestoreFileError> {
     let directory = directory_of(path);
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|source| failed("sync the directory", directory, source))

@@ -30,7 +30,7 @@ use tlog_proto::{BlockIndex, VdiskId};
 use self::journal::{Complete, Found, Journal, NotLocked, Told};
 use crate::compare::compare_with_file;
 use crate::disk_state::DiskState;
-use crate::file::{RestoreFileError, appear, destination, failed};
+use crate::file::{RestoreFileError, appear, destination, failed, sync_directory_of};
 use crate::format1::StoredFormat;
 use crate::moment::{Moment, MomentReached};
 use crate::reader::LogReader;
@@ -292,6 +292,8 @@ impl ResumableFile {
         };
         if let Standing::Named(_) = self.standing {
             if is_this {
+                // Whoever gave it the name may have ended before that was durable.
+                sync_directory_of(&self.path)?;
                 return self.was_complete(reader, state, len);
             }
             // What the journal was of is finished, so it is of no use to anybody.

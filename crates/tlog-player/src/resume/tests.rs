@@ -1,3 +1,5 @@
+//! Journals, whole and damaged.
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 

@@ -9,6 +9,9 @@ use rand::{Rng, SeedableRng};
 use crate::json;
 use crate::support::Place;
 
+/// Names and contents.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// Where Debian keeps the tools of file systems; not in everybody's search path.
 fn tool(name: &str) -> Command {
     let mut command = Command::new(name);
@@ -39,8 +42,8 @@ fn a_file_system_is_clean_and_has_its_files_at_each_of_ten_moments() {
     ok(tool("mkfs.ext4").args(["-q", "-F"]).arg(&image));
     let server = place.server(&[]);
     let mut random = SmallRng::seed_from_u64(3);
-    let mut moments: Vec<(u64, Vec<(String, Vec<u8>)>)> = Vec::new();
-    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut moments: Vec<(u64, Files)> = Vec::new();
+    let mut files = Files::new();
     for moment in 0..10 {
         for number in 0..3 {
             let mut content = vec![0; random.random_range(1..60_000)];
