@@ -1,7 +1,7 @@
 //! Journals, whole and damaged.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
 
@@ -49,8 +49,8 @@ fn whole() -> (tempfile::TempDir, PathBuf, Told) {
     (directory, path, Told { begun: begun(), done, complete: Some(complete) })
 }
 
-fn open(path: &PathBuf) -> (Journal, Found) {
-    Journal::open(path.clone()).unwrap()
+fn open(path: &Path) -> (Journal, Found) {
+    Journal::open(path.to_owned()).unwrap()
 }
 
 fn told(found: Found) -> Told {
