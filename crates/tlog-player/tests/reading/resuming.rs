@@ -282,7 +282,7 @@ async fn a_restore_that_fails_goes_on_when_the_stores_are_back() {
     let file = ResumableFile::lock(&scene.path, false, false).unwrap();
     let state = Arc::new(story.log.state(Moment::Newest).await.unwrap());
     let reader = story.log.reader().await;
-    [0, 1].map(|store| story.log.controls[store].set_down(true));
+    story.log.controls[..2].iter().for_each(|control| control.set_down(true));
     let stop = std::future::pending();
     let result = file.restore(&reader, &story.log.keys, &state, Moment::Newest, &EACH, stop, |_| {}).await;
     let error = result.unwrap_err();
@@ -290,7 +290,7 @@ async fn a_restore_that_fails_goes_on_when_the_stores_are_back() {
         matches!(error, ResumeError::File(RestoreFileError::Restore(RestoreError::DataLost { .. }))),
         "{error}"
     );
-    [0, 1].map(|store| story.log.controls[store].set_down(false));
+    story.log.controls[..2].iter().for_each(|control| control.set_down(false));
     let summary = restore(&story.log, &scene.path, Moment::Newest).await.unwrap();
     assert_eq!(summary.before.aggregations, done);
     is_newest(&story, &scene);
