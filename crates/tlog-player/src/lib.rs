@@ -27,9 +27,9 @@
 
 mod blame;
 mod checkpoint;
+mod compare;
 mod copy;
 mod diff;
-mod compare;
 mod disk_state;
 mod extent;
 mod file;
@@ -58,9 +58,9 @@ mod writes;
 
 pub use blame::{Blame, BlockWrite};
 pub use checkpoint::Checkpoint;
+pub use compare::{Comparison, compare_with_image};
 pub use copy::BlockReader;
 pub use diff::{BlockContent, ChangedBlock, DiskDiff};
-pub use compare::{Comparison, compare_with_image};
 pub use disk_state::{BlockPlace, DiskState, DiskStateError, ReadOptions};
 pub use extent::{Extent, UncertainEnd};
 pub use file::{FileOptions, RestoreFileError, SparseFile, restore_to_file};

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::moment_arguments::{self, MomentArguments};
 use super::progress;
 use crate::settings::{Settings, SettingsArgs, Size, show_size};
-use crate::{logging, moment, reading};
+use crate::{logging, moment, pinned, reading};
 
 /// Restores a disk as it was at any moment of its history: to a sparse file, to a block device, or to standard output.
 ///
@@ -104,11 +104,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     logging::init_for_tool(&settings.logging);
     let settings = settings.of_vdisk(&arguments.vdisk).await?;
     let bar = progress::of_bytes("restoring");
-    let restored = match target {
-        Target::File(path) => to_file(&arguments, &settings, path, &bar).await,
-        Target::Device(path) => to_device(&arguments, &settings, path, &bar).await,
-        Target::Output => to_output(&arguments, &settings, &bar).await,
+    let restoring = async {
+        match target {
+            Target::File(path) => to_file(&arguments, &settings, path, &bar).await,
+            Target::Device(path) => to_device(&arguments, &settings, path, &bar).await,
+            Target::Output => to_output(&arguments, &settings, &bar).await,
+        }
     };
+    let restored = pinned::while_reading(&settings, &arguments.vdisk, "tlog restore", restoring).await;
     bar.finish_and_clear();
     report::tell(&arguments, output, &restored?)?;
     Ok(ExitCode::SUCCESS)
@@ -175,7 +178,8 @@ impl Disk {
     }
 
     async fn of(arguments: &Arguments, settings: &Settings) -> anyhow::Result<Self> {
-        let (moment, options) = (arguments.moment.moment()?, arguments.moment.options());
+        let moment = arguments.moment.of_log(&arguments.settings, &arguments.vdisk).await?;
+        let options = arguments.moment.options();
         Self::find(settings, &arguments.vdisk, moment, &options).await
     }
 
@@ -211,7 +215,7 @@ async fn to_file(
         bail!("there is no directory {} to restore to; make it, or name another output", directory.display());
     }
     let stop = stopping::on_signals(bar)?;
-    let asked = arguments.moment.moment()?;
+    let asked = arguments.moment.of_log(&arguments.settings, &arguments.vdisk).await?;
     let file = ResumableFile::lock(path, arguments.force, arguments.fresh).map_err(say_what_helps)?;
     let moment = file.moment(&arguments.vdisk, asked);
     let goes_on = file.unfinished();
