@@ -342,6 +342,19 @@ pub static METRICS: &[Metric] = &[
     // The server's own scrubs.
     metric("tlog_scrub_rounds_total", Counter, "", "Times that the server scrubbed every log"),
     metric("tlog_scrub_data_lost", Gauge, "vdisk", "1 where the last of these scrubs found data lost"),
+    // History that is removed.
+    metric(
+        "tlog_retention_pruned_aggregations_total",
+        Counter,
+        "",
+        "Aggregations that were removed, on all stores together",
+    ),
+    metric(
+        "tlog_retention_failures_total",
+        Counter,
+        "",
+        "Times that the server could not remove history that is not to be kept",
+    ),
     // The server's own proofs of restores.
     metric("tlog_restore_proofs_total", Counter, "vdisk", "Proofs that the vdisk can be restored"),
     metric(
@@ -458,8 +471,19 @@ mod tests {
                 let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
                 let strings = text.split('"').filter(|part| part.starts_with("tlog_"));
                 let areas = [
-                    "server_", "log_", "store_", "redis_", "config_", "slave_", "scrub_", "player_",
-                    "client_", "build_", "start_", "restore_",
+                    "server_",
+                    "log_",
+                    "store_",
+                    "redis_",
+                    "config_",
+                    "slave_",
+                    "scrub_",
+                    "player_",
+                    "client_",
+                    "build_",
+                    "start_",
+                    "restore_",
+                    "retention_",
                 ];
                 let is_name = |text: &&str| {
                     let rest = text.trim_start_matches("tlog_");

@@ -47,6 +47,7 @@ pub struct Service {
     admin: Option<(TcpListener, SocketAddr, PrometheusHandle)>,
     operations: Arc<ServerOperations>,
     scrub: Option<(Duration, u64)>,
+    retention: Option<retention::background::Retention>,
 }
 
 impl Service {
@@ -116,7 +117,8 @@ impl Service {
             "serving"
         );
         let scrub = settings.scrub_interval.map(|every| (every, settings.scrub_rate));
-        Ok(Self { server, listener, address, tls, admin, operations, scrub })
+        let retention = settings.retention;
+        Ok(Self { server, listener, address, tls, admin, operations, scrub, retention })
     }
 
     /// What TLS is spoken with, to have its files read again; none where it is plain TCP.
@@ -141,8 +143,12 @@ impl Service {
 
     /// Serves until `shutdown` is cancelled, makes everything durable, and answers how that went.
     pub async fn run(self, shutdown: CancellationToken) -> RunReport {
-        let Self { server, listener, admin, operations, scrub, .. } = self;
+        let Self { server, listener, admin, operations, scrub, retention, .. } = self;
         let storages = operations.storages.clone();
+        let retaining = retention.map(|retention| {
+            let limits = ServerLimits { slaves: operations.slaves.clone(), pins: operations.pins.clone() };
+            tokio::spawn(retention::background::run(storages.clone(), retention, limits))
+        });
         let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storages, every, rate)));
         tokio::spawn(operations.proofs.clone().run(shutdown.clone()));
         // The endpoint outlives the server's shutdown, so that it can be watched.
@@ -172,8 +178,8 @@ impl Service {
             }
         };
         let (report, ()) = tokio::join!(server.run(listener, shutdown.clone()), unready);
-        if let Some(scrubbing) = scrubbing {
-            scrubbing.abort();
+        for task in [scrubbing, retaining].into_iter().flatten() {
+            task.abort();
         }
         if let Some(slaves) = &operations.slaves {
             slaves.stop().await;

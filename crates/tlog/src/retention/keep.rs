@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Timestamp {
-        crate::moment::parse_now(text).unwrap()
+        crate::moment::parse_time_now(text).unwrap()
     }
 
     fn check(keep: Keep, now: &str, times: &[&str]) {

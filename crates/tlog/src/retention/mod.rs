@@ -13,6 +13,7 @@
 //! Nothing is removed before everything that takes its place was read back and is on all stores. A crash in between leaves an image
 //! more, and no moment less.
 
+pub mod background;
 mod image;
 pub mod keep;
 pub mod limits;

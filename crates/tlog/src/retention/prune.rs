@@ -120,7 +120,7 @@ pub(super) async fn prune(
     let wanted = slave.map_or(plan.first, |slave| slave.from.min(plan.first));
     let first = limits.decide(&work.vdisk, wanted);
     let pruned = work.log.prune(first).await?;
-    metrics::counter!("tlog_pruned_aggregations_total")
+    metrics::counter!("tlog_retention_pruned_aggregations_total")
         .increment(first.0.saturating_sub(reader.extent().first.0));
     report.done(pruned.first, pruned.later, began.elapsed());
     Ok(report)

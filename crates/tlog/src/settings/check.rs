@@ -8,6 +8,9 @@ use tlog_crypto::format1::AesDecrypter;
 use tlog_server::{Permissions, TlsFiles};
 use tracing_subscriber::EnvFilter;
 
+use crate::retention::background::Retention;
+use crate::retention::keep::Keep;
+
 use super::contradiction::{BLOCK_ROOM, Contradiction, MAX_SHARDS};
 use super::layers::{BY_DEFAULT, Merged};
 use super::values::{self, ListenAddress, ValueFault};
@@ -81,12 +84,23 @@ pub(super) fn settings(merged: &Merged) -> Result<Settings, SettingsError> {
         scrub_rate: of(merged, "scrub-rate", values::size)?,
         verify_restore_every: of(merged, "verify-restore-every", values::duration_or_off)?,
         verify_restore_rate: of(merged, "verify-restore-rate", values::size)?,
+        retention: retention(merged)?,
         check_stores_every: of(merged, "check-stores-every", values::duration)?,
         in_flight: of(merged, "in-flight", |text| count(text, 1, 1024))?,
         key_file: merged.parsed("key-file", |text| some_text(text).map(PathBuf::from))?,
         limits: limits(merged)?,
         logging: logging(merged)?,
     })
+}
+
+fn retention(merged: &Merged) -> Result<Option<Retention>, SettingsError> {
+    let within = of(merged, "keep-within", values::duration_or_off)?;
+    let periods = |text: &str| values::number(text, 0, 1_000_000).map(|number| number as u32);
+    let (hourly, daily) = (of(merged, "keep-hourly", periods)?, of(merged, "keep-daily", periods)?);
+    let marks = of(merged, "keep-marks", values::switch)?;
+    let every = of(merged, "prune-every", values::duration)?;
+    let rate = of(merged, "prune-rate", values::size)?;
+    Ok(within.map(|within| Retention { keep: Keep { within, hourly, daily, marks }, every, rate }))
 }
 
 fn documents(merged: &Merged) -> Result<Option<DocumentSettings>, SettingsError> {

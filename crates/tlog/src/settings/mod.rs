@@ -30,6 +30,7 @@ pub use flags::SettingsArgs;
 pub use table::{DEFAULT_FILE, Group, Kind, Preset, SETTINGS, Setting};
 pub use values::{ListenAddress, Size, TimeSpan, ValueFault, show_size};
 
+use crate::retention::background::Retention;
 use layers::{Merged, Sources};
 use tlog_config::{EtcdOptions, Secret, SourceAddress, StoreAddress};
 use tlog_server::{Permissions, TlsFiles};
@@ -85,6 +86,8 @@ pub struct Settings {
     pub verify_restore_every: Option<Duration>,
     /// Bytes per second that these proofs read.
     pub verify_restore_rate: u64,
+    /// Which history the server keeps; none: all of it.
+    pub retention: Option<Retention>,
     /// How often an idle log asks its stores whether they are still there.
     pub check_stores_every: Duration,
     /// File with the master key or keys; none: that of the embedded store.

@@ -252,6 +252,19 @@ pub static SETTINGS: &[Setting] = settings! {
          would read, such as once in 24h, and tells in /status and metrics; 'off' for only when asked.";
     Writing / "verify-restore-rate" "SIZE" One = r#""16MiB""#:
         "Bytes per second that the server's proofs of restores read, of all vdisks together.";
+    Writing / "keep-within" "DURATION" One = r#""off""#:
+        "How far back every moment of every vdisk can be restored, such as 30d; older history is removed from the stores, but for what \
+         keep-hourly, keep-daily and keep-marks name, as 'tlog prune' does it. 'off' keeps everything.";
+    Writing / "keep-hourly" "N" One = "0":
+        "With keep-within: of so many hours before, the last moment is kept.";
+    Writing / "keep-daily" "N" One = "0":
+        "With keep-within: of so many days before, by UTC, the last moment is kept.";
+    Writing / "keep-marks" "BOOL" Switch = "true":
+        "With keep-within: moments that have a mark are kept.";
+    Writing / "prune-every" "DURATION" One = r#""1h""#:
+        "With keep-within: how often the server looks whether there is history to remove, of the vdisks that clients have open.";
+    Writing / "prune-rate" "SIZE" One = r#""16MiB""#:
+        "With keep-within: bytes per second and vdisk that are written as images of what is kept in place of history.";
     Writing / "check-stores-every" "DURATION" One = r#""5s""#:
         "How often an open log that is not written to asks its stores whether they are still there.";
     Writing / "in-flight" "N" One = "8":
