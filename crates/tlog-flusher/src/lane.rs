@@ -211,8 +211,12 @@ impl Lane {
         self.outstanding == 0 && self.unanswered.is_empty()
     }
 
-    /// Committed numbers of which it is not known that it holds them; none where nothing is known of it.
-    pub(crate) fn lacking(&self, committed: AggregationNumber) -> Option<NumberRanges> {
+    /// Of the committed numbers from `first` on those of which it is not known that it holds them; none where nothing is known of it.
+    pub(crate) fn lacking(
+        &self,
+        first: AggregationNumber,
+        committed: AggregationNumber,
+    ) -> Option<NumberRanges> {
         if !self.known {
             return None;
         }
@@ -220,6 +224,9 @@ impl Lane {
         self.unrepairable.iter().for_each(|range| lacking.insert_range(range));
         self.unanswered.iter().for_each(|(number, _)| lacking.insert(*number));
         lacking.remove_range(committed.next()..=AggregationNumber(u64::MAX));
+        if let Some(removed) = first.previous() {
+            lacking.remove_range(AggregationNumber(0)..=removed);
+        }
         Some(lacking)
     }
 }

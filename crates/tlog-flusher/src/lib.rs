@@ -31,9 +31,13 @@ mod status;
 mod writer;
 
 #[cfg(test)]
+mod beside_writes;
+#[cfg(test)]
 mod comeback;
 #[cfg(test)]
 mod exploration;
+#[cfg(test)]
+mod removing;
 #[cfg(test)]
 mod replacing;
 #[cfg(test)]

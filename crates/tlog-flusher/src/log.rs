@@ -274,8 +274,13 @@ impl Log {
 
     /// Removes all history below `first` from the stores: at once from those that answer, from the others when they are back.
     /// Answers when those that answer have done it. What is below cannot be read any more: whoever calls this has made sure that nobody
-    /// needs it. Never above what is committed.
+    /// needs it. The last committed aggregation always stays.
+    ///
+    /// A writer that another one has taken the log from removes nothing, as far as that one had begun before this call.
     pub async fn prune(&self, first: AggregationNumber) -> Result<Pruned, PruneError> {
+        if !self.confirm().await? {
+            return Err(PruneError::NotConfirmed);
+        }
         let (told, pruned) = oneshot::channel();
         self.commands.send(Command::Prune(first, told)).await.map_err(|_| self.closed())?;
         pruned.await.unwrap_or_else(|_| Err(self.closed().into()))

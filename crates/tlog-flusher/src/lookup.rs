@@ -45,13 +45,23 @@ impl Lookup {
         position: LogPosition,
     ) -> Result<Option<BlockEntry>, LookupError> {
         if !self.last.as_ref().is_some_and(|(header, _)| covers(header, position)) {
-            let survey = set.survey().await;
-            // With fewer in reach, what a later opening ruled out might be taken for what the log holds.
-            survey.require(opening_quorum(set))?;
-            let Some(head) = first_where(set, &survey, last, |header| end_of(header) >= position).await?
-            else {
-                return Ok(None);
+            let mut survey = set.survey().await;
+            let found = loop {
+                // With fewer in reach, what a later opening ruled out might be taken for what the log holds.
+                survey.require(opening_quorum(set))?;
+                match first_where(set, &survey, last, |header| end_of(header) >= position).await {
+                    // What was asked for may have been removed since.
+                    Err(LookupError::Unreadable(number)) if survey.first() <= number => {
+                        let first = survey.first();
+                        survey = set.survey().await;
+                        if survey.first() == first {
+                            return Err(LookupError::Unreadable(number));
+                        }
+                    }
+                    found => break found?,
+                }
             };
+            let Some(head) = found else { return Ok(None) };
             if !covers(&head.header, position) {
                 return Ok(None);
             }

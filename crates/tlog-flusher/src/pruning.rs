@@ -19,12 +19,19 @@ pub enum PruneError {
     /// The log has closed; whether it was done is not known.
     #[error(transparent)]
     Closed(#[from] AppendError),
-    /// What is not committed is never removed.
-    #[error("aggregation {first} is above {committed}, the last that is committed")]
+    /// What is not committed is never removed, nor the last that is: what comes next follows it.
+    #[error(
+        "the log cannot begin with aggregation {first}: {committed} is the last that is committed, and that one stays"
+    )]
     NotCommitted {
         /// What was to be the lowest number.
         first: AggregationNumber,
         /// The last committed one.
         committed: AggregationNumber,
     },
+    /// Another server may have the log.
+    #[error(
+        "too few stores answer to know that no other server has the log; nothing was removed, try again when they are back"
+    )]
+    NotConfirmed,
 }

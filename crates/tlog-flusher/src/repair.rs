@@ -33,9 +33,29 @@ pub(crate) struct Filler {
     /// So many members must be in reach: start records are on that many, and with fewer what was ruled out might be taken for what
     /// counts.
     pub(crate) quorum: usize,
+    /// What is below is removed while it is being filled in.
+    pub(crate) kept_from: KeptFrom,
     pub(crate) pacer: Arc<Pacer>,
     /// Whether the writer has something to do: then filling takes half the time at most.
     pub(crate) busy: Arc<AtomicBool>,
+}
+
+/// The lowest number that a log keeps, as it rises.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptFrom(Arc<AtomicU64>);
+
+impl KeptFrom {
+    pub(crate) fn new(first: AggregationNumber) -> Self {
+        Self(Arc::new(AtomicU64::new(first.0)))
+    }
+
+    pub(crate) fn raise(&self, first: AggregationNumber) {
+        self.0.fetch_max(first.0, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> AggregationNumber {
+        AggregationNumber(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// What became of filling one slot.
@@ -46,6 +66,8 @@ enum Filling {
     Unreadable,
     /// Too few stores answered.
     NotNow,
+    /// It is not to be there any more.
+    Removed,
 }
 
 impl Filler {
@@ -100,10 +122,15 @@ impl Filler {
     /// Rebuilds one aggregation and fills the store's slot.
     async fn fill_one(&self, survey: &Survey, number: AggregationNumber) -> Result<Filling, StoreError> {
         let Self { set, store, sources, .. } = self;
+        let is_removed = || number < self.kept_from.get();
+        if is_removed() {
+            return Ok(Filling::Removed);
+        }
         let order: Vec<usize> =
             sources.iter().copied().filter(|source| source != store).chain([*store]).collect();
         let candidate = match set.committed_aggregation(survey, number, &order).await {
             Ok(candidate) => candidate,
+            Err(_) if is_removed() => return Ok(Filling::Removed),
             Err((_, conditions)) => {
                 let silent =
                     |(i, _): (usize, &LogState)| conditions.get(i) == Some(&ShardCondition::Unreachable);
@@ -157,6 +184,10 @@ pub(crate) async fn backfill(
             done.bytes += bytes;
             true
         }
+        Ok(Filling::Removed) => {
+            done.filled.insert(number);
+            true
+        }
         Ok(Filling::Unreadable) => {
             done.unreadable.insert(number);
             true
@@ -187,6 +218,8 @@ pub(crate) fn shard_of(aggregation: &EncodedAggregation, store: usize, epoch: Ep
 pub(crate) struct Refilled {
     pub(crate) identity: StoreIdentity,
     pub(crate) up_to: AggregationNumber,
+    /// Lowest number that it keeps.
+    pub(crate) first: AggregationNumber,
     pub(crate) shards: u64,
     pub(crate) bytes: u64,
 }
@@ -281,7 +314,7 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
     prepare(set, &port, state.epoch, &records, &members).await.map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
     set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
-    let first = survey.first();
+    let first = survey.first().max(filler.kept_from.get());
     if first > AggregationNumber(1) && first <= committed.next() {
         let prune = port.prune(set.vdisk(), start.epoch, first);
         set.within_limit(&port, prune).await.map_err(RefillError::Store)?;
@@ -294,6 +327,10 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
             Ok(Filling::Filled(read)) => {
                 shards += 1;
                 bytes += read;
+                progress.next.fetch_max(number.0 + 1, Ordering::Relaxed);
+                return true;
+            }
+            Ok(Filling::Removed) => {
                 progress.next.fetch_max(number.0 + 1, Ordering::Relaxed);
                 return true;
             }
@@ -322,10 +359,11 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
     let up_to = adopted.last().map_or(committed, |aggregation| aggregation.header.number.max(committed));
     // What was filled in went to one and the same store, and is there.
     let state = set.within_limit(&port, port.status(set.vdisk())).await.map_err(RefillError::Store)?;
-    if state.identity != Some(identity) || !state.held.missing_in(first..=up_to).is_empty() {
+    let kept = first.max(filler.kept_from.get())..=up_to;
+    if state.identity != Some(identity) || !state.held.missing_in(kept).is_empty() {
         return Err(source("it was emptied or replaced while it was filled"));
     }
-    Ok(Refilled { identity, up_to: committed, shards, bytes })
+    Ok(Refilled { identity, up_to: committed, first: state.first, shards, bytes })
 }
 
 /// A store that another place of the log has, or that holds shards of another place, is not filled: shards would stand where
@@ -430,8 +468,8 @@ async fn prepare(
 /// What probing a store that was away found.
 #[derive(Debug)]
 pub(crate) enum Probe {
-    /// The same store as before; it lacks these committed numbers.
-    Back { missed: NumberRanges },
+    /// The same store as before; it lacks these committed numbers, and keeps none below `first`.
+    Back { missed: NumberRanges, first: AggregationNumber },
     /// It is another store now, or an empty one.
     Blank,
 }
@@ -489,7 +527,7 @@ async fn ask_back(order: ProbeOrder) -> Result<Probe, StoreError> {
     for range in doubtful(&starts, &state).iter() {
         missed.insert_range(*range.start()..=committed.min(*range.end()));
     }
-    Ok(Probe::Back { missed })
+    Ok(Probe::Back { missed, first: state.first })
 }
 
 /// Whether a fill changed the store.

@@ -94,10 +94,19 @@ pub async fn scrub(
     }
     let mut report = ScrubReport { aggregations: total, stores, unreadable: NumberRanges::new() };
     let pacer = Pacer::new(rate);
+    let mut kept_from = first;
     for (done, number) in (1..).zip((first.0..=committed.0).map(AggregationNumber)) {
         let (candidates, conditions) = set.all_shards(&survey, number).await;
+        let is_gone = |condition: &ShardCondition| {
+            !matches!(condition, ShardCondition::Held(_) | ShardCondition::Unreachable)
+        };
+        // History may be removed meanwhile, from one store after the other: what is gone then is not lost.
+        if number >= kept_from && conditions.iter().any(is_gone) {
+            kept_from = kept_from.max(set.survey().await.first());
+        }
+        let conditions = if number < kept_from { Vec::new() } else { conditions };
         let whole = candidates.iter().find(|candidate| candidate.is_whole());
-        if whole.is_none() {
+        if whole.is_none() && number >= kept_from {
             report.unreadable.insert(number);
         }
         for (store, condition) in conditions.iter().enumerate() {
@@ -146,6 +155,12 @@ async fn mend(
     };
     match set.within_limit(port, port.fill(set.vdisk(), number, shard)).await {
         Ok(outcome) if stored(outcome) => found.refilled.insert(number),
+        // It was told of it between the two questions.
+        Ok(_) if is_pruned(set, store, number).await => {
+            let number = number..=number;
+            found.missing.remove_range(number.clone());
+            found.damaged.remove_range(number);
+        }
         Ok(_) => {
             found.error =
                 Some(format!("aggregation {number}: the store holds it to be whole, the reader does not"))
@@ -157,5 +172,16 @@ async fn mend(
             }
             found.error = Some(error.to_string());
         }
+    }
+}
+
+/// Whether a store has removed what it had under a number, since that history is not to be kept.
+async fn is_pruned(set: &StoreSet, store: usize, number: AggregationNumber) -> bool {
+    match set.stores().get(store) {
+        Some(port) => {
+            let state = set.within_limit(port, port.status(set.vdisk())).await;
+            state.is_ok_and(|state| state.first > number)
+        }
+        None => false,
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tlog_codec::{Keyring, MasterKey, Opener, Redundancy, VdiskKeys};
-use tlog_proto::{
-    AggregationNumber, Block, BlockIndex, Epoch, Generation, LogPosition, Sequence, SessionId, Timestamp,
-    VdiskId,
+use tlog_codec::{
+    Header, Keyring, Kind, Mark, MarkName, MasterKey, Opener, PlaceInLog, Record, Redundancy, VdiskKeys,
 };
-use tlog_quorum::{Quorums, StoreSet};
+use tlog_proto::{
+    AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, LogPosition, Sequence, SessionId,
+    Timestamp, VdiskId,
+};
+use tlog_quorum::{Quorums, ReadError, StoreSet};
 use tlog_store::{
     FaultControl, FaultyStore, FillOutcome, HeadSlot, LogState, Members, MemoryStore, Shard, ShardSlot,
     ShardStore, StartRecord, StoreDurability, StoreError, StoreIdentity,
@@ -222,18 +224,60 @@ pub(crate) async fn content(cluster: &Cluster) -> Vec<u64> {
 
 /// The same up to an aggregation of which the writer knows that it is committed; the stores may not know it yet.
 pub(crate) async fn content_up_to(cluster: &Cluster, last: AggregationNumber) -> Vec<u64> {
+    let stored = stored_up_to(cluster, last).await.unwrap_or_else(|error| panic!("{error}"));
+    stored.into_iter().flat_map(|stored| stored.marks).collect()
+}
+
+/// An aggregation that the log keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) header: Header,
+    pub(crate) id: AggregationId,
+    /// Timestamps of its writes.
+    pub(crate) marks: Vec<u64>,
+}
+
+/// All that the log keeps, up to an aggregation.
+pub(crate) async fn stored_up_to(
+    cluster: &Cluster,
+    last: AggregationNumber,
+) -> Result<Vec<Stored>, ReadError> {
     let (set, _) = cluster.connect(0);
     let survey = set.survey().await;
     let opener = Opener::new(keys());
-    let mut marks = Vec::new();
+    let mut all = Vec::new();
     for number in (survey.first().0..=last.0).map(AggregationNumber) {
         let (candidates, conditions) = set.all_shards(&survey, number).await;
-        let candidate = candidates
-            .iter()
-            .find(|candidate| candidate.is_whole())
-            .unwrap_or_else(|| panic!("{}", set.unreadable(number, &candidates, &conditions)));
-        let blocks = opener.blocks(&candidate.head, &candidate.payloads).unwrap();
-        marks.extend(blocks.iter().map(|block| block.timestamp.0));
+        let whole = candidates.iter().find(|candidate| candidate.is_whole());
+        let candidate = whole.ok_or_else(|| set.unreadable(number, &candidates, &conditions))?;
+        let head = &candidate.head;
+        let mut blocks = opener.blocks(head, &candidate.payloads).unwrap();
+        blocks.retain(|_| head.header.kind == Kind::Blocks);
+        let marks = blocks.iter().map(|block| block.timestamp.0).collect();
+        all.push(Stored { header: head.header, id: head.id, marks });
     }
-    marks
+    Ok(all)
+}
+
+/// A mark with a name that tells it from all others.
+pub(crate) fn mark(nth: u64) -> Record {
+    let place = PlaceInLog {
+        aggregation: AggregationNumber(1),
+        id: AggregationId([1; 32]),
+        blocks: 1,
+        of: 1,
+        position: position(1, 1),
+        timestamp: Timestamp(nth),
+    };
+    Record::Mark(Mark { name: MarkName::new(&format!("mark-{nth}")).unwrap(), place })
+}
+
+/// Blocks of an image.
+pub(crate) fn part(indexes: std::ops::Range<u64>) -> Vec<Block> {
+    indexes
+        .map(|index| {
+            let data = Bytes::from(vec![index as u8; 64]);
+            Block::set(Sequence(1), BlockIndex::new(index).unwrap(), Timestamp(1), data)
+        })
+        .collect()
 }

@@ -29,7 +29,7 @@ use crate::lane::{Lane, LaneStanding};
 use crate::log::{CloseReason, Command, Durability};
 use crate::metric;
 use crate::recovery::Recovered;
-use crate::repair::{Claims, Filled, Probe, RefillError, Refilled, shard_of};
+use crate::repair::{Claims, Filled, KeptFrom, Probe, RefillError, Refilled, shard_of};
 use crate::settings::LogSettings;
 use crate::status::{LaneState, LogStatus, StoreStatus, losses_survived};
 
@@ -75,7 +75,7 @@ enum Answer {
     Pruned {
         store: usize,
         first: AggregationNumber,
-        result: Result<(), StoreError>,
+        result: Result<StoreIdentity, StoreError>,
     },
     Refilled {
         store: usize,
@@ -117,6 +117,8 @@ pub(crate) struct Writer {
     starts: Arc<[StartRecord]>,
     /// Lowest number that the log keeps.
     first: AggregationNumber,
+    /// The same, for those who fill meanwhile.
+    kept_from: KeptFrom,
     /// Those who wait until the stores that answer have removed what is below a number.
     prunes: Vec<pruning::Waiting>,
     members: Members,
@@ -198,6 +200,7 @@ impl Writer {
                     }
                     Err(error) => lane.error = Some(error.to_string()),
                 }
+                lane.forget_below(first); // what was ruled out there matters no more
                 lane
             })
             .collect();
@@ -210,6 +213,7 @@ impl Writer {
             start: recovered.start,
             starts: recovered.survey.starts().into(),
             first,
+            kept_from: KeptFrom::new(first),
             members: recovered.members,
             in_flight: VecDeque::new(),
             last_id: recovered.last_id,
@@ -316,7 +320,7 @@ impl Writer {
                 }
             }
             Answer::Probed { store, result } => match result {
-                Ok(Probe::Back { missed }) => self.handle_back(now, store, missed),
+                Ok(Probe::Back { missed, first }) => self.handle_back(now, store, missed, first),
                 Ok(Probe::Blank) => self.handle_blank(now, store),
                 Err(error) => self.handle_failure(now, store, error),
             },
@@ -351,7 +355,8 @@ impl Writer {
                 }
             }
             Err(error) => {
-                if let Some(lane) = self.lanes.get_mut(store) {
+                // What was removed before it answered it does not lack.
+                if let Some(lane) = self.lanes.get_mut(store).filter(|_| number >= self.first) {
                     lane.miss(number);
                 }
                 self.handle_failure(now, store, error);
@@ -616,7 +621,7 @@ impl Writer {
     fn spare(&self) -> (usize, u64) {
         let committed = self.tracker.committed();
         let lacking: Vec<NumberRanges> =
-            self.lanes.iter().filter_map(|lane| lane.lacking(committed)).collect();
+            self.lanes.iter().filter_map(|lane| lane.lacking(self.first, committed)).collect();
         let mut behind = NumberRanges::new();
         lacking.iter().flat_map(NumberRanges::iter).for_each(|range| behind.insert_range(range));
         if lacking.len() < self.lanes.len() {

@@ -3,9 +3,11 @@
 //! Small logs, several writers at once (an older one may still be running), answers that get lost, calls that arrive long after
 //! the writer gave them up or is gone, appends that are torn, openings that stop half-way, stores that come back empty (never
 //! more at once than W - k) and are filled again, old disks that are put back, scrubs beside all that; now and then more stores
-//! than that are lost for good, and an operator, who may be wrong, has them replaced. After every opening:
+//! than that are lost for good, and an operator, who may be wrong, has them replaced. Records and parts of checkpoints stand among the
+//! writes, and now and then somebody has the beginning of a log removed. After every opening:
 //! nothing acknowledged is lost or replaced, what an earlier opening served is still there, and what it had ruled out never
-//! comes back. At the end, when faults stop, every store holds a whole shard of everything. Each rule of
+//! comes back; gone is only what somebody had removed. At the end, when faults stop, every store holds a whole shard of everything, and
+//! nothing that was removed. Each rule of
 //! `docs/commit-and-recovery.md` is then broken on purpose, and the exploration must notice.
 //!
 //! `TLOG_EXPLORE_SEED=n cargo test -p tlog-flusher exploration -- --nocapture` runs one seed and tells its story;
@@ -13,7 +15,7 @@
 
 mod unruly;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
@@ -23,14 +25,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tlog_proto::AggregationNumber;
+use tlog_proto::{AggregationId, AggregationNumber, Timestamp};
 use tlog_quorum::{Quorums, ShardCondition, Standing, StoreSet};
 use tlog_store::{FaultControl, FaultyStore, MemoryStore, RandomFaults, ShardStore, StoreIdentity};
 
 use self::unruly::Unruly;
 pub(crate) use self::unruly::{Rule, break_rule, broken_opening_quorum, broken_write_quorum, is_broken};
-use crate::testing::{Cluster, content_up_to, keys, marked_block, settings, vdisk};
-use crate::{Log, LogSettings, LogStatus, OpenError};
+use crate::testing::{Cluster, Stored, keys, mark, marked_block, part, settings, stored_up_to, vdisk};
+use crate::{Log, LogSettings, LogStatus, OpenError, PruneError, Pruned};
 
 /// A writer that may still be running.
 struct Server {
@@ -54,6 +56,9 @@ struct Tally {
     replaced: usize,
     put_back: usize,
     scrubs: usize,
+    /// Records and parts that were answered as stored.
+    extras: usize,
+    pruned: usize,
     complete: usize,
 }
 
@@ -75,6 +80,11 @@ struct World {
     acknowledged: BTreeSet<u64>,
     /// What an opening served, and the first mark that was made after it.
     views: Vec<(Vec<u64>, u64)>,
+    /// What has no writes and was answered as stored.
+    extras: BTreeMap<AggregationNumber, AggregationId>,
+    /// Below this somebody has had history removed, and the marks of it: whether it is gone anywhere is not known.
+    removed_below: AggregationNumber,
+    removed: BTreeSet<u64>,
     tally: Tally,
     /// More stores were lost than an acknowledgement promises to survive; then openings may be refused because data is lost.
     lost_beyond: bool,
@@ -126,6 +136,9 @@ impl World {
             next_mark: 1,
             acknowledged: BTreeSet::new(),
             views: Vec::new(),
+            extras: BTreeMap::new(),
+            removed_below: AggregationNumber(1),
+            removed: BTreeSet::new(),
             tally: Tally::default(),
         }
     }
@@ -211,10 +224,9 @@ impl World {
         self.lost_beyond = false;
         self.tally.openings += 1;
         let Some(status) = log.status().await else { return };
-        let content = content_up_to(&self.cluster, status.committed).await;
+        let content = self.check_stored(status.committed).await;
         self.tell(|| format!("opened: {} of {:?}: {content:?}", status.epoch, self.cluster.quorums));
         self.tell_stores().await;
-        self.check(&content);
         self.views.push((content.clone(), self.next_mark));
         if self.views.len() > 3 {
             self.views.remove(0);
@@ -233,12 +245,33 @@ impl World {
         }
     }
 
+    /// Checks all that the log keeps, and answers the marks of it.
+    async fn check_stored(&self, last: AggregationNumber) -> Vec<u64> {
+        let stored = stored_up_to(&self.cluster, last).await.unwrap_or_else(|error| panic!("{error}"));
+        let content: Vec<u64> = stored.iter().flat_map(|stored| stored.marks.iter().copied()).collect();
+        self.check(&content);
+        let first = stored.first().map_or(AggregationNumber(1), |stored| stored.header.number);
+        assert!(first <= self.removed_below, "{first}: nobody had that removed");
+        let ids: BTreeMap<_, _> =
+            stored.iter().map(|Stored { header, id, .. }| (header.number, *id)).collect();
+        let lost: Vec<_> =
+            self.extras.range(first..).filter(|(number, id)| ids.get(number) != Some(id)).collect();
+        assert!(lost.is_empty(), "records or parts lost: {lost:?} of {ids:?}");
+        content
+    }
+
     fn check(&self, content: &[u64]) {
         let held: BTreeSet<u64> = content.iter().copied().collect();
         assert_eq!(held.len(), content.len(), "a block is there twice");
-        let lost: Vec<_> = self.acknowledged.difference(&held).collect();
+        let lost: Vec<_> =
+            self.acknowledged.difference(&held).filter(|mark| !self.removed.contains(mark)).collect();
         assert!(lost.is_empty(), "acknowledged blocks lost: {lost:?} of {content:?}");
+        let kept = |marks: &[u64]| -> Vec<u64> {
+            marks.iter().copied().filter(|mark| !self.removed.contains(mark)).collect()
+        };
+        let content = kept(content);
         for (seen, first_new) in &self.views {
+            let seen = &kept(seen);
             assert!(content.starts_with(seen), "served history lost: {seen:?} is not in {content:?}");
             let back: Vec<_> = content[seen.len()..].iter().filter(|mark| *mark < first_new).collect();
             assert!(back.is_empty(), "ruled-out blocks came back: {back:?}");
@@ -278,6 +311,56 @@ impl World {
         }
         if self.rng.random_bool(0.7) {
             let _ = self.servers[at].log.flush().await;
+        }
+    }
+
+    /// A record, or a part of a checkpoint. Who asks does not always wait for the answer.
+    async fn extra(&mut self) {
+        let Some(at) = self.servers.len().checked_sub(1).map(|last| self.rng.random_range(0..=last)) else {
+            return;
+        };
+        let log = &self.servers[at].log;
+        let is_record = self.rng.random_bool(0.5);
+        let length = self.rng.random_range(1..4);
+        let nth = self.next_mark;
+        let stored = async {
+            match is_record {
+                true => log.append_record(mark(nth)).await,
+                false => log.append_checkpoint(part(0..length), Timestamp(nth)).await,
+            }
+        };
+        let patience = Duration::from_millis(self.rng.random_range(1..200));
+        if let Ok(Ok(stored)) = tokio::time::timeout(patience, stored).await {
+            self.tell(|| format!("stored without writes: {}", stored.number));
+            self.extras.insert(stored.number, stored.id);
+            self.tally.extras += 1;
+        }
+    }
+
+    /// Somebody has the beginning removed, of a server that may have been overtaken.
+    async fn prune(&mut self) {
+        let Some(at) = self.servers.len().checked_sub(1).map(|last| self.rng.random_range(0..=last)) else {
+            return;
+        };
+        let Some(status) = self.servers[at].log.status().await else { return };
+        self.note_durable();
+        let most = status.committed.0 + self.rng.random_range(0..2);
+        let first = AggregationNumber(self.rng.random_range(most / 2..=most).max(1));
+        // What may go from now on. Where it cannot be read right now, nobody knows.
+        let last = first.previous().unwrap_or_default().min(status.committed);
+        let Ok(stored) = stored_up_to(&self.cluster, last).await else { return };
+        self.removed.extend(stored.iter().flat_map(|stored| stored.marks.iter().copied()));
+        self.removed_below = self.removed_below.max(first.min(status.committed));
+        let patience = Duration::from_millis(self.rng.random_range(1..3000));
+        let answer = tokio::time::timeout(patience, self.servers[at].log.prune(first)).await;
+        self.tell(|| format!("history below {first} is removed: {answer:?}"));
+        match answer {
+            Ok(Ok(Pruned { first: kept, .. })) => {
+                assert!(kept >= first, "it keeps more than it was told to");
+                self.tally.pruned += 1;
+            }
+            Ok(Err(PruneError::NotCommitted { committed, .. })) => assert!(first > committed),
+            Ok(Err(PruneError::Closed(_) | PruneError::NotConfirmed)) | Err(_) => {}
         }
     }
 
@@ -398,16 +481,24 @@ impl World {
         };
         let whole = log.wait_until_complete(Duration::from_secs(300)).await;
         let status = log.status().await.unwrap();
-        let content = content_up_to(&self.cluster, status.committed).await;
-        self.check(&content);
+        self.check_stored(status.committed).await;
         // A refill needs as many members as an opening; and what is torn is not whole.
         let counted = set.survey().await.counted_len();
         if self.faults.torn_append > 0.0 || counted < self.cluster.quorums.opening() {
             return;
         }
         assert!(whole, "not complete after five minutes: {status:?}");
+        let kept = set.survey().await.first();
+        assert_eq!(log.prune(kept).await.unwrap(), Pruned { first: kept, later: Vec::new() });
         let survey = set.survey().await;
-        for number in (1..=status.committed.0).map(AggregationNumber) {
+        for (_, state) in survey.counted() {
+            let lowest = state.held.first();
+            assert!(
+                state.first == kept && lowest.is_none_or(|lowest| lowest >= kept),
+                "not removed: {state:?}"
+            );
+        }
+        for number in (kept.0..=status.committed.0).map(AggregationNumber) {
             let (_, conditions) = set.all_shards(&survey, number).await;
             let held = |condition: &ShardCondition| matches!(condition, ShardCondition::Held(_));
             assert!(conditions.iter().all(held), "complete, and aggregation {number} is not: {conditions:?}");
@@ -472,6 +563,8 @@ impl World {
                     self.set_reach(&controls);
                 }
                 32..65 => self.append().await,
+                65..74 if !calm || is_broken(Rule::LastStays) => self.extra().await,
+                74..77 if !calm || is_broken(Rule::LastStays) => self.prune().await,
                 _ => tokio::time::sleep(Duration::from_millis(self.rng.random_range(1..60))).await,
             }
             self.note_durable();
@@ -514,12 +607,13 @@ fn from_environment(name: &str) -> Option<u64> {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { openings, refused, acknowledged, wiped, lost, replaced, put_back, scrubs, complete } =
-            self;
+        let Self { openings, refused, acknowledged, wiped, lost, replaced, put_back, scrubs, .. } = self;
+        let Self { extras, pruned, complete, .. } = self;
         write!(
             f,
             "{openings} openings, {refused} refused, {acknowledged} blocks acknowledged, {wiped} stores wiped, {lost} lost for good, {replaced} \
-             openings that replaced them, {put_back} old disks put back, {scrubs} scrubs, {complete} runs ended complete"
+             openings that replaced them, {put_back} old disks put back, {scrubs} scrubs, {extras} stored without writes, {pruned} times the \
+             beginning removed, {complete} runs ended complete"
         )
     }
 }
@@ -540,11 +634,13 @@ fn nothing_acknowledged_is_lost_and_nothing_ruled_out_comes_back() {
         sum.replaced += tally.replaced;
         sum.put_back += tally.put_back;
         sum.scrubs += tally.scrubs;
+        sum.extras += tally.extras;
+        sum.pruned += tally.pruned;
         sum.complete += tally.complete;
     }
     println!("{sum}");
     let explored = sum.openings > 400 && sum.acknowledged > 1000 && sum.put_back > 50 && sum.complete > 100;
-    let explored = explored && sum.replaced > 10;
+    let explored = explored && sum.replaced > 10 && sum.extras > 100 && sum.pruned > 100;
     assert!(explored || one.is_some() || many < SEEDS, "hardly explored: {sum}");
 }
 
@@ -602,6 +698,11 @@ fn forgetting_that_a_log_was_written_with_a_lower_w_is_noticed() {
 #[test]
 fn replacing_lost_stores_where_what_is_gone_may_have_been_acknowledged_is_noticed() {
     must_be_caught(Rule::Traces);
+}
+
+#[test]
+fn removing_the_last_aggregation_is_noticed() {
+    must_be_caught(Rule::LastStays);
 }
 
 #[test]

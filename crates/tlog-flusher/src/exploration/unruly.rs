@@ -35,6 +35,8 @@ pub(crate) enum Rule {
     Settling,
     /// A log is opened with the quorums of the lowest W that it was written with.
     EarlierWrite,
+    /// The last committed aggregation is never removed.
+    LastStays,
 }
 
 thread_local! {

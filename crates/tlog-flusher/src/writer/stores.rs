@@ -131,6 +131,7 @@ impl Writer {
             sources: sources.into_iter().map(|(_, source)| source).collect(),
             out: out.map(|(i, _)| i).collect(),
             quorum: self.quorum,
+            kept_from: self.kept_from.clone(),
             pacer: self.pacer.clone(),
             busy: self.busy.clone(),
         }
@@ -174,10 +175,11 @@ impl Writer {
             self.closed = Some(CloseReason::Fenced);
             return;
         }
-        let Some(lane) = self.lanes.get_mut(store).filter(|lane| lane.is_active()) else {
+        if !self.lanes.get(store).is_some_and(Lane::is_active) {
             return;
-        };
-        lane.first = state.first;
+        }
+        self.handle_first(store, state.first);
+        let Some(lane) = self.lanes.get_mut(store) else { return };
         let mut lost = state.held.missing_in(self.first.max(state.first)..=committed);
         lane.missed.iter().chain(lane.unrepairable.iter()).for_each(|range| lost.remove_range(range));
         if !lost.is_empty() {
@@ -230,7 +232,13 @@ impl Writer {
         self.show_stores();
     }
 
-    pub(super) fn handle_back(&mut self, now: Instant, store: usize, missed: NumberRanges) {
+    pub(super) fn handle_back(
+        &mut self,
+        now: Instant,
+        store: usize,
+        missed: NumberRanges,
+        first: AggregationNumber,
+    ) {
         let Some(lane) = self.lanes.get_mut(store) else {
             return;
         };
@@ -239,6 +247,8 @@ impl Writer {
         }
         let out = lane.activate();
         lane.heard_at = now;
+        self.handle_first(store, first);
+        let Some(lane) = self.lanes.get_mut(store) else { return };
         // What was committed while it was asked is not in its answer.
         missed.iter().for_each(|range| lane.missed.insert_range(range));
         lane.forget_below(self.first); // what was removed meanwhile
@@ -291,6 +301,7 @@ impl Writer {
         let committed = self.tracker.committed();
         if let Some(lane) = self.lanes.get_mut(store) {
             lane.backfilling = false;
+            lane.forget_below(self.first);
             // Without this, a backfill that gets nowhere would begin again at once.
             let stuck = filled.filled.is_empty() && filled.unreadable.is_empty();
             lane.backfill_at = if stuck { now + self.settings.retry_at_most } else { now };
@@ -460,6 +471,8 @@ impl Writer {
         lane.heard_at = now;
         lane.missed = NumberRanges::new();
         lane.missed.insert_range(refilled.up_to.next()..=committed);
+        lane.forget_below(self.first); // what was removed while it entered
+        lane.first = refilled.first;
         let out_for = out.map(|since| now.saturating_duration_since(since.instant)).unwrap_or_default();
         metric::store_back(self.set.vdisk(), out_for);
         let Refilled { identity, shards, bytes, .. } = refilled;
