@@ -306,3 +306,28 @@ async fn thousands_are_removed_in_steps_between_which_a_store_takes_writes() {
     assert_eq!(controls[0].calls(Operation::Prune), 3);
     assert_removed(&cluster, AggregationNumber(2400), 2500).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_put_back_and_has_removed_what_the_log_keeps_is_to_be_emptied() {
+    let cluster = Cluster::new(4, 2, None);
+    let (log, controls) = written(&cluster).await;
+    let epoch = cluster.bays[2].status(&vdisk()).await.unwrap().epoch;
+    cluster.bays[2].publish(&vdisk(), epoch, AggregationNumber(10)).await.unwrap();
+    cluster.bays[2].prune(&vdisk(), epoch, FIRST).await.unwrap();
+    // Before anybody hears of it another disk takes its place, and then it comes back.
+    let old = cluster.bays[2].pull();
+    append(&log, 1, 51..=55).await;
+    durable(&log, position(1, 55)).await.unwrap();
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    drop(cluster.bays[2].insert(old));
+    append(&log, 1, 56..=60).await;
+    durable(&log, position(1, 60)).await.unwrap();
+    let asked = controls[2].calls(Operation::Status);
+    controls[2].called(Operation::Status, asked + 3).await;
+    let error = log.status().await.unwrap().stores[2].error.clone().unwrap();
+    assert!(error.contains("below aggregation 7") && error.contains("from 1 on: empty it"), "{error}");
+    drop(cluster.bays[2].pull());
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    assert_removed(&cluster, AggregationNumber(1), 12).await;
+    assert_complete(&log.status().await.unwrap());
+}

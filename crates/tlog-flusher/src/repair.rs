@@ -310,11 +310,19 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
             state.identity.ok_or_else(|| source("it does not tell its identity"))?
         }
     };
+    let first = survey.first().max(filler.kept_from.get());
+    if state.first > first {
+        // It takes nothing below that any more, and whether it was told so on behalf of this log nobody here knows.
+        return Err(RefillError::Source(format!(
+            "it was in use before and has removed what is below aggregation {}, and the log still keeps what is from {first} on: empty it; \
+             it is filled then",
+            state.first
+        )));
+    }
     claims.claim(identity, store).map_err(|other| same_store(set, store, other))?;
     prepare(set, &port, state.epoch, &records, &members).await.map_err(RefillError::Store)?;
     let publish = port.publish(set.vdisk(), start.epoch, committed);
     set.within_limit(&port, publish).await.map_err(RefillError::Store)?;
-    let first = survey.first().max(filler.kept_from.get());
     if first > AggregationNumber(1) && first <= committed.next() {
         let prune = port.prune(set.vdisk(), start.epoch, first);
         set.within_limit(&port, prune).await.map_err(RefillError::Store)?;
