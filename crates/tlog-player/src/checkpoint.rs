@@ -10,8 +10,8 @@
 //! A checkpoint may also be there for its moment alone, when what follows A was removed; and it may have only the blocks in which it
 //! differs from the image of another one, its base.
 
-use tlog_codec::{CheckpointPart, CheckpointRecord, Opener, PlaceInLog, Record, VdiskKeys};
-use tlog_proto::AggregationNumber;
+use tlog_codec::{CheckpointPart, CheckpointRecord, Kind, Opener, PlaceInLog, Record, VdiskKeys};
+use tlog_proto::{AggregationNumber, Operation};
 use tlog_quorum::HeadCandidate;
 
 use crate::disk_state::DiskStateError;
@@ -82,6 +82,7 @@ impl LogReader {
         mut take: impl FnMut(&HeadCandidate, Vec<tlog_codec::BlockEntry>),
     ) -> Result<(), DiskStateError> {
         let mut parts = checkpoint.record.parts.as_slice();
+        let mut content = (0, 0);
         while let Some(front) = parts.first() {
             // Writes may lie between them.
             let near = |part: &&CheckpointPart| {
@@ -104,19 +105,39 @@ impl LogReader {
                     number: part.number,
                     source,
                 })?;
+                let ends =
+                    (entries.first().map(|entry| entry.index), entries.last().map(|entry| entry.index));
+                let is_it = found.head.header.kind == Kind::Checkpoint
+                    && entries.len() == part.blocks as usize
+                    && ends == (Some(part.first), Some(part.last));
+                if !is_it {
+                    return Err(self.not_as_said(checkpoint, "a part has other blocks"));
+                }
+                for entry in entries.iter().filter(|entry| entry.operation == Operation::Set) {
+                    content = (content.0 + 1, content.1 + u64::from(entry.length));
+                }
                 take(found, entries);
             }
         }
+        let CheckpointRecord { base, blocks, bytes, .. } = checkpoint.record;
+        if base.is_none() && content != (blocks, bytes) {
+            return Err(self.not_as_said(checkpoint, "its parts have more or less"));
+        }
         Ok(())
+    }
+
+    fn not_as_said(&self, checkpoint: &Checkpoint, what: &'static str) -> DiskStateError {
+        DiskStateError::Checkpoint { vdisk: self.vdisk().clone(), number: checkpoint.number, what }
     }
 }
 
-/// A checkpoint and those that it is laid over, the uppermost first.
+/// A checkpoint and those of `all`, which are the newest first, that it is laid over; the uppermost first.
 pub(crate) fn layers<'a>(all: &'a [Checkpoint], checkpoint: &'a Checkpoint) -> Vec<&'a Checkpoint> {
     let mut layers = vec![checkpoint];
     let mut base = checkpoint.record.base;
     while let Some(number) = base.filter(|_| layers.len() < MOST_LAYERS)
-        && let Some(next) = all.iter().find(|other| other.number == number)
+        && let Ok(at) = all.binary_search_by(|other| number.cmp(&other.number)) // newest first
+        && let Some(next) = all.get(at)
     {
         base = next.record.base;
         layers.push(next);

@@ -100,6 +100,18 @@ pub enum DiskStateError {
         #[source]
         source: tlog_codec::OpenError,
     },
+    /// A checkpoint does not have what its record says.
+    #[error(
+        "vdisk {vdisk}: the checkpoint that aggregation {number} records is not what was stored: {what}; run tlog verify"
+    )]
+    Checkpoint {
+        /// The vdisk.
+        vdisk: VdiskId,
+        /// Number of its record.
+        number: AggregationNumber,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// The longest block at the moment is shorter than later ones, and it is not only one short block at the end of the disk.
     #[error(
         "vdisk {vdisk}: blocks have {then} bytes at that moment and {now} later, so where they belong is not clear; say the block size"
@@ -149,42 +161,45 @@ impl LogReader {
             };
         }
 
-        let mut gathering = Gathering::of(keys, moment);
-        let opener = gathering.opener.clone();
-        if !extent.is_empty() {
-            // The last header knows the longest block of all.
-            let newest = self.head_at(extent.last).await?.head.header;
-            gathering.longest = newest.block_size;
-        }
+        let opener = Opener::new(keys.clone());
+        // The last header knows the longest block of all.
+        let newest =
+            if extent.is_empty() { None } else { Some(self.head_at(extent.last).await?.head.header) };
+        let longest = newest.map_or(0, |newest| newest.block_size);
         let start = Finder::new(self, &opener).find(moment).await?;
-        let base = match self.base_of(keys, moment, start, options).await? {
-            Base::Beginning => None,
-            Base::Checkpoint(layers) => Some(layers),
-            Base::Removed if options.accept_pruned_base => None,
-            Base::Removed => {
-                return Err(MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first }.into());
-            }
-        };
-        if let Some(start) = start {
-            self.gather_writes(start, base.as_deref(), &mut gathering).await?;
-        }
-        match base {
-            Some(layers) => match self.gather_image(&opener, &layers, &mut gathering).await {
-                // All of history is there instead.
-                Err(DiskStateError::History(error)) if extent.first.0 <= 1 => {
-                    tracing::warn!(vdisk = %self.vdisk(), %error, "a checkpoint cannot be read; it is passed over");
-                    let options = ReadOptions { ignore_checkpoints: true, ..*options };
-                    return Box::pin(self.disk_state(keys, moment, &options)).await;
+        let mut failed = None;
+        for base in self.bases_of(keys, moment, start, options).await? {
+            let mut gathering = Gathering { longest, ..Gathering::of(keys, moment) };
+            match self.gather(start, &base, &mut gathering).await {
+                Ok(()) if gathering.reached.is_some() => return gathering.finish(options.block_size),
+                Ok(()) => return Err(self.not_found(moment, gathering.span).await?.into()),
+                // There may be an older one, or all of history, instead.
+                Err(error) if !base.is_empty() => {
+                    tracing::warn!(vdisk = %self.vdisk(), %error, "a checkpoint cannot be used; it is passed over");
+                    failed.get_or_insert(error);
                 }
-                gathered => gathered?,
-            },
-            None if extent.first.0 <= 1 => self.gather_format1(&mut gathering).await?,
-            None => {}
+                Err(error) => return Err(error),
+            }
         }
-        match (gathering.reached, gathering.span) {
-            (None, span) => Err(self.not_found(moment, span).await?.into()),
-            (Some(_), _) => gathering.finish(options.block_size),
+        let removed = || MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first };
+        Err(failed.unwrap_or_else(|| removed().into()))
+    }
+
+    /// Takes in what the disk at the moment is made from, with one of the bases.
+    async fn gather(
+        &self,
+        start: Option<Found>,
+        base: &Base,
+        gathering: &mut Gathering,
+    ) -> Result<(), DiskStateError> {
+        match start {
+            Some(start) => self.gather_writes(start, base, gathering).await?,
+            None => self.check_end(base).await?,
         }
+        if base.is_empty() && self.extent().first.0 <= 1 {
+            return self.gather_format1(gathering).await;
+        }
+        self.gather_image(base, gathering).await
     }
 
     /// The disk that a checkpoint of this log is an image of, from the image alone.
@@ -200,11 +215,10 @@ impl LogReader {
             let (vdisk, last) = (self.vdisk().clone(), self.extent().last);
             return Err(MomentError::NoSuchAggregation { vdisk, asked: number, first, last }.into());
         };
-        let layers: Vec<Checkpoint> = layers(&all, checkpoint).into_iter().cloned().collect();
+        let base: Base = layers(&all, checkpoint).into_iter().cloned().collect();
         let moment = Moment::Aggregation(checkpoint.record.place.aggregation);
         let mut gathering = Gathering::of(keys, moment);
-        let opener = gathering.opener.clone();
-        self.gather_image(&opener, &layers, &mut gathering).await?;
+        self.gather_image(&base, &mut gathering).await?;
         gathering.finish(Some(checkpoint.record.block_size))
     }
 
@@ -246,10 +260,10 @@ impl LogReader {
     async fn gather_writes(
         &self,
         start: Found,
-        base: Option<&[Checkpoint]>,
+        base: &Base,
         gathering: &mut Gathering,
     ) -> Result<(), DiskStateError> {
-        let place = base.and_then(<[Checkpoint]>::first).map(|checkpoint| checkpoint.record.place);
+        let place = base.first().map(|checkpoint| checkpoint.record.place);
         let to = place.map_or(AggregationNumber(1), |place| place.aggregation.next());
         let mut walk = Backward::new(self.clone(), (start.number, start.id), to);
         loop {
@@ -262,26 +276,39 @@ impl LogReader {
             }
             self.keep_pace(links.iter().map(bytes_of_heads).sum()).await;
         }
-        // The image must be of what the last one follows.
-        if let (Some(place), Some(found)) = (place, walk.before())
-            && found != place.id
-        {
-            let source = ChainBreak::Prev { number: to, expected: place.id, found };
-            return Err(HistoryError::ChainBroken { vdisk: self.vdisk().clone(), source }.into());
+        match (place, walk.before()) {
+            (Some(place), Some(found)) => self.check_followed(&place, found),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The same where no write is taken: the image stands alone, and what is kept may begin right after it.
+    async fn check_end(&self, base: &Base) -> Result<(), DiskStateError> {
+        let first = self.extent().first;
+        match base.first().map(|checkpoint| checkpoint.record.place) {
+            Some(place) if place.blocks == place.of && place.aggregation.next() == first => {
+                let follows = self.head_at(first).await?.head.header.prev;
+                self.check_followed(&place, follows)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The image must be of what the next one follows.
+    fn check_followed(&self, place: &PlaceInLog, found: AggregationId) -> Result<(), DiskStateError> {
+        if found == place.id {
+            return Ok(());
+        }
+        let source = ChainBreak::Prev { number: place.aggregation.next(), expected: place.id, found };
+        Err(HistoryError::ChainBroken { vdisk: self.vdisk().clone(), source }.into())
     }
 
     /// Takes the image below the writes in.
-    async fn gather_image(
-        &self,
-        opener: &Opener,
-        layers: &[Checkpoint],
-        gathering: &mut Gathering,
-    ) -> Result<(), DiskStateError> {
-        for checkpoint in layers {
+    async fn gather_image(&self, base: &Base, gathering: &mut Gathering) -> Result<(), DiskStateError> {
+        let opener = gathering.opener.clone();
+        for checkpoint in base {
             gathering.handle_checkpoint(checkpoint);
-            self.parts_of(opener, checkpoint, |part, entries| gathering.handle_part(part, &entries)).await?;
+            self.parts_of(&opener, checkpoint, |part, entries| gathering.handle_part(part, &entries)).await?;
         }
         Ok(())
     }
@@ -310,6 +337,8 @@ impl LogReader {
         if let Moment::Aggregation(number) = moment
             && !extent.is_empty()
             && !extent.contains(number)
+            // An image of what was removed may be there.
+            && (number > extent.last || number.0 == 0 || extent.first.0 <= 1)
         {
             let (first, last) = (extent.first, extent.last);
             return Err(MomentError::NoSuchAggregation { vdisk: vdisk.clone(), asked: number, first, last });
@@ -327,53 +356,49 @@ impl LogReader {
         Ok(())
     }
 
-    /// What the disk is made from besides the writes from `start` back: of checkpoints the newest that is not later. Where the moment
-    /// is in no aggregation that is kept, an image of just that moment.
-    async fn base_of(
+    /// What the disk can be made from besides the writes from `start` back, the cheapest first: of checkpoints the newest that is not
+    /// later, and at last all of history. Where the moment is in no aggregation that is kept, images of just that moment. None where
+    /// what was there is gone.
+    async fn bases_of(
         &self,
         keys: &VdiskKeys,
         moment: Moment,
         start: Option<Found>,
         options: &ReadOptions,
-    ) -> Result<Base, DiskStateError> {
+    ) -> Result<Vec<Base>, DiskStateError> {
         let first = self.extent().first;
-        if self.extent().is_empty() {
-            return Ok(if first.0 <= 1 { Base::Beginning } else { Base::Removed });
+        let beginning = first.0 <= 1;
+        if self.extent().is_empty() || options.ignore_checkpoints && beginning {
+            return Ok(if beginning || options.accept_pruned_base { vec![Base::new()] } else { Vec::new() });
         }
         let all = match self.checkpoints(keys).await {
-            _ if options.ignore_checkpoints && first.0 <= 1 => return Ok(Base::Beginning),
-            // All of history is there instead.
-            Err(error) if first.0 <= 1 => {
+            Err(error) if beginning => {
                 tracing::warn!(vdisk = %self.vdisk(), %error, "records cannot be read; checkpoints are passed over");
-                return Ok(Base::Beginning);
+                return Ok(vec![Base::new()]);
             }
             all => all?,
         };
         let place = |checkpoint: &Checkpoint| checkpoint.record.place;
-        let base = match (start, moment) {
+        let fits = |c: &&Checkpoint| match (start, moment) {
+            // Where the moment is in the middle of its aggregation, an image of the whole of that is later.
             (Some(Found { number, whole, .. }), _) => {
-                // Where the moment is in the middle of its aggregation, an image of the whole of that is later.
-                let fits = |c: &&Checkpoint| {
-                    c.is_base(first)
-                        && (place(c).aggregation < number || whole && place(c).aggregation == number)
-                };
-                all.iter().filter(fits).max_by_key(|c| (place(c).aggregation, c.number))
+                c.is_base(first) && (place(c).aggregation < number || whole && place(c).aggregation == number)
             }
             // Everything that is kept is later: then the moment is what is before it, if that is early enough.
             (None, Moment::At(time)) => {
-                let fits = |c: &&Checkpoint| {
-                    c.is_base(first) && place(c).aggregation.next() == first && place(c).timestamp <= time
-                };
-                all.iter().filter(fits).max_by_key(|c| c.number)
+                c.is_base(first) && place(c).aggregation.next() == first && place(c).timestamp <= time
             }
-            (None, moment) => all.iter().find(|checkpoint| checkpoint.is_of(moment)),
+            (None, moment) => c.is_of(moment),
         };
-        Ok(match base {
-            Some(base) => Base::Checkpoint(layers(&all, base).into_iter().cloned().collect()),
-            None if first.0 <= 1 => Base::Beginning,
-            None if start.is_none() => Base::Beginning, // no such moment, and that is the error
-            None => Base::Removed,
-        })
+        let mut fitting: Vec<&Checkpoint> = all.iter().filter(fits).collect();
+        fitting.sort_by_key(|c| std::cmp::Reverse((place(c).position, place(c).aggregation, c.number)));
+        let mut bases: Vec<Base> =
+            fitting.into_iter().map(|base| layers(&all, base).into_iter().cloned().collect()).collect();
+        // Without a start there is no such moment where no image has it, and that is the error.
+        if beginning || bases.is_empty() && (start.is_none() || options.accept_pruned_base) {
+            bases.push(Base::new());
+        }
+        Ok(bases)
     }
 
     /// The error for a moment that nothing which is kept has.
@@ -395,15 +420,8 @@ impl LogReader {
     }
 }
 
-/// What a disk is made from besides writes that are read.
-enum Base {
-    /// Nothing: all writes there ever were are read.
-    Beginning,
-    /// Images, the uppermost first.
-    Checkpoint(Vec<Checkpoint>),
-    /// What was there is gone.
-    Removed,
-}
+/// What a disk is made from besides writes that are read: images, the uppermost first. Empty: all writes there ever were are read.
+type Base = Vec<Checkpoint>;
 
 /// Bytes of the heads of an aggregation that were read, about: every store that has one answers it.
 fn bytes_of_heads(link: &HeadCandidate) -> u64 {

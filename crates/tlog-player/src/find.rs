@@ -2,14 +2,15 @@
 //!
 //! A position (generation and sequence) only rises along the log: a binary search finds it. A time does not: clients' clocks step
 //! back. The last aggregation with a write at or before it is found by the bounds that the headers have
-//! ([`TimeReach`](tlog_codec::TimeReach)): from the end back, every run of aggregations is skipped of which all writes are later.
+//! ([`TimeReach`](tlog_codec::TimeReach)): from the end back, every run of aggregations is skipped of which all writes are later. Three
+//! reads for each doubling of the log, and a few more where times step back by much.
 //!
 //! What is found is the right one of several under its number, if a dead writer left some there: the chain of the next few
 //! aggregations decides, as everywhere. A writer has no more in flight than that.
 
 use tlog_codec::{Header, Kind, Opener, TimeReach};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp};
-use tlog_quorum::HeadCandidate;
+use tlog_quorum::{HeadCandidate, ShardCondition};
 
 use crate::disk_state::DiskStateError;
 use crate::history::HistoryError;
@@ -17,8 +18,13 @@ use crate::moment::Moment;
 use crate::reader::LogReader;
 use crate::walk::{Backward, Forward};
 
+#[cfg(test)]
+mod tests;
+
 /// So many aggregations after one prove that it is part of the chain.
 const PROOF: u64 = 64;
+/// A run that is no longer, and does not say how far it reaches, is read as a whole.
+const AT_ONCE: u64 = 64;
 
 /// Where a moment is.
 #[derive(Clone, Copy, Debug)]
@@ -63,40 +69,41 @@ impl<'a> Finder<'a> {
             Moment::Id(id) => return Ok(self.with_id(id).await?),
         };
         let Some(number) = number else { return Ok(None) };
-        let id = self.proven(number).await?;
+        let head = self.proven(number).await?.head;
         let whole = match moment {
             Moment::Newest | Moment::Aggregation(_) | Moment::Id(_) => true,
             Moment::At(_) | Moment::Sequence { .. } => {
-                let head = self.reader.head_at(number).await?.head;
                 let entries =
                     self.opener.manifest(&head).map_err(|source| self.unreadable(number, source))?;
                 moment.blocks_of(&entries) == entries.len()
             }
         };
-        Ok(Some(Found { number, id, whole }))
+        Ok(Some(Found { number, id: head.id, whole }))
     }
 
     fn unreadable(&self, number: AggregationNumber, source: tlog_codec::OpenError) -> DiskStateError {
         DiskStateError::Manifest { vdisk: self.opener.vdisk().clone(), number, source }
     }
 
-    /// The id of the aggregation under a number that what follows it names.
-    async fn proven(&self, number: AggregationNumber) -> Result<AggregationId, HistoryError> {
+    /// The aggregation under a number that what follows it names. What is lost behind it proves nothing more, and is no reason to doubt it
+    /// where nothing else stands under its number.
+    async fn proven(&self, number: AggregationNumber) -> Result<HeadCandidate, HistoryError> {
         let to = AggregationNumber(number.0.saturating_add(PROOF)).min(self.reader.extent().last);
         let mut walk = Forward::new(self.reader.clone(), number, to);
-        let mut id = None;
-        let mut before = None;
-        loop {
+        let mut proven: Option<HeadCandidate> = None;
+        let (mut alone, mut before) = (false, None);
+        'proof: loop {
             let run = walk.next().await;
             if run.is_empty() {
                 break;
             }
             for resolved in run {
                 let Some(chosen) = resolved.chosen else {
-                    return Err(self
-                        .reader
-                        .lost([resolved.number].into_iter().collect(), &resolved.conditions)
-                        .await);
+                    if proven.is_some() && alone {
+                        break 'proof;
+                    }
+                    let lost = [resolved.number].into_iter().collect();
+                    return Err(self.reader.lost(lost, &resolved.conditions).await);
                 };
                 let found = chosen.head.header.prev;
                 if let Some(expected) = before.filter(|before| *before != found) {
@@ -104,11 +111,15 @@ impl<'a> Finder<'a> {
                     return Err(HistoryError::ChainBroken { vdisk: self.reader.vdisk().clone(), source });
                 }
                 before = Some(chosen.head.id);
-                id = id.or(before);
+                if proven.is_none() {
+                    let other = |condition: &ShardCondition| matches!(condition, ShardCondition::Held(id) if *id != chosen.head.id);
+                    alone = !resolved.conditions.iter().any(other);
+                    proven = Some(chosen);
+                }
             }
         }
-        match id {
-            Some(id) => Ok(id),
+        match proven {
+            Some(proven) => Ok(proven),
             None => Err(self.reader.lost([number].into_iter().collect(), &[]).await),
         }
     }
@@ -130,45 +141,76 @@ impl<'a> Finder<'a> {
     /// One head, and that its header is what was sealed.
     async fn head(&self, number: AggregationNumber) -> Result<HeadCandidate, DiskStateError> {
         let found = self.reader.head_at(number).await?;
-        let opened = match found.head.header.kind {
+        self.open(&found)?;
+        Ok(found)
+    }
+
+    /// What is said in the clear is proven by what is sealed.
+    fn open(&self, found: &HeadCandidate) -> Result<(), DiskStateError> {
+        let header = &found.head.header;
+        let opened = match header.kind {
             Kind::Record => self.opener.record(&found.head).map(drop),
             Kind::Blocks | Kind::Checkpoint => self.opener.manifest(&found.head).map(drop),
         };
-        opened.map_err(|source| self.unreadable(number, source))?;
-        Ok(found)
+        opened.map_err(|source| self.unreadable(header.number, source))
     }
 
     /// The last aggregation that has a write at or before a time.
     async fn last_at_or_before(&self, time: Timestamp) -> Result<Option<AggregationNumber>, DiskStateError> {
         let first = self.reader.extent().first;
-        // Ends of runs that are still to be looked at, the last one on top; and where each begins.
-        let mut ends = vec![self.reader.extent().last];
-        while let Some(end) = ends.pop() {
+        let mut end = self.reader.extent().last;
+        while end >= first {
             let header = self.head(end).await?.head.header;
-            if header.kind == Kind::Blocks && header.oldest_timestamp <= time {
+            if is_at_or_before(&header, time) {
                 return Ok(Some(end));
             }
             let run = TimeReach::run_start(end);
-            let all_later =
-                header.time_reach.bound_from(header.oldest_timestamp).is_some_and(|bound| bound > time);
-            let top = ends.is_empty();
-            if !all_later {
-                // The runs that make it up, behind each other: the last one ends just before it.
-                let mut part = 1;
-                let mut inside = Vec::new();
-                while end.0 - part >= run.0 {
-                    inside.push(AggregationNumber(end.0 - part));
-                    part *= 2;
+            // Into the run, unless all of it is later.
+            let mut next = end.previous();
+            match header.time_reach.bound_from(header.oldest_timestamp) {
+                Some(bound) if bound > time => next = run.previous(),
+                Some(_) => {}
+                None if (1..AT_ONCE).contains(&(end.0 - run.0)) => {
+                    // One answer tells more than looking at the runs that make it up.
+                    let last = AggregationNumber(end.0 - 1);
+                    if let found @ Some(_) = self.last_of(run.max(first), last, time).await? {
+                        return Ok(found);
+                    }
+                    next = run.previous();
                 }
-                // What lies before all of it is looked at last.
-                if top {
-                    ends.extend(run.previous());
-                }
-                ends.extend(inside.into_iter().rev());
-            } else if top {
-                ends.extend(run.previous());
+                None => {}
             }
-            ends.retain(|end| *end >= first);
+            let Some(next) = next else { return Ok(None) };
+            end = next;
+        }
+        Ok(None)
+    }
+
+    /// The same among a few that are all read.
+    async fn last_of(
+        &self,
+        from: AggregationNumber,
+        to: AggregationNumber,
+        time: Timestamp,
+    ) -> Result<Option<AggregationNumber>, DiskStateError> {
+        let mut walk = Forward::new(self.reader.clone(), from, to);
+        let mut all = Vec::new();
+        loop {
+            let run = walk.next().await;
+            if run.is_empty() {
+                break;
+            }
+            all.extend(run);
+        }
+        for resolved in all.into_iter().rev() {
+            let Some(chosen) = resolved.chosen else {
+                let lost = [resolved.number].into_iter().collect();
+                return Err(self.reader.lost(lost, &resolved.conditions).await.into());
+            };
+            self.open(&chosen)?;
+            if is_at_or_before(&chosen.head.header, time) {
+                return Ok(Some(resolved.number));
+            }
         }
         Ok(None)
     }
@@ -221,6 +263,11 @@ impl<'a> Finder<'a> {
         }
         Ok(found)
     }
+}
+
+/// Whether it has a write at or before a time.
+fn is_at_or_before(header: &Header, time: Timestamp) -> bool {
+    header.kind == Kind::Blocks && header.oldest_timestamp <= time
 }
 
 fn end_of(header: &Header) -> LogPosition {

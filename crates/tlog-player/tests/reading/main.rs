@@ -5,6 +5,7 @@
 mod blame;
 mod chain;
 mod diff;
+mod checkpoints;
 mod end;
 mod file;
 mod format1;
