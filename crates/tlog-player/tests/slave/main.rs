@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod beside_writes;
 mod fencing;
 mod handing_over;
 mod kills;
