@@ -5,6 +5,7 @@ mod support;
 
 use std::path::Path;
 
+use support::by_hand::{self, field};
 use support::*;
 use tlog_codec::{
     BlockEntry, CheckpointPart, CheckpointRecord, Content, Finding, HeaderError, Kind, Mark, MarkName,
@@ -134,6 +135,34 @@ fn a_record_that_is_very_far_back_is_found_by_way_of_one_that_is_nearer() {
     let shards = stored(sealer(1, 0).seal_without_writes(request).unwrap());
     let before = parse(&shards[0]).header.record_before().unwrap();
     assert_eq!(before, AggregationNumber(10_000_000_000 - u64::from(u32::MAX)));
+}
+
+#[test]
+fn what_is_written_is_what_the_format_says() {
+    let removed = Record::MarkRemoved(MarkName::new("before-upgrade").unwrap());
+    for record in [mark(), checkpoint(), removed] {
+        let shards = stored(seal(Content::Record(&record)));
+        let head = by_hand::Head::take_apart(&shards[1].head);
+        assert_eq!(head.open_manifest("myimg", &master()), by_hand::record_of(&record));
+        let fields =
+            [field::KIND, field::BLOCK_COUNT, field::BODY_PLAIN, field::BODY_SEALED, field::RECORD_BACK];
+        assert_eq!(fields.map(|field| head.number(field)), [3, 0, 0, 16, 5]);
+        assert_eq!((head.number(field::FIRST_SEQUENCE), head.number(field::LAST_SEQUENCE)), (1201, 1200));
+        let reach = by_hand::reach_of(head.number(field::TIME_REACH) as u8);
+        assert!(reach.is_some_and(|reach| (1000..1250).contains(&reach)), "{reach:?}");
+    }
+    let shards = stored(seal(Content::Checkpoint(&image())));
+    let head = by_hand::Head::take_apart(&shards[1].head);
+    assert_eq!(head.number(field::KIND), 2);
+    assert_eq!(head.open_manifest("myimg", &master()), by_hand::manifest_of(&image()));
+    let data: Vec<bytes::Bytes> = payloads(&shards).into_iter().take(4).flatten().collect();
+    assert_eq!(head.open_body("myimg", &master(), &data).blocks, image());
+    // And the other way round.
+    let mut made = head.clone();
+    made.put(field::KIND, 3).put(field::BLOCK_COUNT, 0);
+    made.seal("myimg", &master(), &by_hand::record_of(&checkpoint()), &[]);
+    let parsed = parse_as("myimg", made.put_together("myimg").to_vec()).unwrap();
+    assert_eq!(opener().record(&parsed).unwrap(), checkpoint());
 }
 
 /// Written once by this version; what was written is read for ever. `TLOG_WRITE_GOLDEN=1` writes those that are not there.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use reed_solomon_erasure::galois_8;
-use tlog_codec::AGGREGATIONS_PER_DATA_KEY;
+use tlog_codec::{AGGREGATIONS_PER_DATA_KEY, MarkName, PlaceInLog, Record};
 use tlog_crypto::{DataKey, MasterKey, blake2b_256};
 use tlog_proto::{Aggregation, Block, Timestamp};
 
@@ -239,4 +239,62 @@ pub fn body_of(vdisk: &str, sealed_at: u64, blocks: &[Block]) -> Vec<u8> {
     };
     aggregation.encode_into(&mut out);
     out.to_vec()
+}
+
+/// The bytes of a record.
+pub fn record_of(record: &Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    let number = |out: &mut Vec<u8>, number: u64| out.extend_from_slice(&number.to_le_bytes());
+    let short = |out: &mut Vec<u8>, number: u32| out.extend_from_slice(&number.to_le_bytes());
+    let place = |out: &mut Vec<u8>, place: &PlaceInLog| {
+        number(out, place.aggregation.0);
+        out.extend_from_slice(&place.id.0);
+        short(out, place.blocks);
+        short(out, place.of);
+        for field in [place.position.generation.0, place.position.sequence.0, place.timestamp.0] {
+            number(out, field);
+        }
+    };
+    let name = |out: &mut Vec<u8>, name: &MarkName| {
+        out.push(name.as_str().len() as u8);
+        out.extend_from_slice(name.as_str().as_bytes());
+    };
+    match record {
+        Record::Mark(mark) => {
+            out.push(1);
+            place(&mut out, &mark.place);
+            name(&mut out, &mark.name);
+        }
+        Record::MarkRemoved(removed) => {
+            out.push(2);
+            name(&mut out, removed);
+        }
+        Record::Checkpoint(checkpoint) => {
+            out.push(3);
+            place(&mut out, &checkpoint.place);
+            short(&mut out, checkpoint.block_size);
+            let base = checkpoint.base.map_or(0, |base| base.0);
+            for field in [checkpoint.blocks, checkpoint.bytes, base] {
+                number(&mut out, field);
+            }
+            short(&mut out, checkpoint.parts.len() as u32);
+            for part in &checkpoint.parts {
+                number(&mut out, part.number.0);
+                out.extend_from_slice(&part.id.0);
+                short(&mut out, part.blocks);
+                number(&mut out, part.first.get());
+                number(&mut out, part.last.get());
+            }
+        }
+    }
+    out
+}
+
+/// Nanoseconds that a time reach stands for; none where it says nothing of that kind.
+pub fn reach_of(byte: u8) -> Option<u128> {
+    match byte {
+        0 | 255 => None,
+        1 => Some(0),
+        n => Some((4 + u128::from(n - 2) % 4) << ((n - 2) / 4)),
+    }
 }

@@ -1,3 +1,5 @@
+//! Searches against reading everything, and how many reads they take.
+
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;

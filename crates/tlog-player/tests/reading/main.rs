@@ -5,6 +5,7 @@
 mod blame;
 mod chain;
 mod diff;
+mod checkpoint_story;
 mod checkpoints;
 mod end;
 mod file;
