@@ -12,7 +12,7 @@
 
 use tlog_codec::{CheckpointPart, CheckpointRecord, Kind, Opener, PlaceInLog, Record, VdiskKeys};
 use tlog_proto::{AggregationNumber, Operation};
-use tlog_quorum::HeadCandidate;
+use tlog_quorum::{HeadCandidate, Located};
 
 use crate::disk_state::DiskStateError;
 use crate::moment::Moment;
@@ -92,7 +92,15 @@ impl LogReader {
             let (run, rest) = parts.split_at(count.min(parts.len()));
             parts = rest;
             let last = run.iter().map(|part| part.number).max().unwrap_or(front.number);
-            let located = self.stores().heads(self.survey(), front.number..=last).await;
+            let mut located = self.stores().heads_soon(self.survey(), front.number..=last).await;
+            let is_there = |located: &[Located], part: &CheckpointPart| {
+                let at = located.iter().find(|located| located.number == part.number);
+                at.is_some_and(|at| at.candidates.iter().any(|c| c.head.id == part.id))
+            };
+            if !run.iter().all(|part| is_there(&located, part)) {
+                // A store that was not waited for may have it.
+                located = self.stores().heads(self.survey(), front.number..=last).await;
+            }
             for part in run {
                 let at = located.iter().find(|located| located.number == part.number);
                 let found = at.and_then(|at| at.candidates.iter().find(|c| c.head.id == part.id));

@@ -89,7 +89,7 @@ impl<'a> Finder<'a> {
     /// where nothing else stands under its number.
     async fn proven(&self, number: AggregationNumber) -> Result<HeadCandidate, HistoryError> {
         let to = AggregationNumber(number.0.saturating_add(PROOF)).min(self.reader.extent().last);
-        let mut walk = Forward::new(self.reader.clone(), number, to);
+        let mut walk = Forward::soon(self.reader.clone(), number, to);
         let mut proven: Option<HeadCandidate> = None;
         let (mut alone, mut before) = (false, None);
         'proof: loop {

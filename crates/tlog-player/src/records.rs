@@ -72,7 +72,7 @@ impl LogReader {
 
     /// The head of one aggregation of the log, as far as the chain around it decides which one that is.
     pub(crate) async fn head_at(&self, number: AggregationNumber) -> Result<HeadCandidate, HistoryError> {
-        let found = Forward::new(self.clone(), number, number).next().await.into_iter().next();
+        let found = Forward::soon(self.clone(), number, number).next().await.into_iter().next();
         let (chosen, conditions) = found.map_or((None, Vec::new()), |found| (found.chosen, found.conditions));
         match chosen {
             Some(chosen) => Ok(chosen),

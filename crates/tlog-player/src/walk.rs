@@ -47,6 +47,8 @@ pub(crate) struct Forward {
     before: Option<AggregationId>,
     /// Asked for, but what follows has yet to decide between candidates.
     undecided: Vec<Located>,
+    /// Stores that are slow are not waited for, as long as what must be there is found.
+    soon: bool,
     step: Step,
 }
 
@@ -54,7 +56,12 @@ impl Forward {
     /// Answers the numbers `from` to `to`, which must be within the extent.
     pub(crate) fn new(reader: LogReader, from: AggregationNumber, to: AggregationNumber) -> Self {
         let before = reader.before().id().filter(|_| from.0 == 1);
-        Self { reader, next: from, to, before, undecided: Vec::new(), step: Step(FIRST_STEP) }
+        Self { reader, next: from, to, before, undecided: Vec::new(), soon: false, step: Step(FIRST_STEP) }
+    }
+
+    /// The same without waiting for the slowest stores: for looking a few numbers up, not for what says what each store has.
+    pub(crate) fn soon(reader: LogReader, from: AggregationNumber, to: AggregationNumber) -> Self {
+        Self { soon: true, ..Self::new(reader, from, to) }
     }
 
     /// The next few numbers; nothing after the last.
@@ -68,13 +75,24 @@ impl Forward {
             // What decides may lie above what is to be answered.
             let limit = if self.undecided.is_empty() { self.to } else { end };
             let to = AggregationNumber(from.0.saturating_add(self.step.0 - 1)).min(limit);
-            let located = self.reader.stores().heads(self.reader.survey(), from..=to).await;
+            let (stores, survey) = (self.reader.stores(), self.reader.survey());
+            let located = match self.soon {
+                true => stores.heads_soon(survey, from..=to).await,
+                false => stores.heads(survey, from..=to).await,
+            };
             self.step.learn(&located);
             self.undecided.extend(located);
             let last_id = if to >= end { self.reader.last_id() } else { None };
             let Resolution { mut run, ambiguous } = resolve(self.before, &self.undecided, last_id);
             if ambiguous && to < end {
                 continue;
+            }
+            if std::mem::take(&mut self.soon) {
+                if run.iter().any(|resolved| resolved.chosen.is_none()) {
+                    self.undecided.clear();
+                    continue; // a store that was not waited for may have it
+                }
+                self.soon = true;
             }
             self.undecided.clear();
             self.before = run.last().and_then(|r| r.chosen.as_ref()).map(|c| c.head.id);

@@ -18,6 +18,7 @@ mod named;
 mod pacer;
 mod quorums;
 mod read;
+mod soon;
 mod survey;
 
 pub use chain::{

@@ -120,6 +120,18 @@ impl StoreSet {
     /// Head parts of all numbers in `range`, from every store that counts. Each number of the range has an entry. Ask for a
     /// few hundred numbers at a time: all of it is in memory at once.
     pub async fn heads(&self, survey: &Survey, range: RangeInclusive<AggregationNumber>) -> Vec<Located> {
+        let answers =
+            join_all((0..self.stores().len()).map(|i| self.heads_of(survey, i, range.clone()))).await;
+        self.locate(survey, range, answers)
+    }
+
+    /// What the answers of the stores, in their order, come to.
+    pub(crate) fn locate(
+        &self,
+        survey: &Survey,
+        range: RangeInclusive<AggregationNumber>,
+        answers: Vec<Option<Vec<(AggregationNumber, HeadSlot)>>>,
+    ) -> Vec<Located> {
         let numbers = range.start().0..=range.end().0;
         let mut found: BTreeMap<AggregationNumber, Located> = numbers
             .map(AggregationNumber)
@@ -128,8 +140,6 @@ impl StoreSet {
                 (number, Located { number, candidates: Vec::new(), conditions })
             })
             .collect();
-        let answers =
-            join_all((0..self.stores().len()).map(|i| self.heads_of(survey, i, range.clone()))).await;
         for (store, answer) in answers.into_iter().enumerate() {
             let Some(slots) = answer else {
                 for located in found.values_mut() {

@@ -251,6 +251,7 @@ impl Story {
                     self.bases().filter(below).map(|made| made.write).max()
                 })
             }
+            Moment::Id(id) => kept().find(|write| place(*write).id == id),
             Moment::At(time) => kept().find(|write| place(*write).timestamp <= time),
             Moment::Sequence { generation, sequence } => kept().find(|write| {
                 let position = place(*write).position;
@@ -287,6 +288,7 @@ impl Story {
                         && generation.is_none_or(|g| g == place.position.generation)
                 }
                 Moment::Aggregation(asked) => place.aggregation == asked && place.blocks == place.of,
+                Moment::Id(id) => place.id == id && place.blocks == place.of,
             }
         };
         self.made.iter().filter(|made| self.is_kept(made)).filter(fits).map(|made| made.write).max()
@@ -297,6 +299,7 @@ impl Story {
         for After { place, .. } in &self.after {
             let LogPosition { generation, sequence } = place.position;
             all.extend([None, Some(generation)].map(|generation| Moment::Sequence { generation, sequence }));
+            all.push(Moment::Id(place.id));
             let time = place.timestamp.0;
             all.extend([time - 1, time].map(|time| Moment::At(Timestamp(time))));
         }

@@ -4,9 +4,9 @@
 
 mod blame;
 mod chain;
-mod diff;
 mod checkpoint_story;
 mod checkpoints;
+mod diff;
 mod end;
 mod file;
 mod format1;
