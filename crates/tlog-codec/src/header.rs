@@ -281,10 +281,15 @@ impl Header {
         let consistent = |holds: bool, what| {
             if holds { Ok(()) } else { Err(HeaderError::Inconsistent(what)) }
         };
-        let writes = if self.kind == Kind::Blocks { self.block_count } else { 0 };
-        let sequences =
-            self.last_sequence.0.checked_add(1).and_then(|n| n.checked_sub(self.first_sequence.0));
-        consistent(sequences == Some(u64::from(writes)), "range of sequences")?;
+        let (first, last) = (self.first_sequence.0, self.last_sequence.0);
+        let sequences = match self.kind {
+            // The last write may have the highest sequence there is.
+            Kind::Blocks => {
+                last.checked_sub(first).and_then(|n| n.checked_add(1)) == Some(self.block_count.into())
+            }
+            Kind::Checkpoint | Kind::Record => last.checked_add(1) == Some(first),
+        };
+        consistent(sequences, "range of sequences")?;
         consistent((self.kind == Kind::Record) == (self.block_count == 0), "number of blocks")?;
         consistent(self.number.0 > 0, "number")?;
         let back = u64::from(self.record_back);
