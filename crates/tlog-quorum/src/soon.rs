@@ -51,6 +51,7 @@ impl StoreSet {
                 () = late => break,
             }
         }
-        self.locate(survey, range, answers)
+        drop(waiting);
+        self.locate(survey, range.clone(), answers)
     }
 }
