@@ -13,6 +13,7 @@ mod failover;
 mod fencing;
 mod format1;
 mod operator;
+mod retention;
 mod site;
 mod start;
 #[path = "../support/mod.rs"]
