@@ -107,6 +107,23 @@ async fn a_ruled_out_shard_is_replaced_on_a_store_that_slept_through_two_opening
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ruled_out_shard_under_a_number_that_was_removed_is_no_concern_of_the_next_opening() {
+    let cluster = Cluster::new(4, 2, None);
+    with_a_shard_that_will_be_ruled_out(&cluster).await;
+    let (log, _) = opened_without_store_0(&cluster).await;
+    assert_eq!(log.prune(AggregationNumber(3)).await.unwrap().later, ["memory:0"]);
+    log.close().await.unwrap();
+    let (log, controls) = cluster.open().await;
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    assert_eq!(log.prune(AggregationNumber(3)).await.unwrap().later, Vec::<String>::new());
+    assert_eq!(log.status().await.unwrap().behind, 0);
+    // It is at rest.
+    let asked = controls[1].calls(Operation::Shard);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(controls[1].calls(Operation::Shard), asked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shard_that_was_ruled_out_does_not_count_as_a_holder_at_an_opening() {
     let cluster = Cluster::new(2, 2, None);
     with_a_shard_that_will_be_ruled_out(&cluster).await;
