@@ -176,25 +176,49 @@ impl Story {
     /// The next part, or the record at the end.
     pub(crate) async fn go_on_with_checkpoint(&mut self) {
         let Some(making) = &mut self.making else { return };
-        let After { place, content } = &self.after[making.write];
+        let place = &self.after[making.write].place;
         if let Some(part) = making.parts.pop() {
             let stored = self.log.append_without_writes(Content::Checkpoint(&part), place.timestamp).await;
             making.done.push(described(&stored, &part));
             return;
         }
-        let record = CheckpointRecord {
-            place: *place,
-            block_size: BLOCK_SIZE as u32,
-            blocks: content.len() as u64,
-            bytes: content.len() as u64 * BLOCK_SIZE as u64,
-            base: making.base.map(number),
-            parts: std::mem::take(&mut making.done),
-        };
+        let (base, done) = (making.base, std::mem::take(&mut making.done));
         let write = making.write;
+        let record = self.record_of(write, base, done);
         self.making = None;
         let stored = Record::Checkpoint(record.clone());
         let stored = self.log.append_without_writes(Content::Record(&stored), record.place.timestamp).await;
         self.made.push(Made { number: stored.header.number.0, write, record });
+    }
+
+    /// What is true of a checkpoint of a write.
+    pub(crate) fn record_of(
+        &self,
+        write: usize,
+        base: Option<u64>,
+        parts: Vec<CheckpointPart>,
+    ) -> CheckpointRecord {
+        let After { place, content } = &self.after[write];
+        CheckpointRecord {
+            place: *place,
+            block_size: BLOCK_SIZE as u32,
+            blocks: content.len() as u64,
+            bytes: content.len() as u64 * BLOCK_SIZE as u64,
+            base: base.map(number),
+            parts,
+        }
+    }
+
+    /// The parts of a checkpoint of a write, without its record.
+    pub(crate) async fn parts_of(&mut self, write: usize) -> Vec<CheckpointPart> {
+        let blocks: Vec<Block> = self.after[write].content.values().cloned().collect();
+        let mut parts = Vec::new();
+        for part in blocks.chunks(2) {
+            let about = self.after[write].place.timestamp;
+            let stored = self.log.append_without_writes(Content::Checkpoint(part), about).await;
+            parts.push(described(&stored, part));
+        }
+        parts
     }
 
     /// A checkpoint of a write, whole, right now.
@@ -240,8 +264,8 @@ impl Story {
         let place = |write: usize| &self.after[write].place;
         let kept = || (0..self.after.len()).rev().filter(|write| place(*write).aggregation.0 >= self.first);
         let last = self.log.last().0;
+        let moment = if moment == Moment::Newest { Moment::Aggregation(self.log.last()) } else { moment };
         let found = match moment {
-            Moment::Newest => kept().next(),
             Moment::Aggregation(asked) => {
                 let within = (self.first..=last).contains(&asked.0);
                 let found = kept().find(|write| place(*write).aggregation <= asked);
@@ -252,6 +276,7 @@ impl Story {
                 })
             }
             Moment::Id(id) => kept().find(|write| place(*write).id == id),
+            Moment::Newest => None, // made an aggregation above
             Moment::At(time) => kept().find(|write| place(*write).timestamp <= time),
             Moment::Sequence { generation, sequence } => kept().find(|write| {
                 let position = place(*write).position;
