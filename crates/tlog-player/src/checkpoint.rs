@@ -10,11 +10,14 @@
 //! A checkpoint may also be there for its moment alone, when what follows A was removed; and it may have only the blocks in which it
 //! differs from the image of another one, its base.
 
-use tlog_codec::{CheckpointPart, CheckpointRecord, Kind, Opener, PlaceInLog, Record, VdiskKeys};
-use tlog_proto::{AggregationNumber, Operation};
+use std::collections::{BTreeSet, HashMap};
+
+use tlog_codec::{BlockEntry, CheckpointPart, CheckpointRecord, Kind, Opener, PlaceInLog, Record, VdiskKeys};
+use tlog_proto::{AggregationId, AggregationNumber, BlockIndex, Operation};
 use tlog_quorum::{HeadCandidate, Located};
 
-use crate::disk_state::DiskStateError;
+use crate::disk_state::{DiskStateError, ReadOptions};
+use crate::find::Finder;
 use crate::moment::Moment;
 use crate::reader::LogReader;
 use crate::records::{Records, RecordsError};
@@ -55,7 +58,74 @@ impl Checkpoint {
     }
 }
 
+/// What an image has of some blocks; those that it has not have no content.
+pub(crate) struct FromImage {
+    /// The checkpoint.
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) blocks: HashMap<BlockIndex, InPart>,
+}
+
+/// A block in a part of an image, as it was written.
+pub(crate) struct InPart {
+    /// The part.
+    pub(crate) number: AggregationNumber,
+    pub(crate) id: AggregationId,
+    /// Which of its blocks it is.
+    pub(crate) at: usize,
+    pub(crate) entry: BlockEntry,
+}
+
 impl LogReader {
+    /// Blocks as they were at a moment, where no write of them up to it is kept: from the newest image that fits and can be read. None
+    /// where no image fits. Reads heads of those parts alone that can have one of the blocks.
+    pub(crate) async fn from_image(
+        &self,
+        keys: &VdiskKeys,
+        moment: Moment,
+        wanted: &BTreeSet<BlockIndex>,
+    ) -> Result<Option<FromImage>, DiskStateError> {
+        let opener = Opener::new(keys.clone());
+        let start = Finder::new(self, &opener).find(moment).await?;
+        let mut failed = None;
+        for base in self.bases_of(keys, moment, start, &ReadOptions::default()).await? {
+            let Some(uppermost) = base.first() else { continue };
+            match self.from_layers(&opener, &base, wanted).await {
+                Ok(blocks) => return Ok(Some(FromImage { checkpoint: uppermost.clone(), blocks })),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    async fn from_layers(
+        &self,
+        opener: &Opener,
+        base: &[Checkpoint],
+        wanted: &BTreeSet<BlockIndex>,
+    ) -> Result<HashMap<BlockIndex, InPart>, DiskStateError> {
+        if let Some(uppermost) = base.first() {
+            self.check_is_of_chain(&uppermost.record.place).await?;
+        }
+        let mut blocks = HashMap::new();
+        for layer in base {
+            let may_have = |part: &&CheckpointPart| {
+                wanted.range(part.first..).next().is_some_and(|index| *index <= part.last)
+            };
+            let parts: Vec<CheckpointPart> = layer.record.parts.iter().filter(may_have).copied().collect();
+            let take = |part: &HeadCandidate, entries: Vec<BlockEntry>| {
+                let (number, id) = (part.head.header.number, part.head.id);
+                for (at, entry) in entries.into_iter().enumerate() {
+                    if wanted.contains(&entry.index) {
+                        // What is in the image above counts.
+                        blocks.entry(entry.index).or_insert(InPart { number, id, at, entry });
+                    }
+                }
+            };
+            self.heads_of_parts(opener, layer, &parts, take).await?;
+        }
+        Ok(blocks)
+    }
+
     /// The checkpoints of the log that are complete, newest first.
     pub async fn checkpoints(&self, keys: &VdiskKeys) -> Result<Vec<Checkpoint>, RecordsError> {
         let mut found = Vec::new();
@@ -79,10 +149,31 @@ impl LogReader {
         &self,
         opener: &Opener,
         checkpoint: &Checkpoint,
-        mut take: impl FnMut(&HeadCandidate, Vec<tlog_codec::BlockEntry>),
+        mut take: impl FnMut(&HeadCandidate, Vec<BlockEntry>),
     ) -> Result<(), DiskStateError> {
-        let mut parts = checkpoint.record.parts.as_slice();
         let mut content = (0, 0);
+        let count = |part: &HeadCandidate, entries: Vec<BlockEntry>| {
+            for entry in entries.iter().filter(|entry| entry.operation == Operation::Set) {
+                content = (content.0 + 1, content.1 + u64::from(entry.length));
+            }
+            take(part, entries);
+        };
+        self.heads_of_parts(opener, checkpoint, &checkpoint.record.parts, count).await?;
+        let CheckpointRecord { base, blocks, bytes, .. } = checkpoint.record;
+        if base.is_none() && content != (blocks, bytes) {
+            return Err(self.not_as_said(checkpoint, "its parts have more or less"));
+        }
+        Ok(())
+    }
+
+    /// The same of some of its parts.
+    async fn heads_of_parts(
+        &self,
+        opener: &Opener,
+        checkpoint: &Checkpoint,
+        mut parts: &[CheckpointPart],
+        mut take: impl FnMut(&HeadCandidate, Vec<BlockEntry>),
+    ) -> Result<(), DiskStateError> {
         while let Some(front) = parts.first() {
             // Writes may lie between them.
             let near = |part: &&CheckpointPart| {
@@ -121,15 +212,8 @@ impl LogReader {
                 if !is_it {
                     return Err(self.not_as_said(checkpoint, "a part has other blocks"));
                 }
-                for entry in entries.iter().filter(|entry| entry.operation == Operation::Set) {
-                    content = (content.0 + 1, content.1 + u64::from(entry.length));
-                }
                 take(found, entries);
             }
-        }
-        let CheckpointRecord { base, blocks, bytes, .. } = checkpoint.record;
-        if base.is_none() && content != (blocks, bytes) {
-            return Err(self.not_as_said(checkpoint, "its parts have more or less"));
         }
         Ok(())
     }

@@ -10,13 +10,14 @@
 //!
 //! Blocks that were not written in between cannot differ, so nothing is kept of them: memory is that of the blocks which were.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 use tlog_codec::{BlockEntry, VdiskKeys};
 use tlog_proto::{BlockHash, BlockIndex, Operation};
 
-use crate::disk_state::{DiskStateError, ReadOptions};
+use crate::checkpoint::FromImage;
+use crate::disk_state::{BlockPlace, DiskStateError, ReadOptions};
 use crate::moment::{Moment, MomentError, Span};
 use crate::reader::LogReader;
 use crate::writes::{Search, WalkProgress, WritePlace, Writes};
@@ -84,7 +85,8 @@ impl LogReader {
     /// its end counts as different.
     ///
     /// Reads heads only, down from the end of the log until everything is known; of a part in format 1 everything. Where history
-    /// was removed below, that is an error only if it could matter. Of the options the block size says nothing. `keys` must be
+    /// was removed below, what is not known then is taken from a checkpoint; where no one fits, that is an error if it could matter. A
+    /// moment of which an image is all that is left is compared by the whole state of the disk, which takes memory for it. Of the options the block size says nothing. `keys` must be
     /// those of the reader's vdisk. `progress` is told after each aggregation.
     pub async fn diff(
         &self,
@@ -112,15 +114,60 @@ impl LogReader {
             }
             progress(&writes.progress());
         }
+        let first = self.extent().first;
+        if first.0 > 1 && !comparing.has_both() {
+            return self.diff_of_states(keys, from, to, options).await;
+        }
         if !comparing.is_done() {
             comparing.from.end(self, comparing.span.as_ref())?;
             comparing.to.end(self, comparing.span.as_ref())?;
-            let first = self.extent().first;
-            if comparing.open > 0 && first.0 > 1 && !options.accept_pruned_base {
-                return Err(MomentError::BasePruned { vdisk: self.vdisk().clone(), first }.into());
+        }
+        if comparing.open > 0 && first.0 > 1 {
+            let earlier = if comparing.reversed { to } else { from };
+            match self.from_image(keys, earlier, &comparing.open_blocks()).await? {
+                Some(image) => comparing.take_image(&image),
+                None if options.accept_pruned_base => {}
+                None => return Err(MomentError::BasePruned { vdisk: self.vdisk().clone(), first }.into()),
             }
         }
         Ok(comparing.finish())
+    }
+
+    /// The same by all of the disk at both, which is known also where only an image of it is left.
+    async fn diff_of_states(
+        &self,
+        keys: &VdiskKeys,
+        from: Moment,
+        to: Moment,
+        options: &ReadOptions,
+    ) -> Result<DiskDiff, DiskStateError> {
+        // Where blocks are on the disk does not matter.
+        let options = ReadOptions { block_size: Some(u32::MAX), ..*options };
+        let from = self.disk_state(keys, from, &options).await?;
+        let to = self.disk_state(keys, to, &options).await?;
+        let (changed, gone) = to.apart_from(&from);
+        let mut zeros = Zeros::default();
+        let indexes = changed.blocks().map(|(index, _)| index).chain(gone);
+        let mut blocks: Vec<ChangedBlock> = indexes
+            .map(|index| ChangedBlock {
+                index,
+                from: from.get(index).map(BlockContent::from),
+                to: to.get(index).map(BlockContent::from),
+            })
+            .filter(|block| zeros.differ(block.from, block.to))
+            .collect();
+        blocks.sort_unstable_by_key(|block| block.index);
+        Ok(DiskDiff {
+            from: from.reached().map(WritePlace::from),
+            to: to.reached().map(WritePlace::from),
+            blocks,
+        })
+    }
+}
+
+impl From<&BlockPlace> for BlockContent {
+    fn from(&BlockPlace { length, hash_prefix, .. }: &BlockPlace) -> Self {
+        Self { length, hash_prefix }
     }
 }
 
@@ -149,8 +196,28 @@ impl Comparing {
         Self { from, to, span: None, candidates: HashMap::new(), open: 0, reversed: false }
     }
 
+    fn has_both(&self) -> bool {
+        self.from.reached().is_some() && self.to.reached().is_some()
+    }
+
     fn is_done(&self) -> bool {
-        self.from.reached().is_some() && self.to.reached().is_some() && self.open == 0
+        self.has_both() && self.open == 0
+    }
+
+    /// The candidates of which it is not known how they were at the earlier moment.
+    fn open_blocks(&self) -> BTreeSet<BlockIndex> {
+        let open = self.candidates.iter().filter(|(_, candidate)| candidate.earlier.is_none());
+        open.map(|(index, _)| *index).collect()
+    }
+
+    /// Takes them as they are in an image. What that does not have had no content.
+    fn take_image(&mut self, image: &FromImage) {
+        for (index, in_part) in &image.blocks {
+            if let Some(candidate) = self.candidates.get_mut(index) {
+                candidate.earlier = Some(content(&in_part.entry));
+            }
+        }
+        self.open = 0;
     }
 
     /// Takes the blocks of the next older aggregation in: of them, so many are part of the state at each moment.

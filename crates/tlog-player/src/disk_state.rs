@@ -294,6 +294,15 @@ impl LogReader {
         }
     }
 
+    /// An image must be of what the log has: where what comes after it is kept, that follows it.
+    pub(crate) async fn check_is_of_chain(&self, place: &PlaceInLog) -> Result<(), DiskStateError> {
+        let next = place.aggregation.next();
+        match self.extent().contains(next) {
+            true => self.check_followed(place, self.head_at(next).await?.head.header.prev),
+            false => Ok(()),
+        }
+    }
+
     /// The image must be of what the next one follows.
     fn check_followed(&self, place: &PlaceInLog, found: AggregationId) -> Result<(), DiskStateError> {
         if found == place.id {
@@ -359,7 +368,7 @@ impl LogReader {
     /// What the disk can be made from besides the writes from `start` back, the cheapest first: of checkpoints the newest that is not
     /// later, and at last all of history. Where the moment is in no aggregation that is kept, images of just that moment. None where
     /// what was there is gone.
-    async fn bases_of(
+    pub(crate) async fn bases_of(
         &self,
         keys: &VdiskKeys,
         moment: Moment,
@@ -421,7 +430,7 @@ impl LogReader {
 }
 
 /// What a disk is made from besides writes that are read: images, the uppermost first. Empty: all writes there ever were are read.
-type Base = Vec<Checkpoint>;
+pub(crate) type Base = Vec<Checkpoint>;
 
 /// Bytes of the heads of an aggregation that were read, about: every store that has one answers it.
 fn bytes_of_heads(link: &HeadCandidate) -> u64 {

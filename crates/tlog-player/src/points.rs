@@ -1,17 +1,21 @@
-//! Moments worth restoring: where the log itself says that something ended, began, or stood still.
+//! Moments worth restoring: where the log itself says that something ended, began, or stood still, and those that have a name or an
+//! image.
 //!
-//! Everything here is about the joints between aggregations, as headers have no more; what happened within one takes its key.
+//! All but the last two is about the joints between aggregations, as headers have no more; what happened within one takes its key.
 //! An aggregation has one client and one generation, and is sealed a bounded time after its first block, so that another client, another
 //! generation and a longer pause are always at a joint.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use tlog_codec::{Kind, MarkName, PlaceInLog, VdiskKeys};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, SessionId, Timestamp};
 
 use crate::format1::StoredFormat;
 use crate::history::{AggregationInfo, History, HistoryError};
 use crate::moment::Moment;
 use crate::reader::LogReader;
+use crate::records::RecordsError;
 
 /// Which moments are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +38,9 @@ impl Default for PointOptions {
 }
 
 /// Why a moment is worth restoring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PointReason {
-    /// It is the first aggregation that is kept.
+    /// It is the first aggregation with writes that is kept.
     Beginning,
     /// The log ends there.
     End,
@@ -52,6 +56,15 @@ pub enum PointReason {
     BeforeStepBack(Duration),
     /// What older servers wrote ends there.
     EndOfFormat1,
+    /// Somebody called it so.
+    Mark(MarkName),
+    /// The log has an image of it.
+    Checkpoint {
+        /// Number of the checkpoint's record.
+        record: AggregationNumber,
+        /// Later moments can be made from it too.
+        is_base: bool,
+    },
 }
 
 impl PointReason {
@@ -66,6 +79,8 @@ impl PointReason {
             PointReason::BeforePause(_) => "before_pause",
             PointReason::BeforeStepBack(_) => "before_step_back",
             PointReason::EndOfFormat1 => "end_of_format1",
+            PointReason::Mark(_) => "mark",
+            PointReason::Checkpoint { .. } => "checkpoint",
         }
     }
 }
@@ -81,7 +96,8 @@ pub struct Point {
     pub position: LogPosition,
     /// In which format its aggregation is stored.
     pub format: StoredFormat,
-    /// Its aggregation; in format 1 counted from the oldest.
+    /// Its aggregation; in format 1 counted from the oldest, and 0 where a mark alone tells of it. It may have been removed, where the
+    /// log has an image of the moment.
     pub aggregation: AggregationNumber,
     /// Id of that aggregation.
     pub id: AggregationId,
@@ -95,6 +111,8 @@ pub struct Points {
     options: PointOptions,
     /// The aggregation before the next one, and why it is worth restoring as far as that is known.
     previous: Option<(AggregationInfo, Vec<PointReason>)>,
+    /// Marks and checkpoints that were not answered yet, from old to new, each moment once.
+    recorded: VecDeque<Point>,
     ended: bool,
     aggregations: u64,
 }
@@ -102,7 +120,34 @@ pub struct Points {
 impl LogReader {
     /// Moments worth restoring, by what headers say. Needs no key but that of a part in format 1, of which all bytes are read.
     pub fn points(&self, options: PointOptions) -> Points {
-        Points { history: self.history(), options, previous: None, ended: false, aggregations: 0 }
+        let history = self.history();
+        Points { history, options, previous: None, recorded: VecDeque::new(), ended: false, aggregations: 0 }
+    }
+
+    /// The same, and besides the moments that have a mark or an image, which takes the key. Marks of moments that were removed, and of
+    /// which there is no image, are left out.
+    pub async fn points_with_records(
+        &self,
+        keys: &VdiskKeys,
+        options: PointOptions,
+    ) -> Result<Points, RecordsError> {
+        let (marks, checkpoints) = (self.marks(keys).await?, self.checkpoints(keys).await?);
+        let first = self.extent().first;
+        let mut recorded = Vec::new();
+        for mark in marks {
+            let removed = first.0 > 1 && mark.place.aggregation < first;
+            let moment = moment_of(&mark.place);
+            if !removed || checkpoints.iter().any(|checkpoint| checkpoint.is_of(moment)) {
+                recorded.push(Point::at(&mark.place, PointReason::Mark(mark.name)));
+            }
+        }
+        for checkpoint in checkpoints {
+            let (record, is_base) = (checkpoint.number, checkpoint.is_base(first));
+            recorded.push(Point::at(&checkpoint.record.place, PointReason::Checkpoint { record, is_base }));
+        }
+        recorded.sort_by_key(|point| point.position);
+        recorded.dedup_by(|later, earlier| earlier.takes(later));
+        Ok(Points { recorded: recorded.into(), ..self.points(options) })
     }
 }
 
@@ -117,14 +162,17 @@ impl Points {
         match self.history.next_batch().await? {
             Some(batch) => {
                 self.aggregations += batch.len() as u64;
-                batch.into_iter().for_each(|info| self.handle(info, &mut points));
+                // Parts of checkpoints and records are about moments, and none themselves.
+                let with_writes = batch.into_iter().filter(|info| info.kind == Kind::Blocks);
+                with_writes.for_each(|info| self.handle(info, &mut points));
             }
             None => {
                 self.ended = true;
                 if let Some((last, mut reasons)) = self.previous.take() {
                     reasons.push(PointReason::End);
-                    points.push(Point::after(&last, reasons));
+                    self.answer(Point::after(&last, reasons), &mut points);
                 }
+                points.extend(self.recorded.drain(..));
             }
         }
         points.retain(|point| self.options.since.is_none_or(|since| point.timestamp >= since));
@@ -155,13 +203,29 @@ impl Points {
         let new_generation = next.generation != previous.generation;
         reasons.extend(joint);
         if !reasons.is_empty() {
-            points.push(Point::after(&previous, reasons));
+            self.answer(Point::after(&previous, reasons), points);
         }
         if new_generation {
-            points.push(Point::first_of(&next));
+            self.answer(Point::first_of(&next), points);
         }
         self.previous = Some((next, Vec::new()));
     }
+
+    /// Answers a point, after what was recorded of earlier moments and together with what was of the same.
+    fn answer(&mut self, mut point: Point, points: &mut Vec<Point>) {
+        while let Some(recorded) = self.recorded.pop_front_if(|next| next.position <= point.position) {
+            if !point.takes(&recorded) {
+                points.push(recorded);
+            }
+        }
+        points.push(point);
+    }
+}
+
+/// The moment after a write, by its position: the one name that it has for ever.
+fn moment_of(place: &PlaceInLog) -> Moment {
+    let LogPosition { generation, sequence } = place.position;
+    Moment::Sequence { generation: Some(generation), sequence }
 }
 
 /// Why the moment between two aggregations is worth restoring.
@@ -203,6 +267,22 @@ impl Point {
         let moment = Moment::Sequence { generation: Some(generation), sequence };
         let reasons = vec![PointReason::FirstOfGeneration(generation)];
         Self { reasons, ..Self::of(info, moment) }
+    }
+
+    /// A moment that something was recorded of.
+    fn at(place: &PlaceInLog, reason: PointReason) -> Self {
+        let &PlaceInLog { aggregation, id, position, timestamp, .. } = place;
+        let format = if aggregation.0 == 0 { StoredFormat::One } else { StoredFormat::Two };
+        Self { moment: moment_of(place), timestamp, position, format, aggregation, id, reasons: vec![reason] }
+    }
+
+    /// Takes the reasons of another point over, where it is the same moment.
+    fn takes(&mut self, other: &Point) -> bool {
+        let same = self.position == other.position && self.id == other.id;
+        if same {
+            self.reasons.extend_from_slice(&other.reasons);
+        }
+        same
     }
 
     fn of(info: &AggregationInfo, moment: Moment) -> Self {

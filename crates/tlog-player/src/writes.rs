@@ -10,7 +10,7 @@ use tlog_quorum::{HeadCandidate, Link, LinkRead};
 use crate::disk_state::DiskStateError;
 use crate::format1::{Format1Walk, Passed, StoredFormat};
 use crate::history::HistoryError;
-use crate::moment::{Moment, MomentError, Span};
+use crate::moment::{Moment, MomentError, MomentReached, Span};
 use crate::reader::LogReader;
 use crate::walk::Backward;
 
@@ -52,6 +52,14 @@ impl WritePlace {
             position: LogPosition { generation: passed.generation, sequence: entry.sequence },
             timestamp: entry.timestamp,
         }
+    }
+}
+
+impl From<&MomentReached> for WritePlace {
+    fn from(reached: &MomentReached) -> Self {
+        let &MomentReached { format, aggregation, id, blocks, position, timestamp, .. } = reached;
+        let aggregation = (format == StoredFormat::Two).then_some(aggregation);
+        Self { format, aggregation, id, block: blocks.saturating_sub(1), position, timestamp }
     }
 }
 
@@ -188,6 +196,10 @@ pub(crate) struct Search {
 impl Search {
     pub(crate) fn new(moment: Moment) -> Self {
         Self { moment, reached: None }
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        self.moment
     }
 
     /// The last write that is part of the state at the moment, once it was passed.

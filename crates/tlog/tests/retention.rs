@@ -371,3 +371,82 @@ async fn writes_restores_scrubs_checkpoints_and_prunes_beside_each_other_lose_no
     assert_eq!(json_of(place, &["verify", "vda", "--deep"])["verdict"], "whole");
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_log_is_asked_is_answered_from_images_where_history_was_removed() {
+    let place = Place::new();
+    let server = place.server(FLUSH);
+    let mut disk = Disk::connect(&server).await;
+    write_days(&mut disk, 10).await;
+    place.tlog_ok(&["mark", "vda", "old", "--at", "seq:30"]);
+    let pruned = json_of(&place, &["prune", "vda", "--keep-within", "72h", "--anyway"]);
+    let first = pruned["first"].as_u64().unwrap();
+    let lines = |arguments: &[&str]| -> Vec<Value> {
+        let said = place.tlog_ok(&[arguments, &["--json"]].concat());
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+
+    // The mark whose history is gone is the first point, and each of them can be restored.
+    let points = lines(&["points", "vda"]);
+    assert_eq!((&points[0]["moment"], &points[0]["sequence"]), (&json!("old"), &json!(30)), "{points:?}");
+    assert_eq!(points[0]["why"][0], json!({ "reason": "mark", "name": "old" }));
+    let of_images = |point: &&Value| point["why"].to_string().contains(r#""later_moments":true"#);
+    assert_eq!(points.iter().filter(of_images).count(), 1, "{points:?}");
+    for point in &points {
+        let expected = disk.after(point["sequence"].as_u64().unwrap());
+        assert_eq!(restored(&place, "p", &["--at", point["moment"].as_str().unwrap()]), expected, "{point}");
+    }
+    let shown = place.tlog_ok(&["points", "vda"]);
+    assert!(shown.contains("--at old ") && shown.contains("mark old; image "), "{shown}");
+
+    // Without the key the rest is shown.
+    let key = place.path().join("tlog-data/tlog.key");
+    std::fs::rename(&key, place.path().join("key")).unwrap();
+    let without = place.tlog(&["points", "vda"]);
+    let (shown, said) = (String::from_utf8(without.stdout).unwrap(), String::from_utf8(without.stderr).unwrap());
+    assert!(without.status.success() && shown.contains("history begins") && !shown.contains("old"), "{shown}");
+    assert!(said.contains("they take the key"), "{said}");
+    let other = place.path().join("other.key");
+    place.tlog_ok(&["keygen", "-o", other.to_str().unwrap()]);
+    let why = place.tlog_fails(&["points", "vda", "--key-file", other.to_str().unwrap()]);
+    assert!(why.contains("marks and checkpoints are not among them"), "{why}");
+    std::fs::rename(place.path().join("key"), &key).unwrap();
+
+    // What differs since the mark, and since the oldest moment that history reaches.
+    let at = |image: &[u8], block: usize| image[block * BLOCK..(block + 1) * BLOCK].to_vec();
+    let newest = disk.after(disk.last());
+    let begin = points[1]["sequence"].as_u64().unwrap();
+    for (from, then) in [("old", disk.after(30)), (&*format!("seq:{begin}"), disk.after(begin))] {
+        let list = place.tlog_ok(&["diff", "vda", "--from", from, "--list"]);
+        let expected = (0..BLOCKS as usize).filter(|block| at(&then, *block) != at(&newest, *block));
+        let expected: Vec<String> = expected.map(|block| block.to_string()).collect();
+        assert_eq!(list.lines().collect::<Vec<_>>(), expected, "since {from}");
+    }
+
+    // Who wrote a block.
+    let mut from_image = 0;
+    for block in 0..BLOCKS {
+        let last = disk.writes.iter().rev().find(|write| write.index.get() == block).unwrap();
+        let found = lines(&["blame", "vda", "--block", &block.to_string()]);
+        let Some(found) = found.first() else {
+            assert!(last.data.is_empty(), "block {block}");
+            continue;
+        };
+        assert_eq!(found["sequence"], last.sequence.0, "{found}");
+        let is_gone = found["aggregation"].is_null();
+        assert_eq!(is_gone, !found["checkpoint"].is_null(), "{found}");
+        from_image += u64::from(is_gone);
+    }
+    assert!(from_image > 0);
+
+    let history = lines(&["history", "vda"]);
+    for line in &history {
+        assert_eq!(line["kind"] == "blocks", line["first_sequence"].is_u64(), "{line}");
+    }
+    let of_kind = |kind: &str| history.iter().filter(|line| line["kind"] == kind).count();
+    assert!(of_kind("checkpoint") >= 2 && of_kind("record") >= 3, "{history:?}");
+    assert!(place.tlog_ok(&["history", "vda"]).contains("part of an image"));
+    let vdisks = place.tlog_ok(&["vdisks"]);
+    assert!(vdisks.contains(&format!(" {first}-")), "{vdisks}");
+    server.stop();
+}

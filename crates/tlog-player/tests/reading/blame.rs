@@ -27,7 +27,8 @@ pub(crate) fn place(s: &Snapshot) -> WritePlace {
 
 fn write(s: &Snapshot) -> BlockWrite {
     let BlockEntry { operation, length, hash_prefix, .. } = BlockEntry::from(&s.block);
-    BlockWrite { place: place(s), session: SessionId(s.session), operation, length, hash_prefix }
+    let session = SessionId(s.session);
+    BlockWrite { place: place(s), checkpoint: None, session, operation, length, hash_prefix }
 }
 
 fn index(at: u64) -> BlockIndex {

@@ -17,6 +17,7 @@ mod moments;
 mod oracle;
 mod points;
 mod proofs;
+mod removed;
 mod replay;
 mod resuming;
 mod targets;

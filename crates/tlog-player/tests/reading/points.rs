@@ -1,10 +1,12 @@
 //! Moments worth restoring: why, and that their names lead there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tlog_player::{Moment, Point, PointOptions, PointReason, StoredFormat};
+use tlog_player::{Moment, Point, PointOptions, PointReason, ReadOptions, StoredFormat};
 use tlog_proto::{Generation, LogPosition, Sequence, SessionId, Timestamp};
 
+use crate::checkpoint_story::Story;
 use crate::log::{TestLog, number, set_block};
 use crate::many_moments::with_block_size;
 use crate::oracle::random_story_with_short_blocks;
@@ -115,4 +117,76 @@ async fn what_is_lost_ends_the_points_with_an_error_after_those_before_it() {
     assert_eq!(found.len(), 1, "what comes after 2 is not known: {found:?}");
     assert!(points.next_batch().await.is_err());
     assert!(points.next_batch().await.is_err());
+}
+
+#[tokio::test]
+async fn marks_and_images_are_points_in_the_logs_order_also_where_their_history_is_gone() {
+    let mut gone = 0;
+    for seed in 60..70 {
+        let mut story = Story::random(seed, 2, 1, 12).await;
+        let middle = story.after.len() / 2;
+        let base = (middle..).find(|at| story.after[*at].place.blocks == story.after[*at].place.of).unwrap();
+        let base = story.checkpoint_of(base).await;
+        for first in [1, base.record.place.aggregation.0 + 1] {
+            story.prune(first).await;
+            let reader = story.log.reader().await;
+            let options = PointOptions { since: None, gap: Duration::MAX };
+            let found = reader.points_with_records(&story.log.keys, options).await.unwrap();
+            let found = found.collect().await.unwrap();
+            assert!(found.is_sorted_by_key(|point| point.position), "seed {seed}: {found:?}");
+            let moments: BTreeSet<_> = found.iter().map(|point| (point.position, point.id)).collect();
+            assert_eq!(moments.len(), found.len(), "seed {seed}: each moment once");
+
+            // Each mark that can be restored, each image that is there, and nothing that cannot be restored.
+            let mut marks = Vec::new();
+            for point in &found {
+                let state = reader.disk_state(&story.log.keys, point.moment, &ReadOptions::default()).await;
+                let state = state.unwrap_or_else(|error| panic!("seed {seed}, {point:?}: {error}"));
+                assert_eq!(state.reached().unwrap().position, point.position, "seed {seed}: {point:?}");
+                gone += u64::from(point.aggregation.0 < first);
+                for reason in &point.reasons {
+                    match reason {
+                        PointReason::Mark(name) => {
+                            assert_eq!(story.marks[name.as_str()].position, point.position);
+                            marks.push(name.to_string());
+                        }
+                        PointReason::Checkpoint { record, is_base } => {
+                            let made = story.made.iter().find(|made| made.number == record.0).unwrap();
+                            assert_eq!(made.record.place.position, point.position);
+                            assert_eq!(*is_base, story.bases().any(|base| base.number == record.0));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            let images = found.iter().flat_map(|point| &point.reasons);
+            let images = images.filter(|reason| matches!(reason, PointReason::Checkpoint { .. })).count();
+            assert_eq!(images, story.made.iter().filter(|made| story.is_kept(made)).count(), "seed {seed}");
+            let kept = reader.marks(&story.log.keys).await.unwrap();
+            for mark in kept {
+                let moment = Moment::Sequence {
+                    generation: Some(mark.place.position.generation),
+                    sequence: mark.place.position.sequence,
+                };
+                let is_there = story.expected(moment).is_some();
+                assert_eq!(marks.contains(&mark.name.to_string()), is_there, "seed {seed}: {mark:?}");
+            }
+        }
+    }
+    assert!(gone > 5, "{gone} moments of which an image alone is left");
+}
+
+#[tokio::test]
+async fn records_and_parts_of_images_are_no_pauses_and_no_clients() {
+    let mut story = Story::new(3, 2, 1).await;
+    for _ in 0..4 {
+        story.write().await;
+        story.checkpoint_of(0).await;
+    }
+    let options = PointOptions { since: None, gap: Duration::MAX };
+    let without = points(&story.log, options).await;
+    let last = without.last().unwrap();
+    assert_eq!(last.position, story.after.last().unwrap().place.position);
+    assert_eq!((last.id, &last.reasons[..]), (story.after.last().unwrap().place.id, &[PointReason::End][..]));
+    assert!(!without.iter().any(|point| point.reasons.iter().any(|why| matches!(why, PointReason::BeforeSession(_)))));
 }

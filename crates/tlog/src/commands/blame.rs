@@ -17,7 +17,8 @@ use crate::{logging, moment, reading};
 /// Shows who wrote a block of a vdisk, and when: the last write, or all of them, from new to old.
 ///
 /// Up to a moment, or the newest. Each with sequence, generation, client, its time, and the aggregation that has it. Takes the key, and
-/// reads no data and no more of the log than the answer takes.
+/// reads no data and no more of the log than the answer takes. Where history was removed, a checkpoint has sequence and time of the last
+/// write before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog blame vda --block 1204                 the last write of that block\n  \
@@ -108,10 +109,22 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             false => writeln!(out, "{}", as_line(&write)),
         })?;
         shown += 1;
+        if let Some(checkpoint) = write.checkpoint {
+            bar.suspend(|| {
+                eprintln!(
+                    "tlog: the aggregation of that write was removed; it is known from checkpoint {checkpoint}, which does not have its \
+                     generation and client"
+                );
+            });
+        }
     }
     bar.finish_and_clear();
     if shown == 0 && arguments.limit > 0 && !arguments.json {
-        writeln!(out, "vdisk {vdisk}: block {index} was never written up to that moment; it reads as zeros")?;
+        let why = match blame.is_empty_in_checkpoint() {
+            true => "has no content at that moment, as a checkpoint says, and the history before was removed",
+            false => "was never written up to that moment",
+        };
+        writeln!(out, "vdisk {vdisk}: block {index} {why}; it reads as zeros")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,10 +132,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 const HEADING: &str = "time                      generation:sequence   number    what    bytes       client                hash              id";
 
 fn as_line(write: &BlockWrite) -> String {
-    let BlockWrite { place, session, operation, length, hash_prefix } = write;
-    let number = place.aggregation.map_or("old".to_owned(), |number| number.to_string());
+    let BlockWrite { place, checkpoint, session, operation, length, hash_prefix } = write;
+    let (number, position) = match (checkpoint, place.aggregation) {
+        (Some(_), _) => ("removed".to_owned(), format!("?:{}", place.position.sequence)),
+        (None, Some(number)) => (number.to_string(), place.position.to_string()),
+        (None, None) => ("old".to_owned(), place.position.to_string()),
+    };
     let client = if session.is_known() { session.to_string() } else { "unknown".to_owned() };
-    let id = place.id.to_string();
+    let id = if checkpoint.is_none() { place.id.to_string() } else { String::new() };
     let hash = match operation {
         Operation::Set => hex_of(hash_prefix),
         Operation::Delete => String::new(),
@@ -130,7 +147,7 @@ fn as_line(write: &BlockWrite) -> String {
     format!(
         "{:<24}  {:<20}  {number:<8}  {:<6}  {length:<10}  {client:<20}  {:<16}  {}",
         moment::show(place.timestamp),
-        place.position.to_string(),
+        position,
         name_of(*operation),
         hash.get(..16).unwrap_or(&hash),
         id.get(..16).unwrap_or(&id),
@@ -138,18 +155,21 @@ fn as_line(write: &BlockWrite) -> String {
 }
 
 fn as_json(index: BlockIndex, write: &BlockWrite) -> Value {
-    let BlockWrite { place, session, operation, length, hash_prefix } = write;
+    let BlockWrite { place, checkpoint, session, operation, length, hash_prefix } = write;
+    // Of a checkpoint the place is that of a copy.
+    let its_own = checkpoint.is_none();
     json!({
         "block": index.get(),
         "time": moment::show(place.timestamp),
         "time_ns": place.timestamp.0,
-        "generation": place.position.generation.0,
+        "generation": its_own.then_some(place.position.generation.0),
         "sequence": place.position.sequence.0,
         "session": session.0,
         "format": place.format.number(),
-        "aggregation": place.aggregation.map(|number| number.0),
-        "id": place.id.to_string(),
-        "block_of_aggregation": place.block,
+        "aggregation": place.aggregation.filter(|_| its_own).map(|number| number.0),
+        "id": its_own.then(|| place.id.to_string()),
+        "block_of_aggregation": its_own.then_some(place.block),
+        "checkpoint": checkpoint.map(|number| number.0),
         "operation": name_of(*operation),
         "length": length,
         "hash_prefix": (*operation == Operation::Set).then(|| hex_of(hash_prefix)),

@@ -74,9 +74,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn confirmed(vdisk: &VdiskId, aggregations: u64) -> anyhow::Result<bool> {
+fn confirmed(vdisk: &VdiskId, last: u64) -> anyhow::Result<bool> {
     eprint!(
-        "This removes all history of vdisk {vdisk} ({aggregations} aggregations) for good.\nType its id to go on: "
+        "This removes all history of vdisk {vdisk} (up to aggregation {last}), its marks and checkpoints too, for good.\nType its id to go on: "
     );
     io::stderr().flush()?;
     let mut line = String::new();

@@ -18,10 +18,11 @@ use crate::{logging, reading};
 /// than from its end down to where the blocks that were written in between had been written before. Takes the key. An incremental backup
 /// copies the blocks that '--list' names from the disk restored to the later moment.
 ///
-/// A moment is a time (RFC 3339, '2h30m ago', 'now'), newest, seq:N, gen:G/seq:N, agg:N or id:HEX.
+/// A moment is a mark, a time (RFC 3339, '2h30m ago', 'now'), newest, seq:N, gen:G/seq:N, agg:N or id:HEX.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog diff vda --from '1 day ago'                        to the newest moment\n  \
+    tlog diff vda --from before-upgrade                     since a mark\n  \
     tlog diff vda --from agg:17 --to gen:2/seq:1204 --json\n  \
     tlog diff vda --from 2024-03-01T12:30:00Z --to now --list    one block index on each line")]
 pub(crate) struct Arguments {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::json;
+use tlog_codec::Kind;
 use tlog_player::{AggregationInfo, StoredFormat};
 use tlog_proto::VdiskId;
 
@@ -14,7 +15,8 @@ use crate::{logging, moment, reading};
 /// Shows the history of a vdisk, aggregation by aggregation, from old to new.
 ///
 /// An aggregation is a run of writes that was stored at once. Times are those of the first and the last write in it, by the
-/// clock of whoever wrote. What older servers wrote in format 1 comes first, counted from the oldest and marked "old"; it takes
+/// clock of whoever wrote. Besides, the log has records about itself (marks, checkpoints) and parts of the images that checkpoints are;
+/// they have no writes, and the time is that of the moment they are about. What older servers wrote in format 1 comes first, counted from the oldest and marked "old"; it takes
 /// its keys (private-key, nonce), the rest none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -84,7 +86,11 @@ const HEADING: &str = "  number  from                      to                   
     stored      id";
 
 fn as_line(info: &AggregationInfo) -> String {
-    let sequences = format!("{}-{}", info.first_sequence, info.last_sequence);
+    let sequences = match info.kind {
+        Kind::Blocks => format!("{}-{}", info.first_sequence, info.last_sequence),
+        Kind::Checkpoint => "part of an image".to_owned(),
+        Kind::Record => "record".to_owned(),
+    };
     let id = info.id.to_string();
     let number = match info.format {
         StoredFormat::Two => info.number.to_string(),
@@ -104,13 +110,15 @@ fn as_line(info: &AggregationInfo) -> String {
 }
 
 fn as_json(info: &AggregationInfo) -> serde_json::Value {
+    let has_writes = info.kind == Kind::Blocks;
     json!({
         "format": info.format.number(),
+        "kind": info.kind.name(),
         "number": info.number.0,
         "generation": info.generation.0,
         "session": info.session.0,
-        "first_sequence": info.first_sequence.0,
-        "last_sequence": info.last_sequence.0,
+        "first_sequence": has_writes.then_some(info.first_sequence.0),
+        "last_sequence": has_writes.then_some(info.last_sequence.0),
         "oldest": moment::show(info.oldest_timestamp),
         "oldest_ns": info.oldest_timestamp.0,
         "newest": moment::show(info.newest_timestamp),

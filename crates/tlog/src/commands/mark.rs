@@ -17,7 +17,7 @@ use crate::{logging, moment, reading};
 /// Gives a moment of a disk a name, for going back to it: --at NAME then stands for it everywhere.
 ///
 /// Without a moment: now, everything included that the server has received. The name stands in the log itself, as durable as any
-/// write. A name that is there already moves to the new moment. Pruning keeps a mark's moment only with --keep-marks.
+/// write. A name that is there already moves to the new moment. Pruning keeps moments that have a mark, unless keep-marks is false.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog mark vda before-upgrade           now\n  \

@@ -11,7 +11,7 @@ use crate::settings::{Settings, SettingsArgs};
 /// Arguments of every command that restores something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MomentArguments {
-    /// At this moment: RFC 3339, '2h30m ago', 'now', newest, seq:N, gen:G/seq:N, agg:N, id:HEX
+    /// At this moment: a mark, RFC 3339, '2h30m ago', 'now', newest, seq:N, gen:G/seq:N, agg:N, id:HEX
     #[arg(long, value_name = "MOMENT", conflicts_with_all = ["sequence", "aggregation"])]
     at: Option<String>,
     /// After the write with this sequence, in the newest generation that has it

@@ -6,25 +6,28 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tlog_player::{Point, PointOptions, PointReason, Points, StoredFormat};
+use tlog_player::{LogReader, Point, PointOptions, PointReason, Points, StoredFormat};
 use tlog_proto::VdiskId;
 
 use super::progress;
+use crate::keys::{self, KeysError};
 use crate::moment::{self, argument};
 use crate::settings::{Settings, SettingsArgs, TimeSpan};
-use crate::{logging, reading};
+use crate::{logging, reading, words};
 
 /// Shows moments of a vdisk that are worth restoring, from old to new, each with the exact argument for 'tlog restore'.
 ///
 /// Where the log begins and ends, where a client began its sequences anew (a new generation) or another one went on, where nothing was
-/// written for a while, and where clocks stepped back. By what aggregations say in the clear, so no key is needed, but for what older
-/// servers wrote in format 1 (private-key, nonce). Times are those of whoever wrote; the argument leads to that moment whatever they say.
+/// written for a while, where clocks stepped back, and moments that have a mark or a checkpoint. The last two take the key; without it the
+/// rest is shown, by what aggregations say in the clear (what older servers wrote in format 1 takes private-key and nonce). Times are those
+/// of whoever wrote; the argument leads to that moment whatever they say.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog points vda\n  \
     tlog points vda --since '1 day ago' --gap 1h\n  \
     tlog points vda --json                 one JSON object on each line\n  \
-    tlog restore vda -o disk.img --at agg:17    as it was at a moment that 'tlog points' names")]
+    tlog restore vda -o disk.img --at agg:17    as it was at a moment that 'tlog points' names\n\n\
+    Exit status: 0 shown; 1 not all of it could be read, or there is a key and it does not open marks and checkpoints.")]
 pub(crate) struct Arguments {
     /// Which vdisk
     vdisk: VdiskId,
@@ -49,12 +52,36 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let reader = reading::open(&settings, &arguments.vdisk).await?;
     let bar = progress::counting("reading");
     bar.set_length(reader.extent().count());
-    let points = reader.points(PointOptions { since, gap: arguments.gap.0 });
+    let options = PointOptions { since, gap: arguments.gap.0 };
+    let with_records = with_records(&settings, &reader, options).await;
+    let (points, missing) = match with_records {
+        Ok(Some(points)) => (points, None),
+        Ok(None) => (reader.points(options), Some(("they take the key (key-file)".to_owned(), ExitCode::SUCCESS))),
+        Err(error) => (reader.points(options), Some((words::of_error(&error), ExitCode::FAILURE))),
+    };
     let shown = show(points, arguments.json, &bar).await;
     bar.finish_and_clear();
     shown?;
     reading::tell_uncertain_end(&reader);
-    Ok(ExitCode::SUCCESS)
+    let Some((why, status)) = missing else { return Ok(ExitCode::SUCCESS) };
+    eprintln!("tlog: marks and checkpoints are not among them: {why}");
+    Ok(status)
+}
+
+/// None where there is no key.
+async fn with_records(
+    settings: &Settings,
+    reader: &LogReader,
+    options: PointOptions,
+) -> anyhow::Result<Option<Points>> {
+    let none_is_named = settings.key_file.is_none();
+    if let Err(KeysError::NotSet { .. } | KeysError::Missing { .. }) = keys::load(settings)
+        && none_is_named
+    {
+        return Ok(None);
+    }
+    let keys = reading::keys_of(settings, reader.vdisk())?;
+    Ok(Some(reader.points_with_records(&keys, options).await?))
 }
 
 async fn show(mut points: Points, json: bool, bar: &ProgressBar) -> anyhow::Result<()> {
@@ -79,6 +106,7 @@ const HEADING: &str = "time                      number    generation:sequence  
 fn as_line(point: &Point) -> String {
     let number = match point.format {
         StoredFormat::Two => point.aggregation.to_string(),
+        StoredFormat::One if point.aggregation.0 == 0 => "old".to_owned(),
         StoredFormat::One => format!("old {}", point.aggregation),
     };
     let why: Vec<String> = point.reasons.iter().map(in_words).collect();
@@ -86,15 +114,27 @@ fn as_line(point: &Point) -> String {
         "{:<24}  {number:<8}  {:<20}  --at {:<16}  {}",
         moment::show(point.timestamp),
         point.position.to_string(),
-        argument(&point.moment).to_string(),
+        argument_of(point),
         why.join("; "),
     )
 }
 
+/// What leads there: the name, where it has one.
+fn argument_of(point: &Point) -> String {
+    let name = point.reasons.iter().find_map(|reason| match reason {
+        PointReason::Mark(name) => Some(name.to_string()),
+        _ => None,
+    });
+    name.unwrap_or_else(|| argument(&point.moment).to_string())
+}
+
 fn in_words(reason: &PointReason) -> String {
     match reason {
-        PointReason::Beginning => "the log begins".to_owned(),
+        PointReason::Beginning => "history begins".to_owned(),
         PointReason::End => "the log ends".to_owned(),
+        PointReason::Mark(name) => format!("mark {name}"),
+        PointReason::Checkpoint { record, is_base: true } => format!("checkpoint {record}"),
+        PointReason::Checkpoint { record, is_base: false } => format!("image {record}, of this moment alone"),
         PointReason::BeforeGeneration(next) => format!("last before generation {next}"),
         PointReason::FirstOfGeneration(generation) => format!("first write of generation {generation}"),
         PointReason::BeforeSession(session) => format!("another client ({session}) goes on"),
@@ -107,11 +147,15 @@ fn in_words(reason: &PointReason) -> String {
 fn as_json(point: &Point) -> Value {
     let why = |reason: &PointReason| {
         let name = reason.name();
-        match *reason {
+        match reason {
             PointReason::BeforeGeneration(next) => json!({ "reason": name, "next_generation": next.0 }),
             PointReason::BeforeSession(next) => json!({ "reason": name, "next_session": next.0 }),
             PointReason::BeforePause(span) | PointReason::BeforeStepBack(span) => {
                 json!({ "reason": name, "seconds": span.as_secs_f64() })
+            }
+            PointReason::Mark(mark) => json!({ "reason": name, "name": mark.as_str() }),
+            PointReason::Checkpoint { record, is_base } => {
+                json!({ "reason": name, "checkpoint": record.0, "later_moments": is_base })
             }
             PointReason::Beginning
             | PointReason::End
@@ -120,7 +164,7 @@ fn as_json(point: &Point) -> Value {
         }
     };
     json!({
-        "moment": argument(&point.moment).to_string(),
+        "moment": argument_of(point),
         "time": moment::show(point.timestamp),
         "time_ns": point.timestamp.0,
         "format": point.format.number(),

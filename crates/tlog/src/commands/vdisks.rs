@@ -138,7 +138,11 @@ fn as_line(
     stores: usize,
 ) -> String {
     // What is on format 1 is known only by walking it.
-    let aggregations = log.map_or_else(|| "-".to_owned(), |log| log.extent().last.to_string());
+    let aggregations = match log.map(LogReader::extent) {
+        None => "-".to_owned(),
+        Some(extent) if extent.first.0 > 1 => format!("{}-{}", extent.first, extent.last),
+        Some(extent) => extent.last.to_string(),
+    };
     let on = known.logs.max(known.chains);
     format!(
         "{:<32}  {:>6}  {:>12}  {:<38}  {:>6}",
