@@ -232,6 +232,11 @@ impl Log {
         self.set.vdisk()
     }
 
+    /// The epoch of this opening. A store that has seen a higher one has been opened by somebody else since.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Where the log ended when it was opened.
     pub fn end(&self) -> LogEnd {
         self.end

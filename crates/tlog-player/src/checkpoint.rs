@@ -16,9 +16,9 @@ use tlog_codec::{BlockEntry, CheckpointPart, CheckpointRecord, Kind, Opener, Pla
 use tlog_proto::{AggregationId, AggregationNumber, BlockIndex, Operation};
 use tlog_quorum::{HeadCandidate, Located};
 
-use crate::disk_state::{DiskStateError, ReadOptions};
+use crate::disk_state::{DiskState, DiskStateError, ReadOptions};
 use crate::find::Finder;
-use crate::moment::Moment;
+use crate::moment::{Moment, MomentError};
 use crate::reader::LogReader;
 use crate::records::{Records, RecordsError};
 
@@ -41,6 +41,15 @@ impl Checkpoint {
     pub fn is_base(&self, first: AggregationNumber) -> bool {
         let PlaceInLog { aggregation, blocks, of, .. } = self.record.place;
         self.record.base.is_none() && blocks == of && aggregation.next() >= first
+    }
+
+    /// Whether all of the image is in what is kept from `first` on. `all` are those of the log, newest first.
+    pub fn is_whole_from(&self, all: &[Checkpoint], first: AggregationNumber) -> bool {
+        let layers = layers(all, self);
+        let kept = |layer: &&Checkpoint| {
+            layer.number >= first && layer.record.parts.iter().all(|part| part.number >= first)
+        };
+        layers.iter().all(kept) && layers.last().is_some_and(|lowest| lowest.record.base.is_none())
     }
 
     /// Whether this image is that of a moment.
@@ -137,11 +146,57 @@ impl LogReader {
         }
         // A part that was removed takes its checkpoint with it, and that those that are laid over it.
         let first = self.extent().first;
-        let kept = |checkpoint: &Checkpoint| checkpoint.record.parts.iter().all(|part| part.number >= first);
         let all = found.clone();
-        let has_base = |checkpoint: &Checkpoint| layers(&all, checkpoint).iter().all(|layer| kept(layer));
-        found.retain(|checkpoint| has_base(checkpoint) && layers_end(&all, checkpoint));
+        found.retain(|checkpoint| checkpoint.is_whole_from(&all, first));
         Ok(found)
+    }
+
+    /// The disk that a checkpoint of this log is an image of, from the image alone.
+    pub async fn image(
+        &self,
+        keys: &VdiskKeys,
+        number: AggregationNumber,
+    ) -> Result<DiskState, DiskStateError> {
+        let record = self.checkpoint_at(keys, number).await?;
+        self.image_of(keys, Checkpoint { number, record }).await
+    }
+
+    /// The same of one whose parts are stored and whose record is not, so that nobody goes by it yet.
+    pub async fn image_to_be(
+        &self,
+        keys: &VdiskKeys,
+        record: CheckpointRecord,
+    ) -> Result<DiskState, DiskStateError> {
+        self.image_of(keys, Checkpoint { number: self.extent().last.next(), record }).await
+    }
+
+    async fn image_of(&self, keys: &VdiskKeys, checkpoint: Checkpoint) -> Result<DiskState, DiskStateError> {
+        let mut layers = vec![checkpoint.clone()];
+        let mut base = checkpoint.record.base;
+        while let Some(number) = base {
+            if layers.len() >= MOST_LAYERS {
+                return Err(self.not_as_said(&checkpoint, "it is laid over too many others"));
+            }
+            let record = self.checkpoint_at(keys, number).await?;
+            base = record.base;
+            layers.push(Checkpoint { number, record });
+        }
+        self.image_of_layers(keys, &checkpoint, &layers).await
+    }
+
+    async fn checkpoint_at(
+        &self,
+        keys: &VdiskKeys,
+        number: AggregationNumber,
+    ) -> Result<CheckpointRecord, DiskStateError> {
+        if self.extent().contains(number)
+            && let Some(Record::Checkpoint(record)) = self.record_at(keys, number).await?
+        {
+            return Ok(record);
+        }
+        let (vdisk, extent) = (self.vdisk().clone(), self.extent());
+        let (first, last) = (extent.first, extent.last);
+        Err(MomentError::NoSuchAggregation { vdisk, asked: number, first, last }.into())
     }
 
     /// Hands the heads of a checkpoint's parts on, by rising index of their blocks, each proven by the id that the record has of it.
@@ -235,9 +290,4 @@ pub(crate) fn layers<'a>(all: &'a [Checkpoint], checkpoint: &'a Checkpoint) -> V
         layers.push(next);
     }
     layers
-}
-
-/// Whether the lowest of them has everything that the others do not.
-fn layers_end(all: &[Checkpoint], checkpoint: &Checkpoint) -> bool {
-    layers(all, checkpoint).last().is_some_and(|lowest| lowest.record.base.is_none())
 }

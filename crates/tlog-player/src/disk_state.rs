@@ -202,23 +202,16 @@ impl LogReader {
         self.gather_image(base, gathering).await
     }
 
-    /// The disk that a checkpoint of this log is an image of, from the image alone.
-    pub async fn image(
+    /// The disk that an image is of, from that and those that it is laid over.
+    pub(crate) async fn image_of_layers(
         &self,
         keys: &VdiskKeys,
-        number: AggregationNumber,
+        checkpoint: &Checkpoint,
+        layers: &[Checkpoint],
     ) -> Result<DiskState, DiskStateError> {
-        let all = self.checkpoints(keys).await?;
-        let first = self.extent().first;
-        let checkpoint = all.iter().find(|checkpoint| checkpoint.number == number);
-        let Some(checkpoint) = checkpoint else {
-            let (vdisk, last) = (self.vdisk().clone(), self.extent().last);
-            return Err(MomentError::NoSuchAggregation { vdisk, asked: number, first, last }.into());
-        };
-        let base: Base = layers(&all, checkpoint).into_iter().cloned().collect();
         let moment = Moment::Aggregation(checkpoint.record.place.aggregation);
         let mut gathering = Gathering::of(keys, moment);
-        self.gather_image(&base, &mut gathering).await?;
+        self.gather_image(layers, &mut gathering).await?;
         gathering.finish(Some(checkpoint.record.block_size))
     }
 
@@ -313,7 +306,11 @@ impl LogReader {
     }
 
     /// Takes the image below the writes in.
-    async fn gather_image(&self, base: &Base, gathering: &mut Gathering) -> Result<(), DiskStateError> {
+    async fn gather_image(
+        &self,
+        base: &[Checkpoint],
+        gathering: &mut Gathering,
+    ) -> Result<(), DiskStateError> {
         let opener = gathering.opener.clone();
         for checkpoint in base {
             gathering.handle_checkpoint(checkpoint);

@@ -70,6 +70,20 @@ impl LogReader {
         Ok(marks)
     }
 
+    /// The record that an aggregation is; none where it is something else.
+    pub(crate) async fn record_at(
+        &self,
+        keys: &VdiskKeys,
+        number: AggregationNumber,
+    ) -> Result<Option<Record>, RecordsError> {
+        let found = self.head_at(number).await?;
+        if found.head.header.kind != Kind::Record {
+            return Ok(None);
+        }
+        let failed = |source| RecordsError::Open { vdisk: self.vdisk().clone(), number, source };
+        Opener::new(keys.clone()).record(&found.head).map(Some).map_err(failed)
+    }
+
     /// The head of one aggregation of the log, as far as the chain around it decides which one that is.
     pub(crate) async fn head_at(&self, number: AggregationNumber) -> Result<HeadCandidate, HistoryError> {
         let found = Forward::soon(self.clone(), number, number).next().await.into_iter().next();

@@ -105,6 +105,7 @@ impl Service {
             redundancy: settings.redundancy.to_string(),
             scrub_rate: settings.repair_rate,
             opener,
+            stopping: CancellationToken::new(),
         });
         tracing::info!(
             %address,
@@ -145,10 +146,11 @@ impl Service {
     pub async fn run(self, shutdown: CancellationToken) -> RunReport {
         let Self { server, listener, admin, operations, scrub, retention, .. } = self;
         let storages = operations.storages.clone();
-        let retaining = retention.map(|retention| {
+        if let Some(retention) = retention {
             let limits = ServerLimits { slaves: operations.slaves.clone(), pins: operations.pins.clone() };
-            tokio::spawn(retention::background::run(storages.clone(), retention, limits))
-        });
+            let removing = retention::background::run(storages.clone(), retention, limits);
+            tokio::spawn(shutdown.clone().run_until_cancelled_owned(removing));
+        }
         let scrubbing = scrub.map(|(every, rate)| tokio::spawn(background_scrub::run(storages, every, rate)));
         tokio::spawn(operations.proofs.clone().run(shutdown.clone()));
         // The endpoint outlives the server's shutdown, so that it can be watched.
@@ -175,10 +177,11 @@ impl Service {
             async move {
                 shutdown.cancelled().await;
                 operations.ready.store(false, Ordering::Relaxed);
+                operations.stopping.cancel();
             }
         };
         let (report, ()) = tokio::join!(server.run(listener, shutdown.clone()), unready);
-        for task in [scrubbing, retaining].into_iter().flatten() {
+        if let Some(task) = scrubbing {
             task.abort();
         }
         if let Some(slaves) = &operations.slaves {
@@ -325,6 +328,8 @@ struct ServerOperations {
     redundancy: String,
     scrub_rate: u64,
     opener: StoreOpener,
+    /// Cancelled when the server begins to stop.
+    stopping: CancellationToken,
 }
 
 #[async_trait]
@@ -357,6 +362,7 @@ impl Operations for ServerOperations {
             "vdisks": vdisks,
             "restore": self.proofs.show(&logs),
             "pins": self.pins.show(),
+            "under_way": retention::under_way::show(),
         })
     }
 
@@ -375,7 +381,14 @@ impl Operations for ServerOperations {
     ) -> Result<retention::Report, String> {
         let storage = self.storages.of(vdisk).await.map_err(|error| error.to_string())?;
         let limits = ServerLimits { slaves: self.slaves.clone(), pins: self.pins.clone() };
-        let done = retention::run(&storage, vdisk, request, &limits, self.scrub_rate, &mut |_, _| {}).await;
+        let mut untold = |_, _| {};
+        let done = retention::run(&storage, vdisk, request, &limits, self.scrub_rate, &mut untold);
+        // A log that closes because the server stops must not be opened here again: its client goes on elsewhere.
+        let stopping = self.stopping.cancelled();
+        let done = tokio::select! {
+            done = done => done,
+            () = stopping => return Err(format!("the server is stopping, and what was under way for vdisk {vdisk} ends; begin again")),
+        };
         done.inspect(|done| tracing::info!(%vdisk, "{done}")).map_err(|error| words::of_error(&error))
     }
 

@@ -11,7 +11,7 @@ use tlog_crypto::Keyring;
 use tlog_flusher::format1::Format1Log;
 use tlog_flusher::{Log, LogSettings, ScrubProgress, ScrubReport};
 use tlog_proto::VdiskId;
-use tlog_quorum::{Quorums, StoreSet, TooFewStores};
+use tlog_quorum::{Quorums, StoreSet, StoreView, TooFewStores};
 use tlog_server::{LogStorage, OpenError, VdiskLog};
 use tlog_store::ShardStore;
 
@@ -126,6 +126,13 @@ pub enum OpenLogError {
     /// The settings changed under us.
     #[error("the number of stores is not that of the shards")]
     NumberOfStores,
+    /// It was open here, and another server has opened it since: that one is not to lose it again for what is done here beside
+    /// writing.
+    #[error(
+        "another server has opened the log of vdisk {0} meanwhile, and what was under way here ends; nothing was removed. Ask that server \
+         for it"
+    )]
+    TakenOver(VdiskId),
     /// Another reason.
     #[error(transparent)]
     Other(tlog_flusher::OpenError),
@@ -198,6 +205,33 @@ impl FlusherStorage {
         if let Some(log) = self.open_log(vdisk) {
             return Ok((log, false));
         }
+        self.open_for_holding(vdisk, replacing).await
+    }
+
+    /// The same where the log that was held has closed: that of the client's session that has taken it over here, or one that is opened
+    /// again; but none where another server has it now.
+    pub(crate) async fn hold_again(&self, before: &Arc<Log>) -> Result<(Arc<Log>, bool), OpenLogError> {
+        let vdisk = before.vdisk();
+        let turn = self.turn(vdisk);
+        let _turn = turn.lock().await;
+        if let Some(log) = self.open_log(vdisk).filter(|log| !Arc::ptr_eq(log, before)) {
+            return Ok((log, false));
+        }
+        let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
+        let is_newer = |view: &StoreView| {
+            view.answer.as_ref().is_ok_and(|state| state.identity.is_some() && state.epoch > before.epoch())
+        };
+        if set.survey().await.views.iter().any(is_newer) {
+            return Err(OpenLogError::TakenOver(vdisk.clone()));
+        }
+        self.open_for_holding(vdisk, false).await
+    }
+
+    async fn open_for_holding(
+        &self,
+        vdisk: &VdiskId,
+        replacing: bool,
+    ) -> Result<(Arc<Log>, bool), OpenLogError> {
         let set = self.store_set(vdisk).ok_or(OpenLogError::NumberOfStores)?;
         let (keys, settings) = (self.keys(vdisk)?, self.log.clone());
         let log = match replacing {
@@ -214,6 +248,15 @@ impl FlusherStorage {
             guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, log));
             // A client that has taken it over closed it already.
             let _closed = log.close().await;
+        }
+    }
+
+    /// The same from where nobody can wait for it.
+    pub(crate) fn abandon(&self, log: &Arc<Log>) {
+        guard(&self.scrubbing).retain(|_, other| !Arc::ptr_eq(other, log));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let log = Arc::clone(log);
+            runtime.spawn(async move { log.close().await });
         }
     }
 

@@ -8,6 +8,8 @@
     clippy::panic
 )]
 
+#[path = "retention/clocks.rs"]
+mod clocks;
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tlog_codec::{CheckpointPart, CheckpointRecord, PlaceInLog, Record};
-use tlog_player::{DiskState, Moment, ReadOptions, StoredFormat};
+use tlog_player::{DiskState, LogReader, Moment, ReadOptions, StoredFormat};
 use tlog_proto::{AggregationNumber, Block, BlockIndex};
 use tokio::time::Instant;
 
@@ -120,8 +120,9 @@ pub(super) async fn store(
         base,
         parts,
     };
+    // Restores go by it as soon as its record is there.
+    read_back(work, &record, disk).await?;
     let stored = work.store_record(Record::Checkpoint(record)).await?;
-    read_back(work, stored.number, disk).await?;
     tracing::info!(vdisk = %work.vdisk, number = %stored.number, moment = %place.aggregation, parts = count, bytes = written,
         "a checkpoint is stored and was read back");
     Ok((stored.number, count))
@@ -141,31 +142,49 @@ async fn store_part(
 }
 
 /// Whether what is stored is the disk: every block is where and what it should be, and all data is read.
-async fn read_back(work: &Work<'_>, number: AggregationNumber, disk: &DiskState) -> anyhow::Result<()> {
+async fn read_back(work: &Work<'_>, record: &CheckpointRecord, disk: &DiskState) -> anyhow::Result<()> {
     let reader = work.reader().await?;
-    let image = reader.image(&work.keys, number).await.context("a checkpoint that was just stored")?;
+    let image = reader.image_to_be(&work.keys, record.clone()).await.context("what was just stored")?;
     let ((differing, gone), place) = (image.apart_from(disk), image.reached().map(place_of));
     if differing.block_count() > 0 || !gone.is_empty() || place != disk.reached().map(place_of) {
         bail!(
-            "vdisk {}: checkpoint {number} is not what was to be stored: {} blocks differ, {} are missing. Nothing was removed. \
-             This is a fault of this program or its machine: please report it",
+            "vdisk {}: what was stored is not the disk at aggregation {}: {} blocks differ, {} are missing. It is no checkpoint, and nothing was \
+             removed. This is a fault of this program or its machine: please report it",
             work.vdisk,
+            record.place.aggregation,
             differing.block_count(),
             gone.len()
         );
     }
-    // Those below it were read when they were stored.
-    let mut read = reader.read_blocks(&work.keys, &image, MEMORY);
+    read_all(work, &reader, &image).await.context("what was just stored cannot be read back")
+}
+
+/// Reads all of an image that is there, and answers what it is of.
+pub(super) async fn read_again(
+    work: &Work<'_>,
+    reader: &LogReader,
+    number: AggregationNumber,
+) -> anyhow::Result<DiskState> {
+    let said = || {
+        format!(
+            "vdisk {}: checkpoint {number}, which is to take the place of history; run tlog verify",
+            work.vdisk
+        )
+    };
+    let image = reader.image(&work.keys, number).await.with_context(said)?;
+    read_all(work, reader, &image).await.with_context(said)?;
+    Ok(image)
+}
+
+/// Those below an image are read with it.
+async fn read_all(work: &Work<'_>, reader: &LogReader, image: &DiskState) -> anyhow::Result<()> {
+    let mut read = reader.read_blocks(&work.keys, image, MEMORY);
     let mut blocks = 0;
     while let Some(next) = read.next().await {
-        blocks += next.context("a checkpoint that was just stored cannot be read back")?.len();
+        blocks += next?.len();
     }
     if blocks != image.block_count() {
-        bail!(
-            "vdisk {}: of checkpoint {number} {blocks} of {} blocks can be read",
-            work.vdisk,
-            image.block_count()
-        );
+        bail!("{blocks} of {} blocks can be read", image.block_count());
     }
     Ok(())
 }

@@ -14,12 +14,16 @@
 //! more, and no moment less.
 
 pub mod background;
+mod clock;
 mod image;
 pub mod keep;
 pub mod limits;
 mod marks;
 mod prune;
 mod report;
+#[cfg(test)]
+mod stories;
+pub mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +71,17 @@ pub enum Request {
         /// Bytes per second to write at most.
         rate: Option<u64>,
     },
+}
+
+impl Request {
+    /// For status.
+    fn name(&self) -> &'static str {
+        match self {
+            Request::Mark { .. } | Request::Unmark { .. } => "mark",
+            Request::Checkpoint { .. } => "checkpoint",
+            Request::Prune { .. } => "prune",
+        }
+    }
 }
 
 /// How history is removed.
@@ -154,6 +169,11 @@ pub async fn run(
         Request::Mark { at, .. } | Request::Checkpoint { at, .. } => Moment::try_from(at.clone())?,
         Request::Unmark { .. } | Request::Prune { .. } => Moment::Newest,
     };
+    let under_way = under_way::UnderWay::begin(vdisk, request.name());
+    let progress: Progress<'_> = &mut |written, total| {
+        under_way.tell(written, total);
+        progress(written, total);
+    };
     let mut work = Work::begin(storage, vdisk).await?;
     let done = match request {
         Request::Mark { name, .. } => marks::mark(&mut work, &name, at).await.map(Report::Mark),
@@ -204,8 +224,8 @@ impl<'a> Work<'a> {
         Ok(Self { storage, vdisk: vdisk.clone(), keys, log, ours })
     }
 
-    async fn end(self) {
-        self.storage.let_go(&self.log, self.ours).await;
+    async fn end(mut self) {
+        self.storage.let_go(&self.log, std::mem::take(&mut self.ours)).await;
     }
 
     /// The log as it is now.
@@ -249,7 +269,8 @@ impl<'a> Work<'a> {
         self.store(Extra::Part(blocks, about)).await
     }
 
-    /// Stores something; where a client takes the log over meanwhile, in the log as that has it. It may then be there twice.
+    /// Stores something; where a client takes the log over meanwhile, in the log as that has it. It may then be there twice. Where another
+    /// server takes it over, that one keeps it.
     async fn store(&mut self, extra: Extra) -> anyhow::Result<StoredAggregation> {
         let mut attempts = 1;
         loop {
@@ -261,10 +282,19 @@ impl<'a> Work<'a> {
                 Err(ExtraError::Closed(_)) if attempts < ATTEMPTS => {
                     attempts += 1;
                     self.storage.let_go(&self.log, self.ours).await;
-                    (self.log, self.ours) = self.storage.hold(&self.vdisk, false).await?;
+                    (self.log, self.ours) = self.storage.hold_again(&self.log).await?;
                 }
                 stored => return Ok(stored?),
             }
+        }
+    }
+}
+
+/// Given up in the middle, as where whoever asked for it is gone.
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if self.ours {
+            self.storage.abandon(&self.log);
         }
     }
 }

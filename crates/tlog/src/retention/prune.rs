@@ -4,6 +4,9 @@
 //! that stay as images, each as far as it differs from the next newer one. What is below the base is then removed, unless a slave or a
 //! running restore still needs it.
 //!
+//! What is in the window is told by the [clock of the log](super::clock), not by single writes. An image that was stored for an
+//! earlier prune and stays whole is not stored again.
+//!
 //! An image of the base is as large as the disk, so that removing history costs writing, too. It is done when more is removed than
 //! written; an older checkpoint that is there already is used where that is nearly as good.
 
@@ -15,16 +18,20 @@ use tlog_player::{Checkpoint, DiskState, DiskStateError, LogReader, Moment, Mome
 use tlog_proto::{AggregationNumber, Timestamp};
 use tokio::time::Instant;
 
-use super::image::{Image, Pace, store};
+use super::clock::LogClock;
+use super::image::{Image, Pace, read_again, store};
 use super::keep::Keep;
 use super::limits::{Limit, Limits};
 use super::{How, PointReport, Progress, PruneReport, Work, place_of};
 use crate::moment;
 
 /// How long all stores may take to have everything before history is removed.
-const COMPLETE_WITHIN: Duration = Duration::from_secs(30);
+const COMPLETE_WITHIN: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(30) };
 /// Heads that are looked at to tell how much is removed.
 const SAMPLES: u64 = 64;
+/// So many images are laid over each other, and the next one over the base again: a restore reads all that are below its own, and a reader
+/// follows no more than a thousand.
+const LAYERS: usize = if cfg!(test) { 8 } else { 128 };
 
 /// The oldest moment of which everything that follows is kept.
 enum Base {
@@ -49,6 +56,8 @@ struct Plan {
 struct Point {
     why: String,
     place: PlaceInLog,
+    /// The image of it that is there already and stays.
+    image: Option<AggregationNumber>,
 }
 
 pub(super) async fn prune(
@@ -95,8 +104,13 @@ pub(super) async fn prune(
         return Ok(report);
     }
 
+    // Before anything is stored: else a server would store images again and again while a store is away.
+    if !how.degraded && !work.log.wait_until_complete(COMPLETE_WITHIN).await {
+        return Ok(report.nothing(INCOMPLETE.to_owned()));
+    }
     let (base, base_disk) = match plan.base {
-        Base::There(checkpoint) => (checkpoint.number, reader.image(&work.keys, checkpoint.number).await?),
+        // It may be long ago that it was stored.
+        Base::There(checkpoint) => (checkpoint.number, read_again(work, &reader, checkpoint.number).await?),
         Base::New(disk) => {
             let place = disk.reached().map(place_of).context("the base is a moment of the log")?;
             let image = Image { place, disk: &disk, blocks: &disk, gone: Vec::new(), base: None };
@@ -108,11 +122,7 @@ pub(super) async fn prune(
     keep_marks(work, &reader, keep, plan.first, &plan.points).await?;
 
     if !work.log.wait_until_complete(COMPLETE_WITHIN).await && !how.degraded {
-        return Ok(report.nothing(
-            "some stores do not have everything, so that what is kept would survive fewer losses than what is removed; bring them back \
-             or replace them, or say --degraded"
-                .to_owned(),
-        ));
+        return Ok(report.nothing(INCOMPLETE.to_owned()));
     }
     // Whoever has come since is respected; whoever comes from now on is told what stays.
     let slave =
@@ -125,6 +135,9 @@ pub(super) async fn prune(
     report.done(pruned.first, pruned.later, began.elapsed());
     Ok(report)
 }
+
+const INCOMPLETE: &str = "some stores do not have everything, so that what is kept would survive fewer losses than what is removed; \
+                          bring them back or replace them, or say --degraded";
 
 fn now() -> Timestamp {
     let now = jiff::Timestamp::now().as_nanosecond();
@@ -144,17 +157,29 @@ async fn plan(
     keep: &Keep,
     now: Timestamp,
 ) -> anyhow::Result<Result<Plan, String>> {
-    let (keys, first) = (&work.keys, reader.extent().first);
+    let (keys, first, since) = (&work.keys, reader.extent().first, keep.since(now));
     let everything = "everything that the log has is within what is to be kept".to_owned();
-    let Some(oldest) = locate(work, reader, Moment::At(keep.since(now))).await? else {
+    let Some(oldest) = locate(work, reader, Moment::At(since)).await? else {
         return Ok(Err(everything));
     };
+    let clock = clock_of(reader, first, oldest.aggregation).await?;
+    let newest = locate(work, reader, Moment::Newest).await?;
+    let all_before = newest.is_none_or(|newest| newest.position == oldest.position);
+    if let Some(taken) = clock.is_behind(since).filter(|_| all_before) {
+        return Ok(Err(format!(
+            "by their timestamps all writes are older than {}, but the last of them was logged at {}: the clock of whoever writes is \
+             wrong, or history was copied here; say a --keep-within that goes back further than these timestamps",
+            moment::show(since),
+            moment::show(taken)
+        )));
+    }
     // The disk at the beginning of the window is in the middle of that aggregation, or after all of it.
     let wanted = if oldest.blocks == oldest.of {
         oldest.aggregation
     } else {
         oldest.aggregation.previous().unwrap_or_default()
     };
+    let wanted = wanted.min(clock.first_after(since).previous().unwrap_or_default());
     if wanted < first || oldest.aggregation.0 == 0 {
         return Ok(Err(everything));
     }
@@ -191,7 +216,8 @@ async fn plan(
     if plan_first <= first {
         return Ok(Err(everything));
     }
-    let points = points(work, reader, keep, now, plan_first).await?;
+    let times = keep.times(now);
+    let points = points(work, reader, (&times, keep.marks), &clock, &checkpoints, plan_first).await?;
     Ok(Ok(Plan { base, first: plan_first, points, removed_bytes, written_bytes }))
 }
 
@@ -233,31 +259,42 @@ async fn bytes_between(
     Ok(((stored as f64 / seen.max(1) as f64 * count as f64) as u64, expansion))
 }
 
-/// Single moments before `first` that are kept, newest first.
+/// What time it was where, up to an aggregation.
+async fn clock_of(
+    reader: &LogReader,
+    from: AggregationNumber,
+    to: AggregationNumber,
+) -> anyhow::Result<LogClock> {
+    let mut clock = LogClock::from(from);
+    let mut history = reader.history_of(from..=to);
+    while let Some(infos) = history.next_batch().await? {
+        infos.iter().for_each(|info| clock.handle(info));
+    }
+    Ok(clock)
+}
+
+/// Single moments before `first` that are kept, newest first: the last ones up to some times, and marks.
 async fn points(
     work: &Work<'_>,
     reader: &LogReader,
-    keep: &Keep,
-    now: Timestamp,
+    (times, marks): (&[Timestamp], bool),
+    clock: &LogClock,
+    checkpoints: &[Checkpoint],
     first: AggregationNumber,
 ) -> anyhow::Result<Vec<Point>> {
     let mut points: Vec<Point> = Vec::new();
-    for time in keep.times(now) {
-        let why = format!("the last moment up to {}", moment::show(time));
-        if let Some(place) = locate(work, reader, Moment::At(time)).await? {
-            points.push(Point { why, place });
-            continue;
-        }
-        // Its history is gone; an image of it may be there from the last time.
-        let images = reader.checkpoints(&work.keys).await?;
-        let newest = images.iter().map(|image| image.record.place).filter(|place| place.timestamp <= time);
-        if let Some(place) = newest.max_by_key(|place| place.position) {
-            points.push(Point { why, place });
+    for &time in times {
+        if let Some(place) = last_up_to(work, reader, time, clock, checkpoints).await? {
+            points.push(Point {
+                why: format!("the last moment up to {}", moment::show(time)),
+                place,
+                image: None,
+            });
         }
     }
-    if keep.marks {
+    if marks {
         for mark in reader.marks(&work.keys).await? {
-            points.push(Point { why: format!("mark {}", mark.name), place: mark.place });
+            points.push(Point { why: format!("mark {}", mark.name), place: mark.place, image: None });
         }
     }
     points.retain(|point| (1..first.0).contains(&point.place.aggregation.0));
@@ -271,7 +308,34 @@ async fn points(
     });
     // What is at the base is there anyway.
     points.retain(|point| point.place.aggregation.next() < first || point.place.blocks < point.place.of);
+    for point in &mut points {
+        let is_of = |image: &&Checkpoint| {
+            image.record.place == point.place && image.is_whole_from(checkpoints, first)
+        };
+        point.image = checkpoints.iter().find(is_of).map(|image| image.number);
+    }
     Ok(points)
+}
+
+/// The last moment up to a time, by the clock of the log; where its history is gone, by the images that are there.
+async fn last_up_to(
+    work: &Work<'_>,
+    reader: &LogReader,
+    time: Timestamp,
+    clock: &LogClock,
+    checkpoints: &[Checkpoint],
+) -> anyhow::Result<Option<PlaceInLog>> {
+    let after = clock.first_after(time);
+    if after > reader.extent().first {
+        // It may be in the middle of the first one that is later, but not behind that.
+        let exact = locate(work, reader, Moment::At(time)).await?;
+        return match exact.filter(|place| place.aggregation <= after) {
+            Some(place) => Ok(Some(place)),
+            None => locate(work, reader, Moment::Aggregation(after.previous().unwrap_or_default())).await,
+        };
+    }
+    let places = checkpoints.iter().map(|image| image.record.place);
+    Ok(places.filter(|place| place.timestamp <= time).max_by_key(|place| place.position))
 }
 
 /// Stores images of single moments, each as far as it differs from the one before.
@@ -283,8 +347,16 @@ async fn store_points(
     pace: &mut Pace,
     progress: Progress<'_>,
 ) -> anyhow::Result<()> {
-    let (mut below, mut below_disk) = base;
+    let (base, base_disk) = base;
+    let (mut below, mut below_disk, mut layers) = (base, base_disk.clone(), 1);
     for point in points {
+        if let Some(image) = point.image {
+            // What it is an image of may be about to go.
+            if point.place.aggregation >= reader.extent().first {
+                read_again(work, reader, image).await?;
+            }
+            continue;
+        }
         let position = point.place.position;
         let moment = Moment::Sequence { generation: Some(position.generation), sequence: position.sequence };
         let disk = match reader.disk_state(&work.keys, moment, &ReadOptions::default()).await {
@@ -295,11 +367,15 @@ async fn store_points(
             }
             Err(error) => return Err(error.into()),
         };
+        if layers >= LAYERS {
+            (below, below_disk, layers) = (base, base_disk.clone(), 1);
+        }
         let (blocks, gone) = disk.apart_from(&below_disk);
         let place = disk.reached().map_or(point.place, place_of);
         let image = Image { place, disk: &disk, blocks: &blocks, gone, base: Some(below) };
         below = store(work, image, pace, &mut *progress).await?.0;
         below_disk = disk;
+        layers += 1;
     }
     Ok(())
 }
