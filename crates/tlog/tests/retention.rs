@@ -405,8 +405,12 @@ async fn what_a_log_is_asked_is_answered_from_images_where_history_was_removed()
     let key = place.path().join("tlog-data/tlog.key");
     std::fs::rename(&key, place.path().join("key")).unwrap();
     let without = place.tlog(&["points", "vda"]);
-    let (shown, said) = (String::from_utf8(without.stdout).unwrap(), String::from_utf8(without.stderr).unwrap());
-    assert!(without.status.success() && shown.contains("history begins") && !shown.contains("old"), "{shown}");
+    let (shown, said) =
+        (String::from_utf8(without.stdout).unwrap(), String::from_utf8(without.stderr).unwrap());
+    assert!(
+        without.status.success() && shown.contains("history begins") && !shown.contains("old"),
+        "{shown}"
+    );
     assert!(said.contains("they take the key"), "{said}");
     let other = place.path().join("other.key");
     place.tlog_ok(&["keygen", "-o", other.to_str().unwrap()]);

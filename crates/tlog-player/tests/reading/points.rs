@@ -188,5 +188,9 @@ async fn records_and_parts_of_images_are_no_pauses_and_no_clients() {
     let last = without.last().unwrap();
     assert_eq!(last.position, story.after.last().unwrap().place.position);
     assert_eq!((last.id, &last.reasons[..]), (story.after.last().unwrap().place.id, &[PointReason::End][..]));
-    assert!(!without.iter().any(|point| point.reasons.iter().any(|why| matches!(why, PointReason::BeforeSession(_)))));
+    assert!(
+        !without
+            .iter()
+            .any(|point| point.reasons.iter().any(|why| matches!(why, PointReason::BeforeSession(_))))
+    );
 }

@@ -56,7 +56,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let with_records = with_records(&settings, &reader, options).await;
     let (points, missing) = match with_records {
         Ok(Some(points)) => (points, None),
-        Ok(None) => (reader.points(options), Some(("they take the key (key-file)".to_owned(), ExitCode::SUCCESS))),
+        Ok(None) => {
+            (reader.points(options), Some(("they take the key (key-file)".to_owned(), ExitCode::SUCCESS)))
+        }
         Err(error) => (reader.points(options), Some((words::of_error(&error), ExitCode::FAILURE))),
     };
     let shown = show(points, arguments.json, &bar).await;
