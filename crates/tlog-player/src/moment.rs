@@ -136,7 +136,7 @@ pub enum MomentError {
     },
     /// What the disk was before the history that is kept is not known.
     #[error(
-        "vdisk {vdisk}: history below aggregation {first} was removed, so blocks that were written only before it are not known"
+        "vdisk {vdisk}: history below aggregation {first} was removed, so blocks that were written only before it are not known; 'tlog points {vdisk}' shows the moments that are left"
     )]
     BasePruned {
         /// The vdisk.

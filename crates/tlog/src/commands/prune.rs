@@ -20,7 +20,8 @@ use crate::settings::{Settings, SettingsArgs, Size};
 #[command(after_help = "Examples:\n  \
     tlog prune vda --keep-within 72h --dry-run                  what would be removed\n  \
     tlog prune vda --keep-within 72h                            every moment of three days, and marks\n  \
-    tlog prune vda --keep-within 72h --keep-hourly 168 --keep-daily 90\n\n\
+    tlog prune vda --keep-within 72h --keep-hourly 168 --keep-daily 90\n  \
+    tlog prune vda --keep-within 72h --keep-marks=false         a mark keeps nothing\n\n\
     What is kept is said by the settings keep-within, keep-hourly, keep-daily and keep-marks, here or in the file.\n\
     Exit status: 0 done, or there was nothing to do; 1 it could not be done. By itself a server does this with the setting \
     keep-within.")]
