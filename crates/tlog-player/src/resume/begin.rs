@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use rustix::fs::statvfs;
+use rustix::fs::{SeekFrom, statvfs};
+use rustix::io::Errno;
 use tlog_codec::BlockEntry;
 use tlog_proto::{BlockHash, BlockIndex};
 
@@ -14,6 +15,7 @@ use super::journal::{Begun, Told};
 use super::{ResumableFile, ResumeError, ResumeOptions, Standing};
 use crate::disk_state::{BlockPlace, DiskState};
 use crate::file::{RestoreFileError, SparseFile, directory_of, failed};
+use crate::in_place::zero_range;
 use crate::moment::Moment;
 use crate::restore::{Job, JobKey, RestoreError, RestoreTarget, RestoredBefore, blocking};
 
@@ -67,7 +69,11 @@ impl ResumableFile {
         if let Some((file, done)) = found {
             let file = Arc::new(file);
             let (state, read) = (state.clone(), file.clone());
-            let whole = blocking(move || whole(&state, &read, done)).await;
+            let whole = blocking(move || {
+                clear_gaps(&state, &read, len)?;
+                whole(&state, &read, done)
+            })
+            .await;
             let done = whole.map_err(|source| failed("read", &self.temporary, source))?;
             return Ok(Opened { target: Arc::new(SparseFile::resumed(file)), done });
         }
@@ -191,6 +197,36 @@ fn whole(state: &DiskState, file: &File, mut done: BTreeSet<JobKey>) -> io::Resu
     }
     done.retain(|key| !broken.contains(key));
     Ok(done)
+}
+
+/// Makes zeros what has no content: nobody writes there, and what somebody else wrote would stay.
+fn clear_gaps(state: &DiskState, file: &File, len: u64) -> io::Result<()> {
+    let (mut at, mut data) = (0, next_data(file, 0));
+    let size = state.block_size();
+    let content = state.blocks().map(|(index, place)| {
+        let from = index.offset(size).unwrap_or(u64::MAX);
+        (from, from.saturating_add(u64::from(place.length)))
+    });
+    for (from, to) in content.chain([(len, len)]) {
+        if data < at {
+            data = next_data(file, at);
+        }
+        if at < from && data < from {
+            zero_range(file, at, from - at)?;
+        }
+        at = at.max(to);
+    }
+    Ok(())
+}
+
+/// Where a file has something from an offset on, that may be zeros; above all where it has nothing more. Where the file system does not
+/// tell, it may be right there.
+fn next_data(file: &File, from: u64) -> u64 {
+    match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Ok(data) => data,
+        Err(Errno::NXIO) => u64::MAX,
+        Err(_) => from,
+    }
 }
 
 fn key(place: &BlockPlace) -> JobKey {

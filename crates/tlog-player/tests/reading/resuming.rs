@@ -204,6 +204,27 @@ async fn what_was_noted_and_is_not_there_any_more_is_read_again() {
 }
 
 #[tokio::test]
+async fn what_somebody_wrote_where_the_disk_has_nothing_is_zeros_again() {
+    let (story, scene) = (random_story(7, 2, 1, 12).await, Scene::new());
+    let done = interrupted(&story, &scene, Moment::Newest).await;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(scene.beside()).unwrap();
+    let (state, len) = (story.log.state(Moment::Newest).await.unwrap(), file.metadata().unwrap().len());
+    let mut content = vec![false; len as usize];
+    for (index, place) in state.blocks() {
+        let offset = index.offset(BLOCK_SIZE as u32).unwrap() as usize;
+        content[offset..offset + place.length as usize].fill(true);
+    }
+    let nothing: Vec<u64> = (0..len).filter(|at| !content[*at as usize]).collect();
+    assert!(!nothing.is_empty());
+    for at in nothing {
+        file.write_all_at(&[0xa5], at).unwrap();
+    }
+    let summary = restore(&story.log, &scene.path, Moment::Newest).await.unwrap();
+    assert_eq!(summary.before.aggregations, done, "{summary:?}");
+    is_newest(&story, &scene);
+}
+
+#[tokio::test]
 async fn a_file_or_journal_that_is_gone_damaged_or_exchanged_means_that_it_begins_anew() {
     let story = random_story(8, 2, 1, 12).await;
     let check = async |name: &str, harm: &dyn Fn(&Scene)| {

@@ -78,8 +78,18 @@ pub(super) fn switch(text: &str) -> Result<bool, ValueFault> {
 
 /// A duration above zero, always with a unit: a bare number would be seconds to one person and milliseconds to another.
 pub(super) fn duration(text: &str) -> Result<Duration, ValueFault> {
-    let parsed: jiff::SignedDuration = text.trim().parse().map_err(|_| ValueFault::Duration)?;
-    let duration = Duration::try_from(parsed).map_err(|_| ValueFault::Duration)?;
+    let text = text.trim();
+    let duration = match text.strip_suffix('d').map(str::trim_end) {
+        // A day is 24 hours here, whatever a clock on a wall does.
+        Some(days) if !days.is_empty() && days.bytes().all(|digit| digit.is_ascii_digit()) => {
+            let seconds = days.parse().ok().and_then(|days: u64| days.checked_mul(24 * 3600));
+            Duration::from_secs(seconds.ok_or(ValueFault::Duration)?)
+        }
+        _ => {
+            let parsed: jiff::SignedDuration = text.parse().map_err(|_| ValueFault::Duration)?;
+            Duration::try_from(parsed).map_err(|_| ValueFault::Duration)?
+        }
+    };
     if duration.is_zero() { Err(ValueFault::NoTime) } else { Ok(duration) }
 }
 
@@ -212,12 +222,28 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit_and_are_more_than_nothing() {
-        for (text, millis) in
-            [("25s", 25_000), ("500ms", 500), ("1m30s", 90_000), (" 2h ", 7_200_000), ("1.5s", 1500)]
-        {
+        for (text, millis) in [
+            ("25s", 25_000),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            (" 2h ", 7_200_000),
+            ("1.5s", 1500),
+            ("30d", 2_592_000_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "25", "-1s", "s", "25 parsecs", "1e3s", "99999999999999999999s"] {
+        for text in [
+            "",
+            "25",
+            "-1s",
+            "s",
+            "25 parsecs",
+            "1e3s",
+            "99999999999999999999s",
+            "d",
+            "-1d",
+            "99999999999999999999d",
+        ] {
             assert_eq!(duration(text), Err(ValueFault::Duration), "{text}");
         }
         assert_eq!(duration("0s"), Err(ValueFault::NoTime));

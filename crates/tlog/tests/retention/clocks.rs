@@ -50,10 +50,10 @@ async fn where_a_clock_is_always_behind_nothing_is_removed_before_somebody_says_
     let mut disk = Disk::connect(&server).await;
     write_hours(&mut disk, 400..402).await;
     disk.client.flush().await.unwrap();
-    let held = json_of(&place, &["prune", "vda", "--keep-within", "720h", "--anyway"]);
+    let held = json_of(&place, &["prune", "vda", "--keep-within", "30d", "--anyway"]);
     assert_eq!((&held["pruned"], &held["first"]), (&json!(false), &json!(1)));
     assert!(held["why_not"].as_str().unwrap().contains("clock"), "{held}");
-    let done = json_of(&place, &["prune", "vda", "--keep-within", "9624h", "--anyway"]);
+    let done = json_of(&place, &["prune", "vda", "--keep-within", "401d", "--anyway"]);
     assert_eq!(done["pruned"], true, "{done}");
     assert_eq!(restored(&place, "a", &[]), disk.after(disk.last()));
     server.stop();
