@@ -4,7 +4,7 @@
 //! for each block the first write that is met. That is the last one at the moment. Where the log began in format 1 the walk goes
 //! on there; that format has no manifests, so that all of its bytes are read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use tlog_codec::{BlockEntry, ChainBreak, Kind, Opener, PlaceInLog, VdiskKeys};
 use tlog_proto::{
@@ -13,6 +13,7 @@ use tlog_proto::{
 };
 use tlog_quorum::{HeadCandidate, Link, LinkRead};
 
+use crate::block_set::BlockSet;
 use crate::checkpoint::{Checkpoint, layers};
 use crate::find::{Finder, Found};
 use crate::format1::{Passed, StoredFormat, bytes_read};
@@ -440,8 +441,9 @@ struct Gathering {
     moment: Moment,
     reached: Option<MomentReached>,
     span: Option<Span>,
-    /// The last write of each block that was met; none where that is a delete.
-    last_writes: HashMap<BlockIndex, Option<BlockPlace>>,
+    /// The blocks of which the last write was met, and these writes, but for deletes.
+    met: BlockSet,
+    last_writes: Vec<(BlockIndex, BlockPlace)>,
     sources: Sources,
     /// Aggregations of format 1 that were passed. They are numbered back from the newest while it is not known how many there are.
     links: u64,
@@ -457,7 +459,8 @@ impl Gathering {
             moment,
             reached: None,
             span: None,
-            last_writes: HashMap::new(),
+            met: BlockSet::default(),
+            last_writes: Vec::new(),
             sources: BTreeMap::new(),
             links: 0,
             longest: 0,
@@ -562,7 +565,7 @@ impl Gathering {
         if let Some(reached) = &mut self.reached {
             turn(reached.format, &mut reached.aggregation);
         }
-        for place in self.last_writes.values_mut().flatten() {
+        for (_, place) in &mut self.last_writes {
             turn(place.format, &mut place.aggregation);
         }
         let sources = std::mem::take(&mut self.sources);
@@ -577,20 +580,22 @@ impl Gathering {
 
     /// Whether the data of the entry is part of the state.
     fn take(&mut self, passed: &Passed, position: u32, entry: &BlockEntry) -> bool {
-        let std::collections::hash_map::Entry::Vacant(unwritten) = self.last_writes.entry(entry.index) else {
+        if !self.met.insert(entry.index) {
             return false;
-        };
+        }
         let &BlockEntry { length, hash_prefix, .. } = entry;
         let set = entry.operation == Operation::Set;
         let (format, aggregation) = (passed.format, passed.number);
-        unwritten.insert(set.then_some(BlockPlace { format, aggregation, position, length, hash_prefix }));
+        if set {
+            let place = BlockPlace { format, aggregation, position, length, hash_prefix };
+            self.last_writes.push((entry.index, place));
+        }
         set
     }
 
     fn finish(self, given: Option<u32>) -> Result<DiskState, DiskStateError> {
         let vdisk = self.opener.vdisk().clone();
-        let set = self.last_writes.into_iter().filter_map(|(index, place)| Some((index, place?)));
-        let mut blocks: Vec<(BlockIndex, BlockPlace)> = set.collect();
+        let mut blocks = self.last_writes;
         blocks.sort_unstable_by_key(|(index, _)| *index);
         let block_size = match given {
             Some(block_size) => block_size,

@@ -26,6 +26,7 @@
 //! [`LogReader::open_with`] takes. To restore, history and verify both parts are one log.
 
 mod blame;
+mod block_set;
 mod checkpoint;
 mod compare;
 mod copy;
