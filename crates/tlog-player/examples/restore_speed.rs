@@ -8,7 +8,7 @@
 //!   after it, one store after the other, and joined, decrypted, decompressed and hashed before the next is read. The walk has the
 //!   same codec; only the way of reading differs. Both also with stores that take 1 ms for each answer, as on a network;
 //! - the restore of a disk whose history is 1, 4 and 16 times its size, rewritten from one end to the other and at random places: to a
-//!   sparse file, and to nothing.
+//!   sparse file, and to nothing; and both from a checkpoint that was made when 15/16 of that were written.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::io;
@@ -20,10 +20,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
-use tlog_codec::{Keyring, MasterKey, Opener, Redundancy, SealRequest, Sealer, ShardHead, VdiskKeys};
+use tlog_codec::{
+    CheckpointPart, CheckpointRecord, Content, Finding, Keyring, MasterKey, Opener, PlaceInLog, Record,
+    Redundancy, SealRequest, Sealed, Sealer, ShardHead, VdiskKeys, WithoutWrites,
+};
 use tlog_player::{
-    FileOptions, LogReader, Moment, ReadOptions, ReplayOptions, RestoreOptions, RestoreTarget,
-    restore_to_file,
+    DiskState, FileOptions, LogReader, Moment, MomentReached, ReadOptions, ReplayOptions, RestoreOptions,
+    RestoreTarget, restore_to_file,
 };
 use tlog_proto::{
     AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId, Timestamp,
@@ -37,6 +40,8 @@ use tlog_store::{
 const BLOCK: usize = 4096;
 /// Appends on their way while a log is written.
 const IN_FLIGHT: usize = 64;
+/// Blocks in a part of a checkpoint, about what a server makes: 4 MiB.
+const BLOCKS_OF_A_PART: usize = 1024;
 const LATENCY: Duration = Duration::from_millis(1);
 
 #[tokio::main]
@@ -47,7 +52,7 @@ async fn main() {
     if options.only.as_deref() != Some("restore") {
         for in_aggregation in [25, 250] {
             let mut log = Log::begin(&options.directory, in_aggregation).await;
-            log.write(Writes::InOrder, disk).await;
+            log.write(Writes::InOrder, disk, disk).await;
             whole_history(&log, &options).await;
         }
     }
@@ -94,6 +99,8 @@ fn bytes_of(text: &str) -> u64 {
     }
 }
 
+type Appends = futures::stream::FuturesUnordered<tokio::task::JoinHandle<()>>;
+
 #[derive(Clone, Copy, Debug)]
 enum Writes {
     InOrder,
@@ -107,7 +114,11 @@ struct Log {
     keys: VdiskKeys,
     quorums: Quorums,
     in_aggregation: u64,
+    /// The last one.
+    number: AggregationNumber,
     prev: AggregationId,
+    /// The newest record.
+    record: Option<AggregationNumber>,
     written: u64,
     rng: SmallRng,
 }
@@ -136,23 +147,20 @@ impl Log {
             keys: VdiskKeys::new(vdisk, Arc::new(Keyring::new(MasterKey::from_bytes([7; 32])))),
             quorums: Quorums::default_for(redundancy),
             in_aggregation,
+            number: AggregationNumber(0),
             prev: AggregationId::BEFORE_FIRST,
+            record: None,
             written: 0,
             rng: SmallRng::seed_from_u64(1),
         }
     }
 
-    fn last(&self) -> u64 {
-        self.written / self.in_aggregation
-    }
-
-    /// Writes so many bytes more of a disk of so many, in whole aggregations.
-    async fn write(&mut self, writes: Writes, disk: u64) {
-        let (vdisk, blocks_of_disk) = (self.keys.vdisk().clone(), disk / BLOCK as u64);
+    /// Writes to a disk of so many bytes until so many were written, in whole aggregations.
+    async fn write(&mut self, writes: Writes, disk: u64, until: u64) {
+        let blocks_of_disk = disk / BLOCK as u64;
         let sealer = Sealer::new(self.keys.clone(), self.quorums.redundancy());
-        let aggregations: Vec<_> = (0..blocks_of_disk.div_ceil(self.in_aggregation)).collect();
-        let mut appends = futures::stream::FuturesUnordered::new();
-        for _ in aggregations {
+        let mut appends = Appends::new();
+        while self.written * (BLOCK as u64) < until {
             let first = self.written;
             let blocks: Vec<Block> = (first..first + self.in_aggregation)
                 .map(|at| {
@@ -167,9 +175,7 @@ impl Log {
                 })
                 .collect();
             self.written += self.in_aggregation;
-            let number = AggregationNumber(self.last());
-            let mut nonce = [0; 12];
-            nonce[4..].copy_from_slice(&number.0.to_be_bytes());
+            let (number, nonce, finding) = self.begin_next();
             let request = SealRequest {
                 number,
                 generation: Generation(1),
@@ -177,29 +183,102 @@ impl Log {
                 sealed_at: Timestamp(first),
                 block_size: 0,
                 nonce,
-                finding: Default::default(),
+                finding,
                 blocks: &blocks,
             };
-            let encoded = sealer.seal(request).unwrap().link(self.prev);
-            self.prev = encoded.id;
-            for (i, store) in self.stores.iter().enumerate() {
-                let shard = encoded.shard(i, Epoch(1)).unwrap();
-                let shard =
-                    Shard { epoch: Epoch(1), id: encoded.id, head: shard.head, payload: shard.payload };
-                let (store, vdisk) = (Arc::clone(store), vdisk.clone());
-                appends.push(tokio::spawn(async move {
-                    store.append(&vdisk, number, shard, AggregationNumber(0)).await.unwrap();
-                }));
-            }
-            while appends.len() > IN_FLIGHT * self.stores.len() {
-                appends.next().await.unwrap().unwrap();
-            }
+            self.append(sealer.seal(request).unwrap(), &mut appends).await;
         }
+        self.publish(appends).await;
+    }
+
+    /// Writes a checkpoint of the disk as it is.
+    async fn checkpoint(&mut self) {
+        let (reader, state) = state(self, false).await;
+        let reached = *state.reached().unwrap();
+        let mut read = reader.read_blocks(&self.keys, &state, 128 << 20);
+        let mut image = Vec::new();
+        while let Some(blocks) = read.next().await {
+            image.extend(blocks.unwrap());
+        }
+        image.sort_by_key(|block| block.index);
+        let mut appends = Appends::new();
+        let mut parts = Vec::new();
+        for blocks in image.chunks(BLOCKS_OF_A_PART) {
+            self.append_without_writes(&reached, Content::Checkpoint(blocks), &mut appends).await;
+            parts.push(CheckpointPart {
+                number: self.number,
+                id: self.prev,
+                blocks: blocks.len() as u32,
+                first: blocks[0].index,
+                last: blocks[blocks.len() - 1].index,
+            });
+        }
+        let MomentReached { aggregation, id, blocks, of, position, timestamp, .. } = reached;
+        let record = Record::Checkpoint(CheckpointRecord {
+            place: PlaceInLog { aggregation, id, blocks, of, position, timestamp },
+            block_size: state.block_size(),
+            blocks: state.block_count() as u64,
+            bytes: state.content_bytes(),
+            base: None,
+            parts,
+        });
+        self.append_without_writes(&reached, Content::Record(&record), &mut appends).await;
+        self.record = Some(self.number);
+        self.publish(appends).await;
+    }
+
+    async fn append_without_writes(
+        &mut self,
+        reached: &MomentReached,
+        content: Content<'_>,
+        appends: &mut Appends,
+    ) {
+        let (number, nonce, finding) = self.begin_next();
+        let request = WithoutWrites {
+            number,
+            after: reached.position,
+            session: SessionId(1),
+            about: reached.timestamp,
+            sealed_at: Timestamp(self.written),
+            block_size: BLOCK as u32,
+            nonce,
+            finding,
+            content,
+        };
+        let sealer = Sealer::new(self.keys.clone(), self.quorums.redundancy());
+        self.append(sealer.seal_without_writes(request).unwrap(), appends).await;
+    }
+
+    /// Number, nonce and finding of the next aggregation.
+    fn begin_next(&mut self) -> (AggregationNumber, [u8; 12], Finding) {
+        self.number = self.number.next();
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.number.0.to_be_bytes());
+        (self.number, nonce, Finding { record_before: self.record, ..Finding::default() })
+    }
+
+    async fn append(&mut self, sealed: Sealed, appends: &mut Appends) {
+        let (encoded, number) = (sealed.link(self.prev), self.number);
+        self.prev = encoded.id;
+        for (i, store) in self.stores.iter().enumerate() {
+            let shard = encoded.shard(i, Epoch(1)).unwrap();
+            let shard = Shard { epoch: Epoch(1), id: encoded.id, head: shard.head, payload: shard.payload };
+            let (store, vdisk) = (Arc::clone(store), self.keys.vdisk().clone());
+            appends.push(tokio::spawn(async move {
+                store.append(&vdisk, number, shard, AggregationNumber(0)).await.unwrap();
+            }));
+        }
+        while appends.len() > IN_FLIGHT * self.stores.len() {
+            appends.next().await.unwrap().unwrap();
+        }
+    }
+
+    async fn publish(&self, mut appends: Appends) {
         while let Some(appended) = appends.next().await {
             appended.unwrap();
         }
         for store in &self.stores {
-            store.publish(&vdisk, Epoch(1), AggregationNumber(self.last())).await.unwrap();
+            store.publish(self.keys.vdisk(), Epoch(1), self.number).await.unwrap();
         }
     }
 
@@ -242,7 +321,7 @@ async fn whole_history(log: &Log, options: &Options) {
 async fn serial_walk(log: &Log, latency: Duration) {
     let (vdisk, stores, opener) = (log.keys.vdisk(), log.stores(latency), Opener::new(log.keys.clone()));
     let (mut id, mut blocks) = (log.prev, 0);
-    for number in (1..=log.last()).rev().map(AggregationNumber) {
+    for number in (1..=log.number.0).rev().map(AggregationNumber) {
         let mut payloads = vec![None; stores.len()];
         let mut of = None;
         for (i, store) in stores.iter().enumerate().take(log.quorums.data()) {
@@ -274,57 +353,62 @@ async fn replay(log: &Log, latency: Duration) {
 }
 
 async fn restores(in_aggregation: u64, writes: Writes, options: &Options) {
-    let mut log = Log::begin(&options.directory, in_aggregation).await;
-    let mut history = 0;
-    let mut first: Option<[f64; 2]> = None;
+    let (disk, mut log) = (options.disk, Log::begin(&options.directory, in_aggregation).await);
+    let mut first: Option<[f64; 4]> = None;
     println!("restore, written {writes:?}, aggregations of {in_aggregation} blocks:");
     for times in [1, 4, 16] {
-        while history < times {
-            log.write(writes, options.disk).await;
-            history += 1;
-        }
-        let (mut to_nothing, mut to_file) = (Samples::default(), Samples::default());
-        let mut state_only = Samples::default();
-        let mut content = 0;
+        log.write(writes, disk, times * disk / 16 * 15).await;
+        log.checkpoint().await;
+        log.write(writes, disk, times * disk).await;
+        let mut samples: [[Samples; 3]; 2] = Default::default();
         for _ in 0..options.turns {
-            state_only.add(measured(async { content = state(&log).await.1.content_bytes() }).await);
-            to_nothing.add(
-                measured(async {
-                    let (reader, state) = state(&log).await;
-                    let options = RestoreOptions::default();
-                    reader.restore(&log.keys, &state, Arc::new(Nothing), &options, |_| {}).await.unwrap();
-                })
-                .await,
-            );
-            let image = log.scratch.path().join("image");
-            to_file.add(
-                measured(async {
-                    let (reader, state) = state(&log).await;
-                    let options = FileOptions::default();
-                    restore_to_file(&reader, &log.keys, &state, &image, &options, |_| {}).await.unwrap();
-                })
-                .await,
-            );
-            std::fs::remove_file(&image).unwrap();
+            for (samples, with_checkpoint) in samples.iter_mut().zip([false, true]) {
+                samples[0].add(measured(async { drop(state(&log, with_checkpoint).await) }).await);
+                samples[1].add(
+                    measured(async {
+                        let (reader, state) = state(&log, with_checkpoint).await;
+                        let options = RestoreOptions::default();
+                        reader.restore(&log.keys, &state, Arc::new(Nothing), &options, |_| {}).await.unwrap();
+                    })
+                    .await,
+                );
+                let image = log.scratch.path().join("image");
+                samples[2].add(
+                    measured(async {
+                        let (reader, state) = state(&log, with_checkpoint).await;
+                        let options = FileOptions::default();
+                        restore_to_file(&reader, &log.keys, &state, &image, &options, |_| {}).await.unwrap();
+                    })
+                    .await,
+                );
+                std::fs::remove_file(&image).unwrap();
+            }
         }
-        let now = [to_nothing.median(), to_file.median()];
-        let [nothing, file] = *first.get_or_insert(now);
-        println!(
-            "  history {times:>2}x: state {:.3} s; to nothing {:.3} s ({:.2}x), {}; to a file {:.3} s ({:.2}x), {}",
-            state_only.median(),
-            now[0],
-            now[0] / nothing,
-            to_nothing.speed(content),
-            now[1],
-            now[1] / file,
-            to_file.speed(content)
-        );
+        let content = state(&log, false).await.1.content_bytes();
+        let medians = |samples: &[Samples; 3]| [samples[1].median(), samples[2].median()];
+        let now: [f64; 4] = [medians(&samples[0]), medians(&samples[1])].concat().try_into().unwrap();
+        let before = *first.get_or_insert(now);
+        for (at, (samples, from)) in samples.iter().zip(["all writes", "checkpoint"]).enumerate() {
+            let [nothing, file] = [at * 2, at * 2 + 1].map(|i| (now[i], now[i] / before[i]));
+            println!(
+                "  history {times:>2}x, from {from}: state {:.3} s; to nothing {:.3} s ({:.2}x), {}; to a file {:.3} s \
+                 ({:.2}x), {}",
+                samples[0].median(),
+                nothing.0,
+                nothing.1,
+                samples[1].speed(content),
+                file.0,
+                file.1,
+                samples[2].speed(content)
+            );
+        }
     }
 }
 
-async fn state(log: &Log) -> (LogReader, tlog_player::DiskState) {
+async fn state(log: &Log, with_checkpoint: bool) -> (LogReader, DiskState) {
     let reader = log.reader(Duration::ZERO).await;
-    let state = reader.disk_state(&log.keys, Moment::Newest, &ReadOptions::default()).await.unwrap();
+    let options = ReadOptions { ignore_checkpoints: !with_checkpoint, ..ReadOptions::default() };
+    let state = reader.disk_state(&log.keys, Moment::Newest, &options).await.unwrap();
     (reader, state)
 }
 
