@@ -117,10 +117,41 @@ impl Opener {
         self.unseal(head, sealed, header.manifest_compression, header.manifest_plain as usize)
     }
 
-    /// The blocks, from the payloads that are there, by shard index; each must have been verified against a head with the
-    /// same id. Every block's hash is checked, and that manifest and body say the same. The blocks share one piece of memory: whoever
-    /// keeps one of them keeps all.
+    /// The blocks, from the payloads that are there, by shard index. Every block's hash is checked, and that manifest and body say the
+    /// same. The blocks share one piece of memory: whoever keeps one of them keeps all.
+    ///
+    /// The payloads need not have been verified against the hashes in the head: from damaged ones nothing is answered but
+    /// [`OpenError::Forged`], as the seal of the body covers every bit of it. The hashes tell which of them is damaged. Only data shards
+    /// are looked at where all of them are there.
     pub fn blocks(&self, head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<Vec<Block>, OpenError> {
+        self.open(head, payloads, |_| true)
+    }
+
+    /// The same for the blocks at these positions, counted from 0; in the order asked for, none where the aggregation has no such position.
+    /// Hashes of others are not computed.
+    pub fn blocks_at(
+        &self,
+        head: &ShardHead,
+        payloads: &[Option<Bytes>],
+        positions: &[u32],
+    ) -> Result<Vec<Option<Block>>, OpenError> {
+        let mut wanted = vec![false; head.header.block_count as usize];
+        for &position in positions {
+            if let Some(wanted) = wanted.get_mut(position as usize) {
+                *wanted = true;
+            }
+        }
+        let blocks = self.open(head, payloads, |at| wanted.get(at) == Some(&true))?;
+        Ok(positions.iter().map(|&position| blocks.get(position as usize).cloned()).collect())
+    }
+
+    /// All blocks; the hashes of those that are not `hashed` stand in the manifest and were not computed.
+    fn open(
+        &self,
+        head: &ShardHead,
+        payloads: &[Option<Bytes>],
+        is_hashed: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Block>, OpenError> {
         let header = &head.header;
         header.check_payloads(payloads)?;
         let mut body = ErasureCode::new(header.redundancy).join(payloads)?;
@@ -131,7 +162,7 @@ impl Opener {
             // What there is of its body is proven; what it says stands in the manifest.
             return self.record(head).map(|_| Vec::new());
         }
-        let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode_shared(&plain.into())?;
+        let Aggregation { vdisk_id, blocks, .. } = Aggregation::decode_hashing(&plain.into(), is_hashed)?;
         if vdisk_id != *self.vdisk() {
             return Err(OpenError::Disagree("vdisk"));
         }

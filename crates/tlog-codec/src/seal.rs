@@ -418,9 +418,23 @@ pub(crate) fn aggregation_id(
     sealed_manifest: &[u8],
     payload_hashes: &[[u8; 32]],
 ) -> AggregationId {
-    let vdisk = vdisk.as_str().as_bytes();
-    let length = (vdisk.len() as u16).to_le_bytes();
-    AggregationId(blake2b_256(&[&length, vdisk, header, sealed_manifest, payload_hashes.as_flattened()]))
+    let length = length_of(vdisk);
+    AggregationId(blake2b_256(&id_input(vdisk, &length, header, sealed_manifest, payload_hashes)))
+}
+
+/// What it is a hash of, in pieces; `length` is [`length_of`] the vdisk's name.
+pub(crate) fn id_input<'a>(
+    vdisk: &'a VdiskId,
+    length: &'a [u8; 2],
+    header: &'a [u8],
+    sealed_manifest: &'a [u8],
+    payload_hashes: &'a [[u8; 32]],
+) -> [&'a [u8]; 5] {
+    [length, vdisk.as_str().as_bytes(), header, sealed_manifest, payload_hashes.as_flattened()]
+}
+
+pub(crate) fn length_of(vdisk: &VdiskId) -> [u8; 2] {
+    (vdisk.as_str().len() as u16).to_le_bytes()
 }
 
 /// An aggregation with its id, ready to be stored.

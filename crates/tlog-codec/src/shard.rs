@@ -22,10 +22,13 @@ use tlog_crypto::{blake2b_256, blake2b_256_many};
 use tlog_proto::{AggregationId, Epoch, VdiskId};
 
 use crate::header::{Header, HeaderError};
-use crate::seal::aggregation_id;
+use crate::seal::{aggregation_id, id_input, length_of};
 
 pub(crate) const PREFIX_LEN: usize = 24;
 const MAGIC: [u8; 4] = *b"TLS2";
+
+/// Heads whose ids are computed together: enough for the widest processors, and little to copy.
+const PARSED_TOGETHER: usize = 32;
 
 /// What is written of a shard beside what all shards of its aggregation share.
 pub(crate) struct Prefix {
@@ -115,8 +118,39 @@ impl fmt::Debug for ShardHead {
 impl ShardHead {
     /// Checks the head part of a shard of `vdisk`. Needs no key. What it returns shares memory with `head`.
     pub fn parse(vdisk: &VdiskId, head: &Bytes) -> Result<Self, ShardFault> {
-        let (prefix_bytes, rest) = head.split_first_chunk::<PREFIX_LEN>().ok_or(ShardFault::NotAShard)?;
-        let prefix = Prefix::decode(prefix_bytes).ok_or(ShardFault::NotAShard)?;
+        let (prefix, mut parsed) = Self::unproven(head)?;
+        let header = parsed.common.get(..Header::LEN).unwrap_or_default();
+        parsed.id = aggregation_id(vdisk, header, parsed.sealed_manifest(), parsed.payload_hashes());
+        parsed.prove(prefix, head)
+    }
+
+    /// The same for many, in order: several times as fast, as their ids are computed together.
+    pub fn parse_many(vdisk: &VdiskId, heads: &[Bytes]) -> Vec<Result<Self, ShardFault>> {
+        heads.chunks(PARSED_TOGETHER).flat_map(|heads| Self::parse_few(vdisk, heads)).collect()
+    }
+
+    fn parse_few(vdisk: &VdiskId, heads: &[Bytes]) -> Vec<Result<Self, ShardFault>> {
+        let unproven: Vec<_> = heads.iter().map(|head| Self::unproven(head)).collect();
+        let length = length_of(vdisk);
+        let hashed = |(_, parsed): &(Prefix, Self)| {
+            let header = parsed.common.get(..Header::LEN).unwrap_or_default();
+            id_input(vdisk, &length, header, parsed.sealed_manifest(), parsed.payload_hashes()).concat()
+        };
+        let inputs: Vec<Vec<u8>> = unproven.iter().flatten().map(hashed).collect();
+        let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut ids = blake2b_256_many(&inputs).into_iter();
+        let prove = |(unproven, head): (Result<(Prefix, Self), ShardFault>, &Bytes)| {
+            let (prefix, parsed) = unproven?;
+            let id = AggregationId(ids.next().ok_or(ShardFault::Check)?);
+            Self { id, ..parsed }.prove(prefix, head)
+        };
+        unproven.into_iter().zip(heads).map(prove).collect()
+    }
+
+    /// What the bytes say, its id not computed yet.
+    fn unproven(head: &Bytes) -> Result<(Prefix, Self), ShardFault> {
+        let (prefix, rest) = head.split_first_chunk::<PREFIX_LEN>().ok_or(ShardFault::NotAShard)?;
+        let prefix = Prefix::decode(prefix).ok_or(ShardFault::NotAShard)?;
         let header = Header::decode(rest)?;
         let hashes = header.redundancy.total() * 32;
         let expected = (PREFIX_LEN + Header::LEN + hashes).saturating_add(header.manifest_sealed as usize);
@@ -127,24 +161,14 @@ impl ShardHead {
         if index >= header.redundancy.total() {
             return Err(ShardFault::Index(prefix.index));
         }
-        let mut parsed = Self {
-            index,
-            epoch: prefix.epoch,
-            id: AggregationId::BEFORE_FIRST,
-            header,
-            common: head.slice(PREFIX_LEN..),
-        };
-        parsed.id = aggregation_id(
-            vdisk,
-            rest.get(..Header::LEN).unwrap_or_default(),
-            parsed.sealed_manifest(),
-            parsed.payload_hashes(),
-        );
-        // All 24 bytes, so that the zeros in it are checked too.
-        if prefix.encode(&parsed.id) != *prefix_bytes {
-            return Err(ShardFault::Check);
-        }
-        Ok(parsed)
+        let (epoch, id) = (prefix.epoch, AggregationId::BEFORE_FIRST);
+        Ok((prefix, Self { index, epoch, id, header, common: head.slice(PREFIX_LEN..) }))
+    }
+
+    fn prove(self, prefix: Prefix, head: &[u8]) -> Result<Self, ShardFault> {
+        // All of the prefix is compared, so that the zeros in it are checked too.
+        let is_it = head.starts_with(&prefix.encode(&self.id));
+        if is_it { Ok(self) } else { Err(ShardFault::Check) }
     }
 
     /// Bytes of the head part as it is stored.

@@ -185,3 +185,28 @@ fn shards_that_are_whole_and_do_not_belong_together_are_not_rebuilt() {
     // The wrong parity cannot be made again from what is right.
     assert_eq!(rebuild(&heads[1], &given), Err(RebuildError::Mismatch));
 }
+
+#[test]
+fn of_the_blocks_that_are_asked_for_every_hash_is_checked_and_others_are_not_answered() {
+    let blocks = few_blocks();
+    let at = |positions: &[u32]| {
+        let shards = stored(sealer(4, 2).seal(request(&blocks)).unwrap());
+        opener().blocks_at(&parse(&shards[0]), &payloads(&shards), positions).unwrap()
+    };
+    let some = |position: usize| Some(blocks[position].clone());
+    assert_eq!(at(&[2, 0]), [some(2), some(0)]);
+    assert_eq!(at(&[1, 3, u32::MAX, 1]), [some(1), None, None, some(1)]);
+    assert_eq!(at(&[]), []);
+
+    // Sealed by somebody with the key, with a hash that is not that of the data.
+    let mut wrong = few_blocks();
+    wrong[1].hash = wrong[0].hash;
+    let shards = stored(sealer(4, 2).seal(request(&wrong)).unwrap());
+    let (head, all) = (parse(&shards[0]), payloads(&shards));
+    for positions in [&[1][..], &[0, 1], &[2, 1, 0]] {
+        let refused = opener().blocks_at(&head, &all, positions);
+        assert!(matches!(refused, Err(OpenError::Aggregation(_))), "{positions:?}");
+    }
+    assert!(matches!(opener().blocks(&head, &all), Err(OpenError::Aggregation(_))));
+    assert_eq!(opener().blocks_at(&head, &all, &[0, 2]).unwrap(), [some(0), some(2)]);
+}

@@ -318,3 +318,22 @@ proptest! {
         check_sealed(|_| {}, &manifest, &body, |opened| opened.is_err() || opened.unwrap() == blocks);
     }
 }
+
+#[test]
+fn many_heads_are_parsed_as_each_is_by_itself_damaged_ones_among_them() {
+    let shards = shards();
+    let mut heads: Vec<Bytes> = Vec::new();
+    for (i, shard) in shards.iter().cycle().take(100).enumerate() {
+        heads.push(match i % 7 {
+            1 => flipped(&shard.head, i * 13 % (shard.head.len() * 8)).into(),
+            3 => shard.head.slice(..i),
+            5 => Bytes::new(),
+            _ => shard.head.clone(),
+        });
+    }
+    let each: Vec<_> = heads.iter().map(|head| ShardHead::parse(&vdisk("myimg"), head)).collect();
+    assert!(each.iter().any(Result::is_ok) && each.iter().filter(|parsed| parsed.is_err()).count() > 30);
+    assert_eq!(ShardHead::parse_many(&vdisk("myimg"), &heads), each);
+    assert!(ShardHead::parse_many(&vdisk("other"), &heads).iter().all(Result::is_err));
+    assert_eq!(ShardHead::parse_many(&vdisk("myimg"), &[]), []);
+}

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::disk_state::DiskState;
 use crate::in_flight::run_bounded;
 use crate::reader::LogReader;
-use crate::restore::{RestoreError, jobs};
+use crate::restore::{Job, RestoreError, jobs};
 
 /// Groups of blocks that wait to be taken.
 const WAITING: usize = 4;
@@ -45,10 +45,9 @@ impl LogReader {
                 jobs,
                 memory,
                 |job| {
-                    let vdisk = reader.vdisk().clone();
-                    let blocks = reader.with_blocks(job, opener.clone(), move |job, blocks| {
-                        Ok(job.needed(&vdisk, blocks)?.into_iter().map(own).collect::<Vec<Block>>())
-                    });
+                    let own_all =
+                        |_: &Job, blocks: &[Block]| Ok(blocks.iter().map(own).collect::<Vec<Block>>());
+                    let blocks = reader.with_blocks(job, opener.clone(), own_all);
                     let tell = tell.clone();
                     async move {
                         let blocks = blocks.await?;

@@ -59,12 +59,12 @@ pub async fn restore_in_order<W: Write + Send + 'static>(
     for window in &windows {
         let mut blocks = Blocks::new();
         let run = |job: Job| {
-            let (opener, vdisk, timestamp) = (opener.clone(), vdisk.clone(), job.source.newest_timestamp);
+            let (opener, timestamp) = (opener.clone(), job.source.newest_timestamp);
             async move {
-                let copied = reader.with_blocks_counted(job, opener, move |job, blocks| {
+                let copied = reader.with_blocks_counted(job, opener, |_, blocks| {
                     // A block keeps all of what it was read with, a copy does not.
                     let copy = |block: &Block| (block.index, block.data.to_vec());
-                    Ok(job.needed(&vdisk, blocks)?.into_iter().map(copy).collect::<Vec<_>>())
+                    Ok(blocks.iter().map(copy).collect::<Vec<_>>())
                 });
                 Ok::<_, RestoreError>((copied.await?, timestamp))
             }

@@ -252,11 +252,9 @@ async fn read_one(
     opener: Opener,
     block_size: u32,
 ) -> Result<Read, RestoreError> {
-    let vdisk = reader.vdisk().clone();
     let look = move |job: &Job, blocks: &[Block]| {
-        let needed = job.needed(&vdisk, blocks)?;
-        let hashes = needed.iter().map(|block| (block.index, hash_of(block, block_size))).collect();
-        let bytes = needed.iter().map(|block| block.size() as u64).sum();
+        let hashes = blocks.iter().map(|block| (block.index, hash_of(block, block_size))).collect();
+        let bytes = blocks.iter().map(|block| block.size() as u64).sum();
         Ok(Read { hashes, bytes, newest_timestamp: job.source.newest_timestamp })
     };
     reader.with_blocks(job, opener, look).await

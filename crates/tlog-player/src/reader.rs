@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tlog_codec::format1::Keys;
 use tlog_proto::{AggregationId, AggregationNumber, VdiskId};
 use tlog_quorum::{
-    Candidate, ChainEndError, Link, LinkError, LinkRead, OtherShape, Pacer, ReadError, ShardCondition,
-    Standing, StoreSet, Survey, TooFewStores,
+    Candidate, ChainEndError, Link, LinkError, LinkRead, NotOpened, OtherShape, Pacer, ReadError,
+    ShardCondition, Standing, StoreSet, Survey, TooFewStores,
 };
 use tlog_store::NumberRanges;
 
@@ -17,7 +17,7 @@ use crate::format1::{
 };
 use crate::history::HistoryError;
 use crate::metric;
-use crate::task::Task;
+use crate::restore::blocking;
 use crate::walk::Forward;
 
 /// A vdisk's log as it was when it was opened for reading. What is written or pruned afterwards it does not see; open
@@ -239,45 +239,43 @@ impl LogReader {
         absent.map(|view| (view.address.clone(), view.standing)).collect()
     }
 
-    /// Reads enough shards of an aggregation of the log. Asks the stores once more before it gives up: one may be back, and
-    /// another may have been pruned.
-    ///
-    /// It runs by itself, so that several are checked on several cores.
-    pub(crate) async fn fetch(
+    /// Reads enough shards of an aggregation of the log and opens it: `open` is called, on a thread for what computes or blocks for long,
+    /// until it answers something; what it takes is proven by that alone. Asks the stores once more before it gives up: one may be back,
+    /// and another may have been pruned. Answers how many bytes of shards were read, too.
+    pub(crate) async fn fetch<T: Send + 'static>(
         &self,
         number: AggregationNumber,
         id: AggregationId,
-    ) -> Result<Candidate, Unreadable> {
-        let reader = self.clone();
-        Task::spawn(async move { reader.fetch_here(number, id).await }).await
-    }
-
-    /// The same as a part of whatever waits for it.
-    pub(crate) async fn fetch_here(
-        &self,
-        number: AggregationNumber,
-        id: AggregationId,
-    ) -> Result<Candidate, Unreadable> {
-        let read = match self.stores.aggregation(&self.survey, number, id).await {
-            Ok(candidate) => candidate,
-            Err(error) => {
+        open: impl Fn(&Candidate) -> Result<T, tlog_codec::OpenError> + Send + Sync + 'static,
+    ) -> Result<(T, u64), Unreadable> {
+        let open = Arc::new(open);
+        let opening = |candidate: Candidate| {
+            let open = Arc::clone(&open);
+            blocking(move || open(&candidate))
+        };
+        let read = match self.stores.opened(&self.survey, number, id, opening).await {
+            Err(NotOpened::Unreadable(error)) => {
                 tracing::warn!(vdisk = %self.vdisk(), number = number.0, %error, "asking the stores again");
                 metric::read_repeated();
                 let survey = self.stores.survey().await;
                 if survey.first() > number {
                     return Err(Unreadable::Pruned { first: survey.first() });
                 }
-                self.stores.aggregation(&survey, number, id).await.map_err(Unreadable::Lost)?
+                self.stores.opened(&survey, number, id, opening).await
             }
+            read => read,
         };
-        let payloads = read.payloads.iter().flatten();
-        let bytes = payloads.map(|payload| payload.len() as u64).sum();
+        let (candidate, opened) = read.map_err(|error| match error {
+            NotOpened::Unreadable(error) => Unreadable::Lost(error),
+            NotOpened::Refused(error) => Unreadable::Refused(error),
+        })?;
+        let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
         metric::aggregation_read(bytes);
-        self.keep_pace(bytes).await;
-        if read.payloads.iter().take(read.head.header.redundancy.data()).any(Option::is_none) {
+        if candidate.payloads.iter().take(candidate.head.header.redundancy.data()).any(Option::is_none) {
             metric::aggregation_made_up();
         }
-        Ok(read)
+        self.keep_pace(bytes).await;
+        Ok((opened, bytes))
     }
 
     /// Reads an aggregation of format 1 of the log; asks the stores once more before it gives up.
@@ -326,6 +324,8 @@ async fn surveyed(given: &StoreSet) -> Result<(StoreSet, Survey), OpenError> {
 pub(crate) enum Unreadable {
     /// Too few shards.
     Lost(ReadError),
+    /// It does not open: the key is not there, or is not the right one.
+    Refused(tlog_codec::OpenError),
     /// Removed since the log was opened.
     Pruned {
         /// Lowest number that is kept now.

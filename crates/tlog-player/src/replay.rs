@@ -12,12 +12,11 @@ use std::ops::RangeInclusive;
 
 use tlog_codec::{Kind, Opener, VdiskKeys};
 use tlog_proto::{AggregationNumber, Block, VdiskId};
-use tlog_quorum::ReadError;
+use tlog_quorum::{Candidate, ReadError};
 use tokio::sync::mpsc;
 
 use crate::history::{AggregationInfo, HistoryError};
 use crate::reader::{LogReader, Unreadable};
-use crate::restore::blocking;
 use crate::task::Task;
 
 /// Lists of aggregations that wait to be read. Each has up to about a thousand of them.
@@ -194,13 +193,11 @@ fn cost(info: &AggregationInfo) -> u64 {
 
 async fn read(reader: LogReader, opener: Opener, info: AggregationInfo) -> Result<Vec<Block>, ReplayError> {
     let vdisk = reader.vdisk().clone();
-    let candidate = reader.fetch_here(info.number, info.id).await.map_err(|error| match error {
+    let open = move |candidate: &Candidate| opener.blocks(&candidate.head, &candidate.payloads);
+    let read = reader.fetch(info.number, info.id, open).await;
+    read.map(|(blocks, _)| blocks).map_err(|error| match error {
         Unreadable::Lost(source) => ReplayError::DataLost { source },
-        Unreadable::Pruned { first } => HistoryError::Pruned { vdisk: vdisk.clone(), first }.into(),
-    })?;
-    blocking(move || {
-        let blocks = opener.blocks(&candidate.head, &candidate.payloads);
-        blocks.map_err(|source| ReplayError::Open { vdisk, number: info.number, source })
+        Unreadable::Pruned { first } => HistoryError::Pruned { vdisk, first }.into(),
+        Unreadable::Refused(source) => ReplayError::Open { vdisk, number: info.number, source },
     })
-    .await
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tlog_codec::{Opener, VdiskKeys};
 use tlog_proto::{AggregationNumber, Block, BlockIndex, Operation, Timestamp, VdiskId};
-use tlog_quorum::ReadError;
+use tlog_quorum::{Candidate, ReadError};
 use tokio::sync::mpsc;
 
 use crate::disk_state::{BlockPlace, DiskState, Source};
@@ -338,19 +338,18 @@ impl LogReader {
     ) -> Result<Written, RestoreError> {
         let vdisk = self.vdisk().clone();
         let written = self.with_blocks_counted(job, opener, move |job, blocks| {
-            let blocks = job.needed(&vdisk, blocks)?;
-            write_blocks(job, &blocks, &vdisk, block_size, &*target)
+            write_blocks(job, blocks, &vdisk, block_size, &*target)
         });
         let (written, read_bytes) = written.await?;
         Ok(Written { read_bytes, ..written })
     }
 
-    /// Reads the blocks of an aggregation and hands them on, on a thread for what blocks or computes for long.
+    /// Reads the blocks of an aggregation that are needed and hands them on, on a thread for what blocks or computes for long.
     pub(crate) async fn with_blocks<R: Send + 'static>(
         &self,
         job: Job,
         opener: Opener,
-        work: impl FnOnce(&Job, &[Block]) -> Result<R, RestoreError> + Send + 'static,
+        work: impl Fn(&Job, &[Block]) -> Result<R, RestoreError> + Send + Sync + 'static,
     ) -> Result<R, RestoreError> {
         Ok(self.with_blocks_counted(job, opener, work).await?.0)
     }
@@ -360,25 +359,34 @@ impl LogReader {
         &self,
         job: Job,
         opener: Opener,
-        work: impl FnOnce(&Job, &[Block]) -> Result<R, RestoreError> + Send + 'static,
+        work: impl Fn(&Job, &[Block]) -> Result<R, RestoreError> + Send + Sync + 'static,
     ) -> Result<(R, u64), RestoreError> {
         let vdisk = self.vdisk().clone();
         if job.format == StoredFormat::One {
             let link = self.fetch_link(job.source.id).await?;
             let bytes = bytes_read(&link);
-            return blocking(move || Ok((work(&job, &link.aggregation.blocks)?, bytes))).await;
+            return blocking(move || {
+                let at = |&(position, _): &(u32, BlockIndex)| {
+                    link.aggregation.blocks.get(position as usize).cloned()
+                };
+                let blocks = job.blocks.iter().map(at).collect();
+                Ok((work(&job, &job.needed(&vdisk, blocks)?)?, bytes))
+            })
+            .await;
         }
-        let candidate = self.fetch(job.number, job.source.id).await.map_err(|error| match error {
+        let (number, id, of) = (job.number, job.source.id, vdisk.clone());
+        let positions: Vec<u32> = job.blocks.iter().map(|(position, _)| *position).collect();
+        let open = move |candidate: &Candidate| {
+            let blocks = opener.blocks_at(&candidate.head, &candidate.payloads, &positions)?;
+            // What was opened is right, whatever comes of it.
+            Ok(job.needed(&of, blocks).and_then(|blocks| work(&job, &blocks)))
+        };
+        let (done, bytes) = self.fetch(number, id, open).await.map_err(|error| match error {
             Unreadable::Lost(source) => RestoreError::DataLost { source },
             Unreadable::Pruned { first } => RestoreError::Pruned { vdisk: vdisk.clone(), first },
+            Unreadable::Refused(source) => RestoreError::Open { vdisk: vdisk.clone(), number, source },
         })?;
-        let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
-        blocking(move || {
-            let opened = opener.blocks(&candidate.head, &candidate.payloads);
-            let blocks = opened.map_err(|source| RestoreError::Open { vdisk, number: job.number, source })?;
-            Ok((work(&job, &blocks)?, bytes))
-        })
-        .await
+        Ok((done?, bytes))
     }
 }
 
@@ -405,14 +413,9 @@ impl Job {
         (self.blocks.len() as u64, self.blocks.iter().map(bytes).sum())
     }
 
-    /// Of the aggregation's blocks those that are needed.
-    pub(crate) fn needed<'a>(
-        &self,
-        vdisk: &VdiskId,
-        blocks: &'a [Block],
-    ) -> Result<Vec<&'a Block>, RestoreError> {
-        let needed = self.blocks.iter().map(|&(position, index)| {
-            let block = blocks.get(position as usize);
+    /// The needed blocks, where those at their positions are these.
+    fn needed(&self, vdisk: &VdiskId, blocks: Vec<Option<Block>>) -> Result<Vec<Block>, RestoreError> {
+        let needed = self.blocks.iter().zip(blocks).map(|(&(_, index), block)| {
             let block = block.filter(|b| b.index == index && b.operation == Operation::Set);
             block.ok_or_else(|| RestoreError::OtherState { vdisk: vdisk.clone(), number: self.number, index })
         });
@@ -422,7 +425,7 @@ impl Job {
 
 fn write_blocks(
     job: &Job,
-    blocks: &[&Block],
+    blocks: &[Block],
     vdisk: &VdiskId,
     block_size: u32,
     target: &impl RestoreTarget,

@@ -86,19 +86,33 @@ impl Aggregation {
 
     /// Parses one whole message and checks every block in it, hashes included.
     pub fn decode(message: &[u8]) -> Result<Self, AggregationError> {
-        Self::decode_with(message, Bytes::copy_from_slice)
+        Self::decode_with(message, Bytes::copy_from_slice, |_| true)
     }
 
     /// The same without copying: each block's data is a part of the message, and keeps all of it in memory.
     pub fn decode_shared(message: &Bytes) -> Result<Self, AggregationError> {
-        let memory = message.as_ptr_range();
-        Self::decode_with(message, |data| match memory.contains(&data.as_ptr()) {
-            true => message.slice_ref(data),
-            false => Bytes::copy_from_slice(data), // nothing but what is empty
-        })
+        Self::decode_hashing(message, |_| true)
     }
 
-    fn decode_with(message: &[u8], share: impl Fn(&[u8]) -> Bytes) -> Result<Self, AggregationError> {
+    /// The same, but only the hashes of the blocks at some positions, counted from 0, are checked. Those of the others are what the message
+    /// says: not to be handed on.
+    pub fn decode_hashing(
+        message: &Bytes,
+        is_hashed: impl Fn(usize) -> bool,
+    ) -> Result<Self, AggregationError> {
+        let memory = message.as_ptr_range();
+        let share = |data: &[u8]| match memory.contains(&data.as_ptr()) {
+            true => message.slice_ref(data),
+            false => Bytes::copy_from_slice(data), // nothing but what is empty
+        };
+        Self::decode_with(message, share, is_hashed)
+    }
+
+    fn decode_with(
+        message: &[u8],
+        share: impl Fn(&[u8]) -> Bytes,
+        is_hashed: impl Fn(usize) -> bool,
+    ) -> Result<Self, AggregationError> {
         let reader = wire::open(message)?;
         let root = reader.get_root::<tlog_aggregation::Reader<'_>>()?;
         let list = root.get_blocks()?;
@@ -117,11 +131,15 @@ impl Aggregation {
             if unverified.is_empty() {
                 break;
             }
-            let hashes = hash_many(unverified.iter().map(|block| &block.data[..]));
-            for (block, hash) in unverified.drain(..).zip(hashes) {
+            let at = blocks.len();
+            let hashed = unverified.iter().enumerate().filter(|(i, _)| is_hashed(at + i));
+            let mut hashes = hash_many(hashed.map(|(_, block)| &block.data[..])).into_iter();
+            for (i, block) in unverified.drain(..).enumerate() {
                 let sequence = block.sequence;
-                let whole = block.verify_with(hash);
-                blocks.push(whole.map_err(|fault| AggregationError::Block { sequence, fault })?);
+                let fault = |fault| AggregationError::Block { sequence, fault };
+                let computed = if is_hashed(at + i) { hashes.next() } else { block.hash };
+                let whole = block.verify_with(computed.ok_or(fault(BlockFault::NoHash))?);
+                blocks.push(whole.map_err(fault)?);
             }
         }
         Ok(Self {

@@ -24,6 +24,7 @@ mod survey;
 pub use chain::{
     ChainEnd, ChainEndError, ChainSurvey, ChainWalk, Link, LinkCondition, LinkError, LinkFault, LinkRead,
 };
+pub use hedged::NotOpened;
 pub use named::HeadsRead;
 pub use pacer::Pacer;
 pub use quorums::{InvalidQuorum, Quorums};

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tlog_codec::ShardHead;
 use tlog_proto::{AggregationId, AggregationNumber};
-use tlog_store::{HeadSlot, NumberRanges};
+use tlog_store::NumberRanges;
 use tokio::time::timeout;
 
 use crate::read::HeadCandidate;
@@ -126,10 +126,8 @@ impl StoreSet {
             self.health().failed(store);
             return None;
         };
-        let whole = slots.into_iter().filter_map(|(number, slot)| match slot {
-            HeadSlot::Held(held) => Some((number, self.check_head(number, store, &held.head).ok()?)),
-            HeadSlot::Damaged => None,
-        });
+        let checked = self.check_heads(store, &slots).into_iter();
+        let whole = checked.filter_map(|(number, checked)| Some((number, checked.ok()?)));
         Some(whole.collect())
     }
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tlog_codec::{EncodedAggregation, RebuildError, ShardHead, rebuild};
+use tlog_codec::{EncodedAggregation, RebuildError, ShardFault, ShardHead, rebuild};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 use tlog_store::{HeadSlot, NumberRanges, ShardSlot, StoreError};
 
@@ -53,7 +53,8 @@ pub struct Located {
     pub conditions: Vec<ShardCondition>,
 }
 
-/// An aggregation and the payloads of it that were read and are whole.
+/// An aggregation and the payloads of it that were read: verified against the hashes in its head, but for those that
+/// [`StoreSet::opened`] hands out.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Any of the equal heads.
@@ -65,6 +66,17 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    fn of(head: ShardHead) -> Self {
+        Self { epoch: head.epoch, payloads: vec![None; head.header.redundancy.total()], head }
+    }
+
+    fn put(&mut self, index: usize, epoch: Epoch, payload: Bytes) {
+        self.epoch = self.epoch.max(epoch);
+        if let Some(slot) = self.payloads.get_mut(index) {
+            *slot = Some(payload);
+        }
+    }
+
     /// How many payloads are there.
     pub fn present(&self) -> usize {
         self.payloads.iter().flatten().count()
@@ -147,13 +159,9 @@ impl StoreSet {
                 }
                 continue;
             };
-            for (number, slot) in slots {
+            for (number, checked) in self.check_heads(store, &slots) {
                 let Some(located) = found.get_mut(&number) else {
                     continue;
-                };
-                let checked = match slot {
-                    HeadSlot::Damaged => Err("the store says so".to_owned()),
-                    HeadSlot::Held(held) => self.check_head(number, store, &held.head),
                 };
                 match checked {
                     Ok(head) => located.add(store, head),
@@ -227,13 +235,46 @@ impl StoreSet {
         Ok(None)
     }
 
+    /// The heads that a store has answered, in order, each whole and in its place, or how it is known that it is not.
+    pub(crate) fn check_heads(
+        &self,
+        store: usize,
+        slots: &[(AggregationNumber, HeadSlot)],
+    ) -> Vec<(AggregationNumber, Result<ShardHead, String>)> {
+        let held = |(_, slot): &'_ (_, HeadSlot)| match slot {
+            HeadSlot::Held(held) => Some(held.head.clone()),
+            HeadSlot::Damaged => None,
+        };
+        let heads: Vec<Bytes> = slots.iter().filter_map(held).collect();
+        let mut parsed = ShardHead::parse_many(self.vdisk(), &heads).into_iter();
+        let check = |(number, slot): &(AggregationNumber, HeadSlot)| {
+            let parsed = match slot {
+                HeadSlot::Held(_) => parsed.next(),
+                HeadSlot::Damaged => None,
+            };
+            let says_so = || Err("the store says so".to_owned());
+            (*number, parsed.map_or_else(says_so, |parsed| self.check_parsed(*number, store, parsed)))
+        };
+        slots.iter().map(check).collect()
+    }
+
     pub(crate) fn check_head(
         &self,
         number: AggregationNumber,
         store: usize,
         head: &Bytes,
     ) -> Result<ShardHead, String> {
-        let head = ShardHead::parse(self.vdisk(), head).map_err(|fault| fault.to_string())?;
+        self.check_parsed(number, store, ShardHead::parse(self.vdisk(), head))
+    }
+
+    /// Whether a head that is whole, if it is, is one for this place.
+    fn check_parsed(
+        &self,
+        number: AggregationNumber,
+        store: usize,
+        parsed: Result<ShardHead, ShardFault>,
+    ) -> Result<ShardHead, String> {
+        let head = parsed.map_err(|fault| fault.to_string())?;
         if head.header.number != number {
             return Err(format!("it is a shard of aggregation {}", head.header.number));
         }
@@ -432,15 +473,18 @@ impl ShardsRead {
 
     fn add(&mut self, head: ShardHead, payload: Bytes) {
         let (index, epoch) = (head.index, head.epoch);
-        let candidate = self.candidates.entry(head.id).or_insert_with(|| Candidate {
-            epoch,
-            payloads: vec![None; head.header.redundancy.total()],
-            head,
-        });
-        candidate.epoch = candidate.epoch.max(epoch);
-        if let Some(slot) = candidate.payloads.get_mut(index) {
-            *slot = Some(payload);
+        let candidate = self.candidates.entry(head.id).or_insert_with(|| Candidate::of(head));
+        candidate.put(index, epoch, payload);
+    }
+
+    /// An aggregation with all of its payloads that have arrived, also those that are not verified.
+    pub(crate) fn with_unverified(&self, id: AggregationId) -> Option<Candidate> {
+        let mut found = self.candidates.get(&id).cloned();
+        for (_, head, payload) in self.unverified.iter().filter(|(_, head, _)| head.id == id) {
+            let candidate = found.get_or_insert_with(|| Candidate::of(head.clone()));
+            candidate.put(head.index, head.epoch, payload.clone());
         }
+        found
     }
 
     fn leave_out_what_is_ruled_out(&mut self, survey: &Survey, number: AggregationNumber) {

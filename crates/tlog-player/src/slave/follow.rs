@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tlog_codec::{Kind, Opener, VdiskKeys};
 use tlog_proto::{AggregationId, AggregationNumber, Block};
-use tlog_quorum::ReadError;
+use tlog_quorum::{Candidate, ReadError};
 use tlog_store::slave::SlavePoint;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -12,7 +12,6 @@ use super::needs_resync::NeedsResync;
 use crate::extent::Extent;
 use crate::history::{AggregationInfo, History, HistoryError};
 use crate::reader::{LogReader, OpenError, Unreadable};
-use crate::restore::blocking;
 use crate::task::Task;
 
 /// Aggregations that are read ahead at once.
@@ -289,14 +288,12 @@ fn cost(info: &AggregationInfo) -> u64 {
 }
 
 async fn read(reader: LogReader, opener: Opener, info: AggregationInfo) -> Result<Vec<Block>, FollowError> {
-    let candidate = reader.fetch_here(info.number, info.id).await.map_err(|error| match error {
+    let vdisk = reader.vdisk().clone();
+    let open = move |candidate: &Candidate| opener.blocks(&candidate.head, &candidate.payloads);
+    let read = reader.fetch(info.number, info.id, open).await;
+    read.map(|(blocks, _)| blocks).map_err(|error| match error {
         Unreadable::Lost(error) => FollowError::Read(error),
         Unreadable::Pruned { first } => NeedsResync::Pruned { next: info.number, first }.into(),
-    })?;
-    let vdisk = reader.vdisk().clone();
-    blocking(move || {
-        let decoded = opener.blocks(&candidate.head, &candidate.payloads);
-        decoded.map_err(|source| FollowError::Decode { vdisk, number: info.number, source })
+        Unreadable::Refused(source) => FollowError::Decode { vdisk, number: info.number, source },
     })
-    .await
 }

@@ -352,12 +352,8 @@ async fn write_one(
     at: usize,
     job: Job,
 ) -> Result<Written, SlaveRestoreError> {
-    let (vdisk, newest_timestamp) = (reader.vdisk().clone(), job.source.newest_timestamp);
-    let needed = move |job: &Job, blocks: &[Block]| {
-        let needed = job.needed(&vdisk, blocks)?;
-        Ok(needed.into_iter().cloned().collect::<Vec<Block>>())
-    };
-    let blocks = reader.with_blocks(job, opener, needed).await?;
+    let newest_timestamp = job.source.newest_timestamp;
+    let blocks = reader.with_blocks(job, opener, |_, blocks| Ok(blocks.to_vec())).await?;
     let bytes = blocks.iter().map(|block| block.size() as u64).sum();
     let written = Written { blocks: blocks.len() as u64, bytes, newest_timestamp };
     notes.write(blocks).await?;
