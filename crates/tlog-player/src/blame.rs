@@ -61,8 +61,8 @@ impl LogReader {
     /// Who wrote a block, up to a moment: the last write that is part of the disk's state at it first, then those before.
     ///
     /// Reads heads only, from the end of the log down to the last answer that is taken; of a part in format 1 everything. Where no write
-    /// of the block is kept, a checkpoint may have the last one before. Of the
-    /// options the block size says nothing. `keys` must be those of the reader's vdisk.
+    /// of the block is kept, a checkpoint may have the last one before. Of the options the block size says nothing. `keys` must be those of
+    /// the reader's vdisk.
     pub fn blame(
         &self,
         keys: &VdiskKeys,
@@ -115,7 +115,7 @@ impl Blame {
                 return Ok(Some(write));
             }
             let Some(passing) = self.writes.next().await? else {
-                let write = self.from_image().await?;
+                let write = self.write_in_image().await?;
                 if write.is_none() {
                     self.end()?;
                 }
@@ -151,13 +151,13 @@ impl Blame {
     }
 
     /// The last write of it that an image has, where none is kept. Once.
-    async fn from_image(&mut self) -> Result<Option<BlockWrite>, DiskStateError> {
+    async fn write_in_image(&mut self) -> Result<Option<BlockWrite>, DiskStateError> {
         let reader = self.writes.reader();
         if reader.extent().first.0 <= 1 || self.any || self.image != Image::NotAsked {
             return Ok(None);
         }
         let wanted = BTreeSet::from([self.index]);
-        let Some(image) = reader.from_image(&self.keys, self.search.moment(), &wanted).await? else {
+        let Some(image) = reader.blocks_in_image(&self.keys, self.search.moment(), &wanted).await? else {
             return Ok(None);
         };
         let in_part = image.blocks.get(&self.index);

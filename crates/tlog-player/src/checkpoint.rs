@@ -87,7 +87,7 @@ pub(crate) struct InPart {
 impl LogReader {
     /// Blocks as they were at a moment, where no write of them up to it is kept: from the newest image that fits and can be read. None
     /// where no image fits. Reads heads of those parts alone that can have one of the blocks.
-    pub(crate) async fn from_image(
+    pub(crate) async fn blocks_in_image(
         &self,
         keys: &VdiskKeys,
         moment: Moment,
@@ -98,7 +98,7 @@ impl LogReader {
         let mut failed = None;
         for base in self.bases_of(keys, moment, start, &ReadOptions::default()).await? {
             let Some(uppermost) = base.first() else { continue };
-            match self.from_layers(&opener, &base, wanted).await {
+            match self.blocks_in_layers(&opener, &base, wanted).await {
                 Ok(blocks) => return Ok(Some(FromImage { checkpoint: uppermost.clone(), blocks })),
                 Err(error) => drop(failed.get_or_insert(error)),
             }
@@ -106,7 +106,7 @@ impl LogReader {
         failed.map_or(Ok(None), Err)
     }
 
-    async fn from_layers(
+    async fn blocks_in_layers(
         &self,
         opener: &Opener,
         base: &[Checkpoint],

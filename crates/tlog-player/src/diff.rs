@@ -86,8 +86,8 @@ impl LogReader {
     ///
     /// Reads heads only, down from the end of the log until everything is known; of a part in format 1 everything. Where history
     /// was removed below, what is not known then is taken from a checkpoint; where no one fits, that is an error if it could matter. A
-    /// moment of which an image is all that is left is compared by the whole state of the disk, which takes memory for it. Of the options the block size says nothing. `keys` must be
-    /// those of the reader's vdisk. `progress` is told after each aggregation.
+    /// moment of which an image is all that is left is compared by the whole state of the disk, which takes memory for it. Of the options
+    /// the block size says nothing. `keys` must be those of the reader's vdisk. `progress` is told after each aggregation.
     pub async fn diff(
         &self,
         keys: &VdiskKeys,
@@ -124,7 +124,7 @@ impl LogReader {
         }
         if comparing.open > 0 && first.0 > 1 {
             let earlier = if comparing.reversed { to } else { from };
-            match self.from_image(keys, earlier, &comparing.open_blocks()).await? {
+            match self.blocks_in_image(keys, earlier, &comparing.open_blocks()).await? {
                 Some(image) => comparing.take_image(&image),
                 None if options.accept_pruned_base => {}
                 None => return Err(MomentError::BasePruned { vdisk: self.vdisk().clone(), first }.into()),

@@ -6,6 +6,7 @@
 //!   .replay(range)        -> Replay  its aggregations with their blocks, in order, as fast as all stores and cores allow
 //!   .disk_state(moment)   -> DiskState which write of each block counts at a moment, without its data
 //!   .points(options)      -> Points   moments worth restoring                         no key
+//!   .points_with_records(keys, options)    the same with marks and checkpoints
 //!   .diff(from, to)       -> DiskDiff which blocks differ between two moments, without their data
 //!   .blame(block, moment) -> Blame    who wrote a block, and when, from new to old
 //!   prove(moment)         -> Proof  that a restore works: it reads and checks everything a restore would, and writes nothing
