@@ -130,7 +130,7 @@ impl ShardHead {
     }
 
     fn parse_few(vdisk: &VdiskId, heads: &[Bytes]) -> Vec<Result<Self, ShardFault>> {
-        let unproven: Vec<_> = heads.iter().map(|head| Self::unproven(head)).collect();
+        let unproven: Vec<_> = heads.iter().map(Self::unproven).collect();
         let length = length_of(vdisk);
         let hashed = |(_, parsed): &(Prefix, Self)| {
             let header = parsed.common.get(..Header::LEN).unwrap_or_default();
