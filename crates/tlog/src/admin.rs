@@ -8,7 +8,7 @@
 //! | `GET /status` | what the server is doing, JSON |
 //! | `POST /vdisks/{vdisk}/scrub?rate=BYTES` | when it is done: what it found and did, JSON |
 //! | `POST /vdisks/{vdisk}/prove`, with the header [`TOOL_HEADER`] | when it is done: what was proven of a restore, JSON |
-//! | `/vdisks/{vdisk}/pins`, with that header | [`admin_pins`](crate::admin_pins) |
+//! | `/vdisks/{vdisk}/pins`, with that header | [`admin_pins`] |
 //! | `POST /vdisks/{vdisk}/retention`, JSON | when it is done: what became of a mark, checkpoint or prune, JSON |
 //! | `POST /stores/replace`, JSON | when it is done: which stores were filled for which vdisks, JSON |
 //!
