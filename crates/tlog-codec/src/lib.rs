@@ -20,6 +20,7 @@ mod compression;
 mod erasure;
 pub mod format1;
 mod header;
+mod id;
 mod keys;
 mod manifest;
 mod open;

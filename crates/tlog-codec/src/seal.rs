@@ -12,7 +12,7 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tlog_crypto::{NONCE_SIZE, TAG_SIZE, blake2b_256, blake2b_256_many};
+use tlog_crypto::{NONCE_SIZE, TAG_SIZE, blake2b_256_many};
 use tlog_proto::{
     Aggregation, AggregationId, AggregationNumber, Block, BlockFault, Epoch, Generation, LogPosition,
     Operation, Sequence, SessionId, Timestamp, VdiskId,
@@ -21,6 +21,7 @@ use tlog_proto::{
 use crate::compression::compress;
 use crate::erasure::{ErasureCode, Redundancy};
 use crate::header::{Header, Kind};
+use crate::id::aggregation_id;
 use crate::keys::{KeyError, VdiskKeys};
 use crate::manifest::{self, BlockEntry};
 use crate::reach::TimeReach;
@@ -409,32 +410,6 @@ impl fmt::Debug for Sealed {
         let vdisk = &self.vdisk;
         write!(f, "Sealed(vdisk {vdisk}, number {number}, {redundancy:?})")
     }
-}
-
-/// The id of format 2; everything that it covers can be checked without a key.
-pub(crate) fn aggregation_id(
-    vdisk: &VdiskId,
-    header: &[u8],
-    sealed_manifest: &[u8],
-    payload_hashes: &[[u8; 32]],
-) -> AggregationId {
-    let length = length_of(vdisk);
-    AggregationId(blake2b_256(&id_input(vdisk, &length, header, sealed_manifest, payload_hashes)))
-}
-
-/// What it is a hash of, in pieces; `length` is [`length_of`] the vdisk's name.
-pub(crate) fn id_input<'a>(
-    vdisk: &'a VdiskId,
-    length: &'a [u8; 2],
-    header: &'a [u8],
-    sealed_manifest: &'a [u8],
-    payload_hashes: &'a [[u8; 32]],
-) -> [&'a [u8]; 5] {
-    [length, vdisk.as_str().as_bytes(), header, sealed_manifest, payload_hashes.as_flattened()]
-}
-
-pub(crate) fn length_of(vdisk: &VdiskId) -> [u8; 2] {
-    (vdisk.as_str().len() as u16).to_le_bytes()
 }
 
 /// An aggregation with its id, ready to be stored.

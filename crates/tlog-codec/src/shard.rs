@@ -22,7 +22,7 @@ use tlog_crypto::{blake2b_256, blake2b_256_many};
 use tlog_proto::{AggregationId, Epoch, VdiskId};
 
 use crate::header::{Header, HeaderError};
-use crate::seal::{aggregation_id, id_input, length_of};
+use crate::id::{aggregation_id, id_input, length_of};
 
 pub(crate) const PREFIX_LEN: usize = 24;
 const MAGIC: [u8; 4] = *b"TLS2";

@@ -366,10 +366,9 @@ impl LogReader {
             let link = self.fetch_link(job.source.id).await?;
             let bytes = bytes_read(&link);
             return blocking(move || {
-                let at = |&(position, _): &(u32, BlockIndex)| {
-                    link.aggregation.blocks.get(position as usize).cloned()
-                };
-                let blocks = job.blocks.iter().map(at).collect();
+                let blocks = &link.aggregation.blocks;
+                let at = job.blocks.iter().map(|(position, _)| blocks.get(*position as usize).cloned());
+                let blocks = at.collect();
                 Ok((work(&job, &job.needed(&vdisk, blocks)?)?, bytes))
             })
             .await;

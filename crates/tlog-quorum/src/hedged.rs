@@ -20,7 +20,8 @@ use tlog_proto::{AggregationId, AggregationNumber};
 use tlog_store::ShardSlot;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::read::{Candidate, ReadError, ShardsRead};
+use crate::read::{Candidate, ReadError};
+use crate::shards_read::ShardsRead;
 use crate::survey::{Standing, StoreSet, Survey};
 
 /// What one store has answered.

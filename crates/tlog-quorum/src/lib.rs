@@ -18,6 +18,7 @@ mod named;
 mod pacer;
 mod quorums;
 mod read;
+mod shards_read;
 mod soon;
 mod survey;
 
