@@ -17,10 +17,10 @@ use tlog_proto::{AggregationId, AggregationNumber, BlockIndex, Operation};
 use tlog_quorum::{HeadCandidate, Located};
 
 use crate::disk_state::{DiskState, DiskStateError, ReadOptions};
-use crate::find::Finder;
+use crate::find::{Finder, Found};
 use crate::moment::{Moment, MomentError};
 use crate::reader::LogReader;
-use crate::records::{Records, RecordsError};
+use crate::records::{RecordFound, Records, RecordsError};
 
 /// Heads of parts that are asked for at once.
 const PARTS_AT_ONCE: usize = 64;
@@ -41,6 +41,13 @@ impl Checkpoint {
     pub fn is_base(&self, first: AggregationNumber) -> bool {
         let PlaceInLog { aggregation, blocks, of, .. } = self.record.place;
         self.record.base.is_none() && blocks == of && aggregation.next() >= first
+    }
+
+    /// Whether the disk at a moment can be made from it, the writes after it and nothing else of what is kept from `first` on.
+    pub(crate) fn is_base_of(&self, found: &Found, first: AggregationNumber) -> bool {
+        let aggregation = self.record.place.aggregation;
+        // Where the moment is in the middle of its aggregation, an image of the whole of that is later.
+        self.is_base(first) && (aggregation < found.number || found.whole && aggregation == found.number)
     }
 
     /// Whether all of the image is in what is kept from `first` on. `all` are those of the log, newest first.
@@ -133,6 +140,31 @@ impl LogReader {
             self.heads_of_parts(opener, layer, &parts, take).await?;
         }
         Ok(blocks)
+    }
+
+    /// Of images that a moment can be made from the one that is nearest to it. Reads records only as far as there may be a nearer one:
+    /// each stands behind the moment that it is an image of.
+    pub(crate) async fn nearest_base(
+        &self,
+        keys: &VdiskKeys,
+        found: &Found,
+    ) -> Result<Option<Checkpoint>, RecordsError> {
+        let first = self.extent().first;
+        let mut nearest: Option<Checkpoint> = None;
+        let mut records = self.records(keys);
+        let place = |checkpoint: &Checkpoint| checkpoint.record.place.aggregation;
+        while nearest.as_ref().map(place) < records.no_higher_than()
+            && let Some(RecordFound { number, record, .. }) = records.next().await?
+        {
+            let Record::Checkpoint(record) = record else { continue };
+            let checkpoint = Checkpoint { number, record };
+            let fits = checkpoint.is_base_of(found, first) && checkpoint.is_whole_from(&[], first);
+            // Of two of one moment the newer.
+            if fits && nearest.as_ref().map(place) < Some(place(&checkpoint)) {
+                nearest = Some(checkpoint);
+            }
+        }
+        Ok(nearest)
     }
 
     /// The checkpoints of the log that are complete, newest first.

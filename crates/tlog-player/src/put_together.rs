@@ -48,19 +48,25 @@ impl LogReader {
         let longest = newest.map_or(0, |newest| newest.block_size);
         let start = Finder::new(self, &opener).find(moment).await?;
         let mut failed = None;
-        for base in self.bases_of(keys, moment, start, options).await? {
-            let mut gathering = Gathering::of(keys, moment);
-            gathering.longest = longest;
-            match self.gather(start, &base, &mut gathering).await {
-                Ok(()) if gathering.reached.is_some() => return gathering.finish(options.block_size),
-                Ok(()) => return Err(self.not_found(moment, gathering.span).await?.into()),
-                // There may be an older one, or all of history, instead.
-                Err(error) if !base.is_empty() => {
-                    tracing::warn!(vdisk = %self.vdisk(), %error, "a checkpoint cannot be used; it is passed over");
-                    failed.get_or_insert(error);
+        let (mut bases, mut nearest) = self.first_bases(keys, moment, start, options).await?;
+        loop {
+            for base in bases {
+                let mut gathering = Gathering::of(keys, moment);
+                gathering.longest = longest;
+                match self.gather(start, &base, &mut gathering).await {
+                    Ok(()) if gathering.reached.is_some() => return gathering.finish(options.block_size),
+                    Ok(()) => return Err(self.not_found(moment, gathering.span).await?.into()),
+                    // There may be an older one, or all of history, instead.
+                    Err(error) if !base.is_empty() => {
+                        tracing::warn!(vdisk = %self.vdisk(), %error, "a checkpoint cannot be used; it is passed over");
+                        failed.get_or_insert(error);
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
             }
+            let Some(tried) = nearest.take() else { break };
+            bases = self.bases_of(keys, moment, start, options).await?;
+            bases.retain(|base| base.first().is_none_or(|uppermost| uppermost.number != tried));
         }
         let removed = || MomentError::BasePruned { vdisk: vdisk.clone(), first: extent.first };
         Err(failed.unwrap_or_else(|| removed().into()))
@@ -243,6 +249,29 @@ impl LogReader {
         Ok(())
     }
 
+    /// The first of [`LogReader::bases_of`], mostly found without reading all records of the log. Where it is an image, and there may be
+    /// others, the number of that.
+    async fn first_bases(
+        &self,
+        keys: &VdiskKeys,
+        moment: Moment,
+        start: Option<Found>,
+        options: &ReadOptions,
+    ) -> Result<(Vec<Base>, Option<AggregationNumber>), DiskStateError> {
+        let beginning = self.extent().first.0 <= 1;
+        let nearest = match &start {
+            Some(found) if !(options.ignore_checkpoints && beginning) => self.nearest_base(keys, found).await,
+            _ => return Ok((self.bases_of(keys, moment, start, options).await?, None)),
+        };
+        Ok(match nearest {
+            Ok(Some(nearest)) => (vec![vec![nearest.clone()]], Some(nearest.number)),
+            Ok(None) if beginning || options.accept_pruned_base => (vec![Base::new()], None),
+            Ok(None) => (Vec::new(), None),
+            // Reading all of them says what that means.
+            Err(_) => (self.bases_of(keys, moment, start, options).await?, None),
+        })
+    }
+
     /// What the disk can be made from besides the writes from `start` back, the cheapest first: of checkpoints the newest that is not
     /// later, and at last all of history. Where the moment is in no aggregation that is kept, images of just that moment. None where
     /// what was there is gone.
@@ -267,10 +296,7 @@ impl LogReader {
         };
         let place = |checkpoint: &Checkpoint| checkpoint.record.place;
         let fits = |c: &&Checkpoint| match (start, moment) {
-            // Where the moment is in the middle of its aggregation, an image of the whole of that is later.
-            (Some(Found { number, whole, .. }), _) => {
-                c.is_base(first) && (place(c).aggregation < number || whole && place(c).aggregation == number)
-            }
+            (Some(found), _) => c.is_base_of(&found, first),
             // Everything that is kept is later: then the moment is what is before it, if that is early enough.
             (None, Moment::At(time)) => {
                 c.is_base(first) && place(c).aggregation.next() == first && place(c).timestamp <= time

@@ -96,9 +96,14 @@ impl LogReader {
 }
 
 impl Records {
+    /// All that are left have numbers no higher than this; none where none is left.
+    pub(crate) fn no_higher_than(&self) -> Option<AggregationNumber> {
+        self.next.filter(|number| *number >= self.reader.extent().first)
+    }
+
     /// The next older one; none where there is no more.
     pub async fn next(&mut self) -> Result<Option<RecordFound>, RecordsError> {
-        while let Some(number) = self.next.filter(|number| *number >= self.reader.extent().first) {
+        while let Some(number) = self.no_higher_than() {
             let HeadCandidate { head, .. } = self.reader.head_at(number).await?;
             self.next = head.header.record_before();
             // What is said in the clear is proven by what is sealed; where records are is believed no sooner.

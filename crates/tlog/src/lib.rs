@@ -48,6 +48,7 @@ pub mod running;
 pub mod scrub_report;
 pub mod service;
 pub mod settings;
+mod show_status;
 pub mod slaves;
 pub mod storage;
 pub mod storages;

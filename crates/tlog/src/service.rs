@@ -8,24 +8,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use futures::future::join_all;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 use tlog_config::{Configuration, SourceHealth};
 use tlog_crypto::Keyring;
-use tlog_flusher::LogStatus;
-use tlog_flusher::format1::Format1Status;
-use tlog_proto::{Limits, LogPosition, VdiskId};
-use tlog_server::{
-    RunReport, Server, ServerCertificate, ServerSettings, ServerTls, SlaveSync, TlsFiles, VdiskStatus,
-};
-use tlog_store::{NumberRanges, ShardStore};
+use tlog_proto::{Limits, VdiskId};
+use tlog_server::{RunReport, Server, ServerCertificate, ServerSettings, ServerTls, SlaveSync, TlsFiles};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operations};
 use crate::keys::KeysError;
-use crate::open_log::AnyStatus;
 use crate::pins::Pins;
 use crate::proof_report::ProofReport;
 use crate::proofs::Proofs;
@@ -33,10 +26,11 @@ use crate::replacing::{self, ReplaceReport, ReplaceRequest};
 use crate::retention::limits::ServerLimits;
 use crate::scrub_report::ScrubReport;
 use crate::settings::{Format, LimitSettings, ListenAddress, ServerTlsSettings, Settings};
+use crate::show_status::{show_stores, show_vdisk};
 use crate::slaves::{Slaves, WithSlaves, show_slave};
 use crate::storages::{StorageInUse, Storages};
 use crate::stores::StoreOpener;
-use crate::{background_scrub, documents, keys, metrics_table, moment, retention, words};
+use crate::{background_scrub, documents, keys, metrics_table, retention, words};
 
 /// A server that listens already, and serves once it is run.
 pub struct Service {
@@ -389,7 +383,11 @@ impl Operations for ServerOperations {
             done = done => done,
             () = stopping => return Err(format!("the server is stopping, and what was under way for vdisk {vdisk} ends; begin again")),
         };
-        done.inspect(|done| tracing::info!(%vdisk, "{done}")).map_err(|error| words::of_error(&error))
+        // Single moments that are kept stand on lines of their own.
+        let tell = |done: &retention::Report| {
+            tracing::info!(%vdisk, "{}", done.to_string().lines().next().unwrap_or_default());
+        };
+        done.inspect(tell).map_err(|error| words::of_error(&error))
     }
 
     async fn prove(&self, vdisk: &VdiskId) -> Result<ProofReport, String> {
@@ -436,93 +434,4 @@ impl ServerOperations {
             "problems": problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     }
-}
-
-/// How long a store may take to say whether it is durable, when somebody looks at the status.
-const ASK_DURABILITY: Duration = Duration::from_secs(1);
-
-async fn show_stores(stores: &[(Option<String>, Arc<dyn ShardStore>)]) -> Vec<Value> {
-    let asked = stores.iter().map(|(cluster, store)| async move {
-        let answer = tokio::time::timeout(ASK_DURABILITY, store.durability()).await;
-        let (durability, why) = match answer {
-            Ok(Ok(answer)) => (Some(answer.name()), answer.reason().map(str::to_owned)),
-            Ok(Err(error)) => (None, Some(error.to_string())),
-            Err(_) => (None, Some("no answer".to_owned())),
-        };
-        json!({ "address": &*store.address(), "cluster": cluster, "durability": durability, "why": why })
-    });
-    join_all(asked).await
-}
-
-fn show_vdisk(vdisk: &VdiskStatus, log: Option<&AnyStatus>) -> Value {
-    json!({
-        "vdisk": vdisk.vdisk.as_str(),
-        "open": vdisk.open,
-        "peer": vdisk.peer.map(|peer| peer.to_string()),
-        "received": vdisk.received.map(|sequence| sequence.0),
-        "ordered": vdisk.ordered.map(show_position),
-        "durable": vdisk.durable.map(show_position),
-        "unflushed_bytes": vdisk.unflushed_bytes,
-        "window_blocks": vdisk.window_blocks,
-        "window_bytes": vdisk.window_bytes,
-        "last_error": vdisk.last_error,
-        "log": log.map(|log| match log {
-            AnyStatus::Two(log) => show_log(log),
-            AnyStatus::One(log) => show_format1(log),
-        }),
-    })
-}
-
-fn show_position(position: LogPosition) -> Value {
-    json!({ "generation": position.generation.0, "sequence": position.sequence.0 })
-}
-
-fn show_log(log: &LogStatus) -> Value {
-    let stores: Vec<Value> = log
-        .stores
-        .iter()
-        .map(|store| {
-            json!({
-                "address": store.address,
-                "state": store.state.name(),
-                "out_since": store.out_since.map(moment::show),
-                "out_for_seconds": store.out_for.map(|out_for| out_for.as_secs_f64()),
-                "error": store.error,
-                "missing": store.missing,
-                "first_missing": store.first_missing.map(|number| number.0),
-                "missing_bytes": store.missing_bytes,
-                "unrepairable": ranges(&store.unrepairable),
-                "unanswered_bytes": store.unanswered_bytes,
-            })
-        })
-        .collect();
-    json!({
-        "format": 2,
-        "epoch": log.epoch.0,
-        "committed": log.committed.0,
-        "in_flight": log.in_flight,
-        "waiting_blocks": log.waiting_blocks,
-        "losses_survived": log.losses_survived,
-        "losses_survived_when_complete": log.losses_survived_when_complete,
-        "behind": log.behind,
-        "stores": stores,
-    })
-}
-
-fn show_format1(log: &Format1Status) -> Value {
-    let stores: Vec<Value> =
-        log.stores.iter().map(|store| json!({ "address": store.address, "error": store.error })).collect();
-    json!({
-        "format": 1,
-        "newest": log.newest.map(|id| id.to_string()),
-        "stored": log.stored,
-        "in_flight": usize::from(log.in_flight),
-        "waiting_blocks": log.waiting_blocks,
-        "losses_survived": log.losses_survived,
-        "stores": stores,
-    })
-}
-
-fn ranges(numbers: &NumberRanges) -> Vec<(u64, u64)> {
-    numbers.iter().map(|range| (range.start().0, range.end().0)).collect()
 }

@@ -12,7 +12,7 @@
 mod clocks;
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -302,45 +302,41 @@ fn race_seconds() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_restores_scrubs_checkpoints_and_prunes_beside_each_other_lose_no_moment_of_the_window() {
     let (place, over) = (Place::new(), AtomicBool::new(false));
+    let [restores, prunes, looks] = [const { AtomicU64::new(0) }; 3];
     let server = place.server(FLUSH);
     let mut disk = Disk::connect(&server).await;
     disk.write_now(50).await;
     let writes = std::sync::Mutex::new(disk.writes.clone());
     let ends = Instant::now() + Duration::from_secs(race_seconds());
     let (place, over, writes) = (&place, &over, &writes);
-    let (mut restores, mut prunes, mut looks, mut removed) = (0u64, 0u64, 0u64, 0u64);
+    let (restores, prunes, looks) = (&restores, &prunes, &looks);
+    let mut removed = 0;
     std::thread::scope(|scope| {
-        let again = |what: &'static str, work: &'static [&'static str]| {
-            scope.spawn(move || {
-                let mut count = 0u64;
-                while !over.load(Ordering::Acquire) {
-                    let done = place.tlog(work);
-                    assert!(done.status.success(), "{what}: {done:?}");
-                    count += 1;
-                }
-                count
-            })
-        };
-        let scrubs = again("scrub", &["scrub", "vda"]);
-        let pruning = scope.spawn(move || {
-            let (mut count, mut first) = (0u64, 1u64);
+        let scrubbing = scope.spawn(move || {
             while !over.load(Ordering::Acquire) {
-                let done = place.tlog(&["prune", "vda", "--keep-within", "3s", "--anyway", "--json"]);
+                let done = place.tlog(&["scrub", "vda"]);
+                assert!(done.status.success(), "scrub: {done:?}");
+                looks.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let pruning = scope.spawn(move || {
+            let mut first = 1u64;
+            while !over.load(Ordering::Acquire) {
+                let done = place.tlog(&["prune", "vda", "--keep-within", "6s", "--anyway", "--json"]);
                 let report: Value =
                     serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{done:?}"));
                 if report["pruned"] == true {
-                    count += 1;
+                    prunes.fetch_add(1, Ordering::Relaxed);
                     first = report["first"].as_u64().unwrap();
                 } else if let Some(why) = report["why_not"].as_str() {
                     let known = ["restore", "within what is to be kept", "do not have everything"];
                     assert!(known.iter().any(|known| why.contains(known)), "{why}");
                 }
             }
-            (count, first)
+            first
         });
         let restoring = scope.spawn(move || {
             let mut random = SmallRng::seed_from_u64(5);
-            let mut count = 0u64;
             while !over.load(Ordering::Acquire) {
                 // A write of the last second, so that it is in the window whenever the restore comes to it.
                 let known = writes.lock().unwrap().clone();
@@ -350,20 +346,23 @@ async fn writes_restores_scrubs_checkpoints_and_prunes_beside_each_other_lose_no
                 let moment = ["--sequence", &block.sequence.0.to_string()];
                 let expected = image_of(&known[..known.len() - back]);
                 assert_eq!(restored(place, "raced", &moment), expected, "after write {}", block.sequence);
-                count += 1;
+                restores.fetch_add(1, Ordering::Relaxed);
             }
-            count
         });
         let runtime = tokio::runtime::Handle::current();
-        while Instant::now() < ends {
+        // So long, and until all of them were done, however slow the machine is.
+        let counts = || [restores, prunes, looks].map(|count| count.load(Ordering::Relaxed));
+        let failed = || restoring.is_finished() || pruning.is_finished() || scrubbing.is_finished();
+        while (Instant::now() < ends || counts().contains(&0)) && !failed() {
             tokio::task::block_in_place(|| runtime.block_on(disk.write_now(5)));
             writes.lock().unwrap().clone_from(&disk.writes);
         }
         over.store(true, Ordering::Release);
-        restores = restoring.join().unwrap();
-        (prunes, removed) = pruning.join().unwrap();
-        looks = scrubs.join().unwrap();
+        restoring.join().unwrap();
+        removed = pruning.join().unwrap();
+        scrubbing.join().unwrap();
     });
+    let [restores, prunes, looks] = [restores, prunes, looks].map(|count| count.load(Ordering::Relaxed));
     println!(
         "{} writes, {restores} restores, {prunes} prunes up to {removed}, {looks} scrubs",
         disk.writes.len()

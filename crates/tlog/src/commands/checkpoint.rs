@@ -3,15 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use serde_json::json;
+use tlog_player::Checkpoint;
 use tlog_proto::VdiskId;
 
 use super::moment_arguments::MomentArguments;
-use super::retention::{carry_out, print};
-use crate::retention::Request;
+use super::retention::{carry_out, open_to_list, print};
+use crate::moment;
+use crate::retention::{PlaceReport, Request};
 use crate::running::OfflineFlag;
-use crate::settings::{Settings, SettingsArgs, Size, show_size};
-use crate::{logging, moment, reading};
+use crate::settings::{SettingsArgs, Size, show_size};
 
 /// Stores an image of a moment in the log itself, so that restores of that moment and of later ones read no history before it.
 ///
@@ -55,35 +55,39 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A checkpoint, for a program.
+#[derive(serde::Serialize)]
+struct ShownCheckpoint {
+    checkpoint: u64,
+    #[serde(flatten)]
+    place: PlaceReport,
+    blocks: u64,
+    bytes: u64,
+    parts: usize,
+    base: Option<u64>,
+    later_moments: bool,
+}
+
 async fn list(vdisk: &VdiskId, json: bool, settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(settings)?;
-    logging::init_for_tool(&settings.logging);
-    let settings = settings.of_vdisk(vdisk).await?;
-    let reader = reading::open(&settings, vdisk).await?;
-    let checkpoints = reader.checkpoints(&reading::keys_of(&settings, vdisk)?).await?;
+    let (reader, keys) = open_to_list(settings, vdisk).await?;
+    let checkpoints = reader.checkpoints(&keys).await?;
     let first = reader.extent().first;
     let mut out = io::stdout().lock();
     if json {
-        let shown: Vec<_> = checkpoints
-            .iter()
-            .map(|checkpoint| {
-                let record = &checkpoint.record;
-                json!({
-                    "checkpoint": checkpoint.number.0,
-                    "moment": moment::show(record.place.timestamp),
-                    "moment_ns": record.place.timestamp.0,
-                    "generation": record.place.position.generation.0,
-                    "sequence": record.place.position.sequence.0,
-                    "aggregation": record.place.aggregation.0,
-                    "blocks": record.blocks,
-                    "bytes": record.bytes,
-                    "parts": record.parts.len(),
-                    "base": record.base.map(|base| base.0),
-                    "later_moments": checkpoint.is_base(first),
-                })
-            })
-            .collect();
-        writeln!(out, "{}", serde_json::Value::from(shown))?;
+        let shown = |checkpoint: &Checkpoint| {
+            let record = &checkpoint.record;
+            ShownCheckpoint {
+                checkpoint: checkpoint.number.0,
+                place: (&record.place).into(),
+                blocks: record.blocks,
+                bytes: record.bytes,
+                parts: record.parts.len(),
+                base: record.base.map(|base| base.0),
+                later_moments: checkpoint.is_base(first),
+            }
+        };
+        let shown: Vec<ShownCheckpoint> = checkpoints.iter().map(shown).collect();
+        writeln!(out, "{}", serde_json::to_string(&shown)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if checkpoints.is_empty() {

@@ -4,15 +4,15 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use serde_json::json;
+use tlog_codec::Mark;
 use tlog_proto::VdiskId;
 
 use super::moment_arguments::MomentArguments;
-use super::retention::{carry_out, print};
-use crate::retention::Request;
+use super::retention::{carry_out, open_to_list, print};
+use crate::moment;
+use crate::retention::{PlaceReport, Request};
 use crate::running::OfflineFlag;
-use crate::settings::{Settings, SettingsArgs};
-use crate::{logging, moment, reading};
+use crate::settings::SettingsArgs;
 
 /// Gives a moment of a disk a name, for going back to it: --at NAME then stands for it everywhere.
 ///
@@ -62,28 +62,22 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A mark, for a program.
+#[derive(serde::Serialize)]
+struct ShownMark {
+    name: String,
+    #[serde(flatten)]
+    place: PlaceReport,
+}
+
 async fn list(vdisk: &VdiskId, json: bool, settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(settings)?;
-    logging::init_for_tool(&settings.logging);
-    let settings = settings.of_vdisk(vdisk).await?;
-    let reader = reading::open(&settings, vdisk).await?;
-    let marks = reader.marks(&reading::keys_of(&settings, vdisk)?).await?;
+    let (reader, keys) = open_to_list(settings, vdisk).await?;
+    let marks = reader.marks(&keys).await?;
     let mut out = io::stdout().lock();
     if json {
-        let marks: Vec<_> = marks
-            .iter()
-            .map(|mark| {
-                json!({
-                    "name": mark.name.as_str(),
-                    "moment": moment::show(mark.place.timestamp),
-                    "moment_ns": mark.place.timestamp.0,
-                    "generation": mark.place.position.generation.0,
-                    "sequence": mark.place.position.sequence.0,
-                    "aggregation": mark.place.aggregation.0,
-                })
-            })
-            .collect();
-        writeln!(out, "{}", serde_json::Value::from(marks))?;
+        let shown = |mark: &Mark| ShownMark { name: mark.name.to_string(), place: (&mark.place).into() };
+        let marks: Vec<ShownMark> = marks.iter().map(shown).collect();
+        writeln!(out, "{}", serde_json::to_string(&marks)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if marks.is_empty() {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use hyper::Method;
 use hyper::body::Bytes;
+use tlog_codec::VdiskKeys;
+use tlog_player::LogReader;
 use tlog_proto::VdiskId;
 
 use super::progress;
@@ -16,7 +18,7 @@ use crate::running::{self, OfflineFlag};
 use crate::settings::{Settings, SettingsArgs};
 use crate::storage::FlusherStorage;
 use crate::stores::Stores;
-use crate::{keys, logging};
+use crate::{keys, logging, reading};
 
 /// Does it, wherever the log is open. `doing` says what, such as "mark a moment of vdisk vda".
 pub(super) async fn carry_out(
@@ -34,7 +36,7 @@ pub(super) async fn carry_out(
         let path = format!("/vdisks/{vdisk}/retention");
         return running::ask_server(&address, Method::POST, &path, body, doing).await;
     }
-    crate::reading::some_store_is_there(&settings)?;
+    reading::some_store_is_there(&settings)?;
     let keys = keys::load(&settings)?;
     let stores = Stores::for_writing(&settings, "tlog").await?;
     let storage = FlusherStorage::new(&settings, stores.all, Some(Arc::new(keys.keyring)))?;
@@ -47,6 +49,17 @@ pub(super) async fn carry_out(
     let done = retention::run(&storage, vdisk, request, &limits, settings.repair_rate, &mut tell).await;
     bar.finish_and_clear();
     done
+}
+
+/// The log of a vdisk, for listing what it says about itself, and its keys.
+pub(super) async fn open_to_list(
+    settings: &SettingsArgs,
+    vdisk: &VdiskId,
+) -> anyhow::Result<(LogReader, VdiskKeys)> {
+    let settings = Settings::load(settings)?;
+    logging::init_for_tool(&settings.logging);
+    let settings = settings.of_vdisk(vdisk).await?;
+    Ok((reading::open(&settings, vdisk).await?, reading::keys_of(&settings, vdisk)?))
 }
 
 /// Prints what became of it.

@@ -35,27 +35,28 @@ pub async fn run(storages: Storages, retention: Retention, limits: ServerLimits)
                     Request::Prune { keep: retention.keep, how: How::default(), rate: Some(retention.rate) };
                 let done =
                     carry_out(&storage, &vdisk, request, &limits, retention.rate, &mut |_, _| {}).await;
-                let why = match done {
-                    Ok(Report::Prune(report)) if report.pruned => {
+                let (why, failed) = match done {
+                    Ok(Report::Prune(report)) if !report.pruned => {
+                        (report.why_not.unwrap_or_default(), false)
+                    }
+                    Ok(Report::Prune(report)) => {
                         tracing::info!(%vdisk, first = report.first, removed_bytes = report.removed_bytes,
                             written_bytes = report.written_bytes, seconds = report.seconds, "history that is not to be kept was removed");
                         told.remove(&vdisk);
                         continue;
                     }
-                    Ok(Report::Prune(report)) => report.why_not.unwrap_or_default(),
-                    Ok(_) => continue,
+                    Ok(_) => continue, // nothing else was asked for
                     Err(error) => {
                         metrics::counter!("tlog_retention_failures_total").increment(1);
-                        let why = words::of_error(&error);
-                        if told.get(&vdisk) != Some(&why) {
-                            tracing::warn!(%vdisk, error = why, "history that is not to be kept could not be removed");
-                        }
-                        told.insert(vdisk, why);
-                        continue;
+                        (words::of_error(&error), true)
                     }
                 };
-                if told.get(&vdisk) != Some(&why) {
-                    tracing::info!(%vdisk, because = why, "no history was removed");
+                match (told.get(&vdisk) != Some(&why), failed) {
+                    (true, true) => {
+                        tracing::warn!(%vdisk, error = why, "history that is not to be kept could not be removed");
+                    }
+                    (true, false) => tracing::info!(%vdisk, because = why, "no history was removed"),
+                    (false, _) => {}
                 }
                 told.insert(vdisk, why);
             }

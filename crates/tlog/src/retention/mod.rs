@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! mark         locate the moment -> record
-//! checkpoint   disk state -> its blocks, part by part -> record -> read back and compared
+//! checkpoint   disk state -> its blocks, part by part -> read back and compared -> record
 //! prune        what is to be kept -> checkpoint at the oldest moment that is -> images of single moments before it
 //!                -> who still needs what is below? -> first number rises
 //! ```
@@ -25,8 +25,7 @@ mod report;
 mod stories;
 pub mod under_way;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tlog_codec::{PlaceInLog, Record, VdiskKeys};
@@ -36,7 +35,7 @@ use tlog_proto::{AggregationId, AggregationNumber, Block, Generation, Sequence, 
 
 use self::keep::Keep;
 pub use self::limits::{Limit, Limits};
-pub use self::report::{CheckpointReport, MarkReport, PointReport, PruneReport, Report};
+pub use self::report::{CheckpointReport, MarkReport, PlaceReport, PointReport, PruneReport, Report};
 use crate::storage::FlusherStorage;
 
 /// What is to be done to a log.
@@ -161,15 +160,13 @@ pub async fn run(
     rate: u64,
     progress: Progress<'_>,
 ) -> anyhow::Result<Report> {
-    let turn = turn(vdisk);
-    let Ok(_turn) = turn.try_lock() else {
+    let Some(under_way) = under_way::UnderWay::begin(vdisk, request.name()) else {
         bail!("vdisk {vdisk}: a mark, checkpoint or prune of it is under way; wait until it is done");
     };
     let at = match &request {
         Request::Mark { at, .. } | Request::Checkpoint { at, .. } => Moment::try_from(at.clone())?,
         Request::Unmark { .. } | Request::Prune { .. } => Moment::Newest,
     };
-    let under_way = under_way::UnderWay::begin(vdisk, request.name());
     let progress: Progress<'_> = &mut |written, total| {
         under_way.tell(written, total);
         progress(written, total);
@@ -189,14 +186,6 @@ pub async fn run(
     };
     work.end().await;
     done
-}
-
-/// Whoever does something to a log holds this meanwhile.
-fn turn(vdisk: &VdiskId) -> Arc<tokio::sync::Mutex<()>> {
-    static TURNS: Mutex<BTreeMap<VdiskId, Arc<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
-    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-    turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-    Arc::clone(turns.entry(vdisk.clone()).or_default())
 }
 
 /// How often something is stored again, where clients keep taking the log over meanwhile.

@@ -1,6 +1,7 @@
-//! What is being done to logs in this process, to be looked at.
+//! What is being done to logs in this process: one thing at a time for each vdisk, and to be looked at.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -46,13 +47,16 @@ pub fn show() -> Vec<ShownWork> {
     all().iter().map(shown).collect()
 }
 
-/// It is shown as long as this is there. One at a time for each vdisk.
+/// It is under way, and shown, as long as this is there.
 pub(super) struct UnderWay(VdiskId);
 
 impl UnderWay {
-    pub(super) fn begin(vdisk: &VdiskId, what: &'static str) -> Self {
-        all().insert(vdisk.clone(), OfVdisk { what, began: Instant::now(), written: (0, 0) });
-        Self(vdisk.clone())
+    /// None where something is under way for the vdisk already.
+    pub(super) fn begin(vdisk: &VdiskId, what: &'static str) -> Option<Self> {
+        let mut all = all();
+        let Entry::Vacant(free) = all.entry(vdisk.clone()) else { return None };
+        free.insert(OfVdisk { what, began: Instant::now(), written: (0, 0) });
+        Some(Self(vdisk.clone()))
     }
 
     /// So many bytes of an image are stored.
