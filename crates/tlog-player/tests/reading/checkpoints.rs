@@ -6,6 +6,7 @@ use rand::seq::IndexedRandom;
 use tlog_codec::{CheckpointRecord, Content, PlaceInLog, Record};
 use tlog_player::{Depth, DiskStateError, Moment, MomentError, ReadOptions, Verdict};
 use tlog_proto::{Block, BlockIndex, Timestamp};
+use tlog_store::Operation;
 
 use crate::checkpoint_story::{After, BLOCKS, Made, Story};
 use crate::log::{BLOCK_SIZE, choices, set_block};
@@ -23,6 +24,24 @@ async fn every_moment_of_random_histories_with_checkpoints_equals_an_image_taken
             story.assert_is(write, &story.restored(moment, &options).await.unwrap(), "ignored");
         }
     }
+}
+
+#[tokio::test]
+async fn records_are_read_only_as_far_as_there_may_be_a_nearer_image() {
+    let mut story = Story::new(3, 2, 1).await;
+    story.write().await;
+    for _ in 0..40 {
+        story.mark().await;
+    }
+    story.write().await;
+    let last = story.after.len() - 1;
+    story.checkpoint_of(last).await;
+    let heads = || -> u64 { story.log.controls.iter().map(|store| store.calls(Operation::Heads)).sum() };
+    let before = heads();
+    let made = story.restored(Moment::Newest, &ReadOptions::default()).await.unwrap();
+    let asked = heads() - before;
+    story.assert_is(last, &made, "from the image");
+    assert!(asked < 40, "{asked} times heads were asked for, of which there are 40 marks");
 }
 
 #[tokio::test]
