@@ -259,13 +259,15 @@ impl StoreSet {
         slots.iter().map(check).collect()
     }
 
+    /// Whether a head is whole and one for this place. `known` is another one of the same aggregation, if there is one.
     pub(crate) fn check_head(
         &self,
         number: AggregationNumber,
         store: usize,
         head: &Bytes,
+        known: Option<&ShardHead>,
     ) -> Result<ShardHead, String> {
-        self.check_parsed(number, store, ShardHead::parse(self.vdisk(), head))
+        self.check_parsed(number, store, ShardHead::parse_beside(self.vdisk(), head, known))
     }
 
     /// Whether a head that is whole, if it is, is one for this place.
@@ -384,7 +386,7 @@ impl StoreSet {
             None => ShardCondition::Unreachable,
             Some(ShardSlot::Empty) => ShardCondition::Missing,
             Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
-            Some(ShardSlot::Held(shard)) => match self.check_head(number, store, &shard.head) {
+            Some(ShardSlot::Held(shard)) => match self.check_head(number, store, &shard.head, into.any_head()) {
                 Err(how) => ShardCondition::Damaged(how),
                 Ok(head) => {
                     let id = head.id;

@@ -29,6 +29,12 @@ impl ShardsRead {
         self.candidates.get(&id).map_or(0, Candidate::present) + unverified
     }
 
+    /// A head that was proven, most likely of the aggregation that others will be of.
+    pub(crate) fn any_head(&self) -> Option<&ShardHead> {
+        let verified = self.candidates.values().map(|candidate| &candidate.head);
+        self.unverified.first().map(|(_, head, _)| head).or_else(|| verified.last())
+    }
+
     /// Checks the payloads that have arrived, together, as that is quicker.
     pub(crate) fn verify(&mut self) {
         let whole = std::mem::take(&mut self.unverified);

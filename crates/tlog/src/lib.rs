@@ -32,6 +32,7 @@ pub mod filling;
 pub mod inventory;
 pub mod keys;
 pub mod logging;
+pub mod memory;
 pub mod metrics_table;
 pub mod moment;
 pub mod open_log;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    tlog::memory::keep_large_buffers();
     match tlog::cli::Cli::from_process() {
         Ok(cli) => cli.run(),
         Err(code) => code,

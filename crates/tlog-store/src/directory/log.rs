@@ -17,6 +17,7 @@ use super::commit::Pending;
 use super::files::{OpenFiles, guard, remove_unfinished, segments, sync_directory};
 use super::index::{Index, Place, Tail};
 use super::lock::Lock;
+use super::reads::Reads;
 use super::record::{Cursor, HEADER, Header, Kind, record_len};
 use super::scan::{Event, Extent, Scanned, scan};
 use crate::{Head, HeadSlot, LogState, Shard, ShardSlot, StoreErrorKind};
@@ -52,6 +53,7 @@ pub(super) struct Log {
     /// None until it is asked for the first time. Where this process writes, only what is durable is in it.
     pub(super) index: Mutex<Option<Index>>,
     pub(super) queue: Mutex<Queue>,
+    pub(super) reads: Mutex<Reads>,
 }
 
 /// What waits to be written.
@@ -79,15 +81,15 @@ enum Part {
 
 impl Log {
     pub(super) fn new(shared: Arc<Shared>, vdisk: VdiskId, directory: PathBuf) -> Self {
-        Self { shared, vdisk, directory, index: Mutex::default(), queue: Mutex::default() }
+        Self { shared, vdisk, directory, index: Mutex::default(), queue: Mutex::default(), reads: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> Result<LogState, StoreErrorKind> {
         self.with_index(|index| Ok(index.state()))
     }
 
-    pub(super) fn shard(&self, number: AggregationNumber) -> Result<ShardSlot, StoreErrorKind> {
-        self.require_log()?;
+    /// A shard as the index has it now.
+    pub(super) fn shard_now(&self, number: AggregationNumber) -> Result<ShardSlot, StoreErrorKind> {
         self.shard_at(number, |log| log.place(number))
     }
 
@@ -150,7 +152,8 @@ impl Log {
         }
     }
 
-    fn require_log(&self) -> Result<(), StoreErrorKind> {
+    /// Brings the index up to date; an error where it has no log.
+    pub(super) fn require_log(&self) -> Result<(), StoreErrorKind> {
         let known = |index: &mut Index| index.meta.as_ref().map(|_| ()).ok_or(StoreErrorKind::NoLog);
         self.with_index(known)
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One process writes; others can read meanwhile. `docs/directory-store.md` tells the whole story. The parts:
-//! `record` is the byte layout, `scan` finds records in a file, `index` is what they say, `log` reads, `commit`
+//! `record` is the byte layout, `scan` finds records in a file, `index` is what they say, `log` and `reads` read, `commit`
 //! writes, `files` and `lock` are what their names say.
 
 mod commit;
@@ -15,6 +15,7 @@ mod files;
 mod index;
 mod lock;
 mod log;
+mod reads;
 mod record;
 mod scan;
 
@@ -324,7 +325,11 @@ impl ShardStore for DirectoryStore {
     }
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
-        self.read("shard", vdisk, Err(StoreErrorKind::NoLog), move |log| log.shard(number)).await
+        let result = match self.log(vdisk, false) {
+            None => Err(StoreErrorKind::NoLog),
+            Some(log) => log.shard(number).await,
+        };
+        answered(&self.shared.address, "shard", result)
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {

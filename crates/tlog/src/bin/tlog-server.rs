@@ -32,6 +32,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    tlog::memory::keep_large_buffers();
     // The server has no other arguments, so its settings are what a short help is asked for.
     let command = Arguments::command().mut_args(|arg| arg.hide_short_help(false));
     let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
