@@ -16,7 +16,7 @@ use tlog_quorum::{Candidate, ReadError};
 use tokio::sync::mpsc;
 
 use crate::history::{AggregationInfo, HistoryError};
-use crate::reader::{LogReader, Unreadable};
+use crate::reader::{LogReader, Opens, Unreadable};
 use crate::task::Task;
 
 /// Lists of aggregations that wait to be read. Each has up to about a thousand of them.
@@ -194,7 +194,7 @@ fn cost(info: &AggregationInfo) -> u64 {
 async fn read(reader: LogReader, opener: Opener, info: AggregationInfo) -> Result<Vec<Block>, ReplayError> {
     let vdisk = reader.vdisk().clone();
     let open = move |candidate: &Candidate| opener.blocks(&candidate.head, &candidate.payloads);
-    let read = reader.fetch(info.number, info.id, open).await;
+    let read = reader.fetch(info.number, info.id, Opens::InTask, open).await;
     read.map(|(blocks, _)| blocks).map_err(|error| match error {
         Unreadable::Lost(source) => ReplayError::DataLost { source },
         Unreadable::Pruned { first } => HistoryError::Pruned { vdisk, first }.into(),

@@ -13,7 +13,7 @@ use crate::disk_state::{BlockPlace, DiskState, Source};
 use crate::format1::{Format1Error, StoredFormat, bytes_read};
 use crate::in_flight::run_bounded;
 use crate::metric;
-use crate::reader::{LogReader, Unreadable};
+use crate::reader::{LogReader, Opens, Unreadable};
 
 /// What a disk is restored into. No byte is written twice. Calls may block: they are made on threads for that, several at once.
 pub trait RestoreTarget: Send + Sync + 'static {
@@ -380,7 +380,7 @@ impl LogReader {
             // What was opened is right, whatever comes of it.
             Ok(job.needed(&of, blocks).and_then(|blocks| work(&job, &blocks)))
         };
-        let (done, bytes) = self.fetch(number, id, open).await.map_err(|error| match error {
+        let (done, bytes) = self.fetch(number, id, Opens::OnThread, open).await.map_err(|error| match error {
             Unreadable::Lost(source) => RestoreError::DataLost { source },
             Unreadable::Pruned { first } => RestoreError::Pruned { vdisk: vdisk.clone(), first },
             Unreadable::Refused(source) => RestoreError::Open { vdisk: vdisk.clone(), number, source },

@@ -83,6 +83,11 @@ impl Candidate {
         self.payloads.iter().flatten().count()
     }
 
+    /// Bytes of its sealed body.
+    pub fn body_bytes(&self) -> u64 {
+        self.head.header.body_sealed
+    }
+
     /// Whether they give everything back.
     pub fn is_whole(&self) -> bool {
         self.present() >= self.head.header.redundancy.data()

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::needs_resync::NeedsResync;
 use crate::extent::Extent;
 use crate::history::{AggregationInfo, History, HistoryError};
-use crate::reader::{LogReader, OpenError, Unreadable};
+use crate::reader::{LogReader, OpenError, Opens, Unreadable};
 use crate::task::Task;
 
 /// Aggregations that are read ahead at once.
@@ -290,7 +290,7 @@ fn cost(info: &AggregationInfo) -> u64 {
 async fn read(reader: LogReader, opener: Opener, info: AggregationInfo) -> Result<Vec<Block>, FollowError> {
     let vdisk = reader.vdisk().clone();
     let open = move |candidate: &Candidate| opener.blocks(&candidate.head, &candidate.payloads);
-    let read = reader.fetch(info.number, info.id, open).await;
+    let read = reader.fetch(info.number, info.id, Opens::OnThread, open).await;
     read.map(|(blocks, _)| blocks).map_err(|error| match error {
         Unreadable::Lost(error) => FollowError::Read(error),
         Unreadable::Pruned { first } => NeedsResync::Pruned { next: info.number, first }.into(),
