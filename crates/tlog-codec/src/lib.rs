@@ -7,6 +7,7 @@
 //! ShardHeads in order --ChainVerifier--> the chain proven, no key
 //! any k of them --rebuild--> EncodedAggregation, every shard again, no key
 //! any k of them --Opener::open--> blocks;   one head --Opener::manifest--> what was written where and when
+//! a few bytes of data shards --Opener::open_parts--> single blocks, where the body is not compressed
 //! ```
 //!
 //! Everything here is pure: nonces, times and keys come in as arguments, nothing waits, nothing is stored. It does not know
@@ -24,6 +25,7 @@ mod id;
 mod keys;
 mod manifest;
 mod open;
+mod part;
 mod reach;
 mod rebuild;
 mod record;
@@ -36,6 +38,7 @@ pub use header::{Header, HeaderError, Kind};
 pub use keys::{KeyError, VdiskKeys};
 pub use manifest::{BlockEntry, ManifestError};
 pub use open::{OpenError, Opener};
+pub use part::{BodyBlock, PayloadPart, PlainBody};
 pub use reach::{TimeReach, TimeReaches};
 pub use rebuild::{RebuildError, rebuild};
 pub use record::{

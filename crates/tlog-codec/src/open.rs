@@ -70,6 +70,10 @@ impl Opener {
         self.keys.vdisk()
     }
 
+    pub(crate) fn keys(&self) -> &VdiskKeys {
+        &self.keys
+    }
+
     /// What each block of the aggregation did, from one head part; of a part of a checkpoint, what it once did. A record has none.
     pub fn manifest(&self, head: &ShardHead) -> Result<Vec<BlockEntry>, OpenError> {
         let header = &head.header;

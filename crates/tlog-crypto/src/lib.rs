@@ -28,7 +28,7 @@ mod hash;
 mod keyring;
 mod master_key;
 
-pub use data_key::{DataKey, MAX_SEALS_PER_KEY, OpenError, SealError};
+pub use data_key::{BeyondSeal, DataKey, MAX_SEALS_PER_KEY, OpenError, SealError};
 pub use hash::{blake2b_256, blake2b_256_many};
 pub use keyring::{Keyring, KeyringError, MissingKey};
 pub use master_key::{KeyId, KeyTextError, MasterKey, RandomSourceError};

@@ -8,8 +8,9 @@ use tokio::task::JoinHandle;
 
 use crate::disk_state::DiskState;
 use crate::in_flight::run_bounded;
+use crate::job::{Job, jobs};
 use crate::reader::LogReader;
-use crate::restore::{Job, RestoreError, jobs};
+use crate::restore::RestoreError;
 
 /// Groups of blocks that wait to be taken.
 const WAITING: usize = 4;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tlog_codec::BlockEntry;
+use tlog_codec::{BlockEntry, PlainBody};
 use tlog_proto::{AggregationId, AggregationNumber, BlockHash, BlockIndex, Timestamp, VdiskId, hash_many};
 
 use crate::format1::StoredFormat;
@@ -33,6 +33,8 @@ pub struct BlockPlace {
     pub aggregation: AggregationNumber,
     /// Which of the aggregation's blocks it is, from 0.
     pub position: u32,
+    /// Where its data begins in the aggregation's body, as far as that is not compressed.
+    pub place_in_body: u32,
     /// Bytes of data.
     pub length: u32,
     /// First 16 bytes of the hash of the data.
@@ -61,6 +63,8 @@ pub(crate) struct Source {
     /// Bytes of memory that reading it takes, about.
     pub(crate) cost: u64,
     pub(crate) newest_timestamp: Timestamp,
+    /// Its body, where blocks can be read out of it alone.
+    pub(crate) plain: Option<PlainBody>,
     /// It is part of a checkpoint.
     pub(crate) is_checkpoint: bool,
 }

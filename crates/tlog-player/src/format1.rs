@@ -8,8 +8,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tlog_codec::BlockEntry;
 use tlog_codec::format1::Keys;
+use tlog_codec::{BlockEntry, PlainBody};
 use tlog_proto::{
     AggregationId, AggregationNumber, Generation, LogPosition, Sequence, SessionId, Timestamp, VdiskId,
 };
@@ -317,6 +317,8 @@ pub(crate) struct Passed {
     pub(crate) block_size: u32,
     /// Bytes of memory that reading it takes, about.
     pub(crate) cost: u64,
+    /// Its body, where blocks can be read out of it alone.
+    pub(crate) plain: Option<PlainBody>,
 }
 
 impl Passed {
@@ -339,6 +341,7 @@ impl Passed {
             newest: times().max()?,
             block_size: entries.iter().map(|entry| entry.length).max()?,
             cost: stored.saturating_add(plain.saturating_mul(2)),
+            plain: None,
         })
     }
 }
@@ -359,6 +362,7 @@ impl From<&tlog_codec::Header> for Passed {
             newest: header.newest_timestamp,
             block_size: header.block_size,
             cost: (header.body_sealed + header.body_plain).saturating_mul(2),
+            plain: PlainBody::of(header),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tlog_codec::{BlockEntry, Kind, Opener, PlaceInLog, VdiskKeys};
+use tlog_codec::{BlockEntry, Kind, Opener, PlaceInLog, PlainBody, VdiskKeys};
 use tlog_proto::{AggregationNumber, BlockIndex, LogPosition, Operation};
 use tlog_quorum::{HeadCandidate, Link};
 
@@ -120,13 +120,18 @@ impl Gathering {
 
     /// Takes what was not met yet.
     fn take_all(&mut self, passed: &Passed, entries: &[BlockEntry], is_checkpoint: bool) {
+        let places = match passed.plain {
+            Some(_) => PlainBody::places(self.opener.vdisk(), entries),
+            None => Vec::new(),
+        };
         let mut needed = false;
         for (position, entry) in entries.iter().enumerate().rev() {
-            needed |= self.take(passed, position as u32, entry);
+            let place = places.get(position).copied().unwrap_or_default();
+            needed |= self.take(passed, position as u32, place, entry);
         }
         if needed {
-            let Passed { id, cost, newest, .. } = *passed;
-            let source = Source { id, cost, newest_timestamp: newest, is_checkpoint };
+            let Passed { id, cost, newest, plain, .. } = *passed;
+            let source = Source { id, cost, newest_timestamp: newest, plain, is_checkpoint };
             self.sources.insert((passed.format, passed.number), source);
         }
     }
@@ -156,7 +161,7 @@ impl Gathering {
     }
 
     /// Whether the data of the entry is part of the state.
-    fn take(&mut self, passed: &Passed, position: u32, entry: &BlockEntry) -> bool {
+    fn take(&mut self, passed: &Passed, position: u32, place_in_body: u32, entry: &BlockEntry) -> bool {
         if !self.met.insert(entry.index) {
             return false;
         }
@@ -164,7 +169,7 @@ impl Gathering {
         let set = entry.operation == Operation::Set;
         let (format, aggregation) = (passed.format, passed.number);
         if set {
-            let place = BlockPlace { format, aggregation, position, length, hash_prefix };
+            let place = BlockPlace { format, aggregation, position, place_in_body, length, hash_prefix };
             self.last_writes.push((entry.index, place));
         }
         set

@@ -15,15 +15,15 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use tlog_codec::{Opener, VdiskKeys};
-use tlog_proto::{Block, BlockIndex};
+use tlog_proto::BlockIndex;
 
 use crate::disk_state::DiskState;
 use crate::in_flight::run_bounded;
+use crate::job::{DiskBlock, Job, jobs_of};
 use crate::metric;
 use crate::reader::LogReader;
 use crate::restore::{
-    Job, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoredBefore, blocking, jobs_of,
-    restored_len,
+    RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoredBefore, blocking, restored_len,
 };
 
 /// What keeping a block takes beyond its data, about.
@@ -61,9 +61,9 @@ pub async fn restore_in_order<W: Write + Send + 'static>(
         let run = |job: Job| {
             let (opener, timestamp) = (opener.clone(), job.source.newest_timestamp);
             async move {
-                let copied = reader.with_blocks_counted(job, opener, |_, blocks| {
+                let copied = reader.with_data(job, state, opener, |_, blocks| {
                     // A block keeps all of what it was read with, a copy does not.
-                    let copy = |block: &Block| (block.index, block.data.to_vec());
+                    let copy = |block: &DiskBlock| (block.index, block.data.to_vec());
                     Ok(blocks.iter().map(copy).collect::<Vec<_>>())
                 });
                 Ok::<_, RestoreError>((copied.await?, timestamp))

@@ -42,6 +42,7 @@ mod history;
 mod in_flight;
 mod in_order;
 mod in_place;
+mod job;
 mod metric;
 mod moment;
 mod points;

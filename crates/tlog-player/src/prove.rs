@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use blake2b_simd::Params;
 use tlog_codec::{Opener, VdiskKeys};
-use tlog_proto::{AggregationNumber, Block, BlockHash, BlockIndex, Timestamp, VdiskId};
+use tlog_proto::{AggregationNumber, BlockHash, BlockIndex, Timestamp, VdiskId};
 use tlog_quorum::Standing;
 use tokio::time::Instant;
 
@@ -34,10 +34,11 @@ use crate::disk_state::{DiskState, DiskStateError, ReadOptions, is_zero};
 use crate::format1::Format1Error;
 use crate::history::HistoryError;
 use crate::in_flight::run_bounded;
+use crate::job::{DiskBlock, Job, jobs};
 use crate::metric;
 use crate::moment::{Moment, MomentReached};
 use crate::reader::{LogReader, OpenError};
-use crate::restore::{Job, RestoreError, RestoreProgress, jobs};
+use crate::restore::{RestoreError, RestoreProgress};
 
 /// Times that a proof is begun, where what it reads is removed from history meanwhile.
 const ATTEMPTS: usize = 3;
@@ -210,7 +211,7 @@ async fn once(
     };
     progress(&so_far);
     let opener = Opener::new(keys.clone());
-    let run = |job| read_one(reader, job, opener.clone(), block_size);
+    let run = |job| read_one(reader, job, opener.clone(), &state);
     run_bounded(jobs, options.memory, run, |read: Read| {
         so_far.aggregations += 1;
         so_far.blocks += read.hashes.len() as u64;
@@ -250,23 +251,24 @@ async fn read_one(
     reader: &LogReader,
     job: Job,
     opener: Opener,
-    block_size: u32,
+    state: &DiskState,
 ) -> Result<Read, RestoreError> {
-    let look = move |job: &Job, blocks: &[Block]| {
+    let block_size = state.block_size();
+    let look = move |job: &Job, blocks: &[DiskBlock]| {
         let hashes = blocks.iter().map(|block| (block.index, hash_of(block, block_size))).collect();
-        let bytes = blocks.iter().map(|block| block.size() as u64).sum();
+        let bytes = blocks.iter().map(|block| block.data.len() as u64).sum();
         Ok(Read { hashes, bytes, newest_timestamp: job.source.newest_timestamp })
     };
-    reader.with_blocks(job, opener, look).await
+    Ok(reader.with_data(job, state, opener, look).await?.0)
 }
 
 /// The hash of a block of the disk.
-fn hash_of(block: &Block, block_size: u32) -> Option<BlockHash> {
+fn hash_of(block: &DiskBlock, block_size: u32) -> Option<BlockHash> {
     if is_zero(&block.data) {
         return None;
     }
-    if block.size() >= block_size as usize {
-        return Some(block.hash); // which was checked against the data when the aggregation was opened
+    if block.data.len() >= block_size as usize {
+        return Some(block.hash); // which was checked against the data when it was read
     }
     let mut whole = block.data.to_vec();
     whole.resize(block_size as usize, 0);

@@ -1,19 +1,19 @@
 //! The data of a disk at a moment, each block once, from as few aggregations as have it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tlog_codec::{Opener, VdiskKeys};
-use tlog_proto::{AggregationNumber, Block, BlockIndex, Operation, Timestamp, VdiskId};
-use tlog_quorum::{Candidate, ReadError};
+use tlog_proto::{AggregationNumber, BlockIndex, Timestamp, VdiskId};
+use tlog_quorum::ReadError;
 use tokio::sync::mpsc;
 
-use crate::disk_state::{BlockPlace, DiskState, Source};
-use crate::format1::{Format1Error, StoredFormat, bytes_read};
+use crate::disk_state::DiskState;
+use crate::format1::{Format1Error, StoredFormat};
 use crate::in_flight::run_bounded;
+use crate::job::{DiskBlock, Job, JobKey, jobs};
 use crate::metric;
-use crate::reader::{LogReader, Opens, Unreadable};
+use crate::reader::LogReader;
 
 /// What a disk is restored into. No byte is written twice. Calls may block: they are made on threads for that, several at once.
 pub trait RestoreTarget: Send + Sync + 'static {
@@ -207,18 +207,6 @@ pub enum RestoreError {
     },
 }
 
-/// An aggregation of which blocks are needed.
-pub(crate) struct Job {
-    pub(crate) format: StoredFormat,
-    pub(crate) number: AggregationNumber,
-    pub(crate) source: Source,
-    /// Position in the aggregation, and which block it is.
-    blocks: Vec<(u32, BlockIndex)>,
-}
-
-/// Which aggregation a job reads.
-pub(crate) type JobKey = (StoredFormat, AggregationNumber);
-
 /// What became of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
@@ -278,7 +266,7 @@ impl LogReader {
         progress(&so_far);
         let opener = Opener::new(keys.clone());
         let run = |job| {
-            let written = self.restore_one(job, opener.clone(), state.block_size(), target.clone());
+            let written = self.restore_one(job, opener.clone(), state, target.clone());
             let finished = finished.clone();
             async move {
                 let written = written.await?;
@@ -333,59 +321,15 @@ impl LogReader {
         &self,
         job: Job,
         opener: Opener,
-        block_size: u32,
+        state: &DiskState,
         target: Arc<T>,
     ) -> Result<Written, RestoreError> {
-        let vdisk = self.vdisk().clone();
-        let written = self.with_blocks_counted(job, opener, move |job, blocks| {
+        let (vdisk, block_size) = (self.vdisk().clone(), state.block_size());
+        let written = self.with_data(job, state, opener, move |job, blocks| {
             write_blocks(job, blocks, &vdisk, block_size, &*target)
         });
         let (written, read_bytes) = written.await?;
         Ok(Written { read_bytes, ..written })
-    }
-
-    /// Reads the blocks of an aggregation that are needed and hands them on, on a thread for what blocks or computes for long.
-    pub(crate) async fn with_blocks<R: Send + 'static>(
-        &self,
-        job: Job,
-        opener: Opener,
-        work: impl Fn(&Job, &[Block]) -> Result<R, RestoreError> + Send + Sync + 'static,
-    ) -> Result<R, RestoreError> {
-        Ok(self.with_blocks_counted(job, opener, work).await?.0)
-    }
-
-    /// The same, with how many bytes of shards were read for it.
-    pub(crate) async fn with_blocks_counted<R: Send + 'static>(
-        &self,
-        job: Job,
-        opener: Opener,
-        work: impl Fn(&Job, &[Block]) -> Result<R, RestoreError> + Send + Sync + 'static,
-    ) -> Result<(R, u64), RestoreError> {
-        let vdisk = self.vdisk().clone();
-        if job.format == StoredFormat::One {
-            let link = self.fetch_link(job.source.id).await?;
-            let bytes = bytes_read(&link);
-            return blocking(move || {
-                let blocks = &link.aggregation.blocks;
-                let at = job.blocks.iter().map(|(position, _)| blocks.get(*position as usize).cloned());
-                let blocks = at.collect();
-                Ok((work(&job, &job.needed(&vdisk, blocks)?)?, bytes))
-            })
-            .await;
-        }
-        let (number, id, of) = (job.number, job.source.id, vdisk.clone());
-        let positions: Vec<u32> = job.blocks.iter().map(|(position, _)| *position).collect();
-        let open = move |candidate: &Candidate| {
-            let blocks = opener.blocks_at(&candidate.head, &candidate.payloads, &positions)?;
-            // What was opened is right, whatever comes of it.
-            Ok(job.needed(&of, blocks).and_then(|blocks| work(&job, &blocks)))
-        };
-        let (done, bytes) = self.fetch(number, id, Opens::OnThread, open).await.map_err(|error| match error {
-            Unreadable::Lost(source) => RestoreError::DataLost { source },
-            Unreadable::Pruned { first } => RestoreError::Pruned { vdisk: vdisk.clone(), first },
-            Unreadable::Refused(source) => RestoreError::Open { vdisk: vdisk.clone(), number, source },
-        })?;
-        Ok((done?, bytes))
     }
 }
 
@@ -401,41 +345,20 @@ impl RestoreProgress {
     }
 }
 
-impl Job {
-    pub(crate) fn key(&self) -> JobKey {
-        (self.format, self.number)
-    }
-
-    /// How many of the aggregation's blocks are needed, and how many bytes these have.
-    pub(crate) fn needs(&self, state: &DiskState) -> (u64, u64) {
-        let bytes = |(_, index): &(u32, BlockIndex)| state.get(*index).map_or(0, |place| place.length.into());
-        (self.blocks.len() as u64, self.blocks.iter().map(bytes).sum())
-    }
-
-    /// The needed blocks, where those at their positions are these.
-    fn needed(&self, vdisk: &VdiskId, blocks: Vec<Option<Block>>) -> Result<Vec<Block>, RestoreError> {
-        let needed = self.blocks.iter().zip(blocks).map(|(&(_, index), block)| {
-            let block = block.filter(|b| b.index == index && b.operation == Operation::Set);
-            block.ok_or_else(|| RestoreError::OtherState { vdisk: vdisk.clone(), number: self.number, index })
-        });
-        needed.collect()
-    }
-}
-
 fn write_blocks(
     job: &Job,
-    blocks: &[Block],
+    blocks: &[DiskBlock],
     vdisk: &VdiskId,
     block_size: u32,
     target: &impl RestoreTarget,
 ) -> Result<Written, RestoreError> {
     let mut bytes = 0;
     for block in blocks {
-        let offset = block.offset(block_size);
+        let offset = block.index.offset(block_size);
         let offset = offset.ok_or_else(|| RestoreError::TooLong { vdisk: vdisk.clone(), block_size })?;
         let written = target.write_at(offset, &block.data);
         written.map_err(|source| RestoreError::Target { vdisk: vdisk.clone(), source })?;
-        bytes += block.size() as u64;
+        bytes += block.data.len() as u64;
     }
     let blocks = blocks.len() as u64;
     metric::restored(blocks, bytes);
@@ -464,27 +387,6 @@ fn gaps(state: &DiskState, len: u64) -> Vec<(u64, u64)> {
         at = offset.saturating_add(length);
     }
     gaps
-}
-
-/// What is to be read, oldest first, each with what it costs.
-pub(crate) fn jobs(state: &DiskState) -> Vec<(u64, Job)> {
-    jobs_of(state, state.blocks())
-}
-
-/// The same for some blocks of the state.
-pub(crate) fn jobs_of<'a>(
-    state: &DiskState,
-    of: impl Iterator<Item = (BlockIndex, &'a BlockPlace)>,
-) -> Vec<(u64, Job)> {
-    let mut blocks: BTreeMap<JobKey, Vec<(u32, BlockIndex)>> = BTreeMap::new();
-    for (index, place) in of {
-        blocks.entry((place.format, place.aggregation)).or_default().push((place.position, index));
-    }
-    let job = |((format, number), blocks)| {
-        let source = *state.sources().get(&(format, number))?;
-        Some((source.cost, Job { format, number, source, blocks }))
-    };
-    blocks.into_iter().filter_map(job).collect()
 }
 
 /// Runs something that computes or blocks for long on a thread for that.

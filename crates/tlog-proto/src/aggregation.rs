@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::generated::tlog_capnp::tlog_aggregation;
-use crate::message::read_block;
+use crate::message::{BlockFields, read_block};
 use crate::wire;
 use crate::{Block, BlockFault, DecodeError, Sequence, Timestamp, VdiskId, hash_many};
 
@@ -82,6 +82,23 @@ impl Aggregation {
                 block.fields().write(list.reborrow().get(at));
             }
         });
+    }
+
+    /// Where the data of each block stands in a message that [`Aggregation::encode_into`] made for a vdisk, with no `prev` and so
+    /// many bytes of data in each block. A message from elsewhere may have it in another place: what is read there must prove itself.
+    pub fn data_places(vdisk_id: &VdiskId, lengths: &[u32]) -> Vec<u64> {
+        /// Segment table, root pointer and the struct.
+        const BEFORE_TEXTS: usize = 1 + 1 + 2 + 4;
+        let text = |text: &str| wire::words(text.len() + 1);
+        // The tag of the list, and the structs in it.
+        let structs = 1 + lengths.len() * BlockFields::STRUCT_WORDS;
+        let mut words = BEFORE_TEXTS + text(Self::NAME) + text(vdisk_id.as_str()) + structs;
+        let place = |length: &u32| {
+            let data = words + BlockFields::HASH_WORDS;
+            words = data + wire::words(*length as usize);
+            data as u64 * 8
+        };
+        lengths.iter().map(place).collect()
     }
 
     /// Parses one whole message and checks every block in it, hashes included.

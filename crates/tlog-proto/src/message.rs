@@ -317,9 +317,13 @@ pub(crate) struct BlockFields<'a> {
 }
 
 impl BlockFields<'_> {
+    /// Words of the struct alone: four of data, two pointers.
+    pub(crate) const STRUCT_WORDS: usize = 4 + 2;
+    pub(crate) const HASH_WORDS: usize = 4;
+
     /// Words of a `TlogBlock`: its struct, hash and data.
     pub(crate) fn words(&self) -> usize {
-        4 + 2 + 4 + wire::words(self.data.len())
+        Self::STRUCT_WORDS + Self::HASH_WORDS + wire::words(self.data.len())
     }
 
     /// Writes the fields. Empty data becomes a null pointer, as existing peers have it.

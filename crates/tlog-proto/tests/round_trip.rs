@@ -63,6 +63,22 @@ fn client_message() -> impl Strategy<Value = ClientMessage> {
 
 proptest! {
     #[test]
+    fn the_data_of_each_block_of_an_aggregation_is_where_it_is_said_to_be(
+        vdisk_id in vdisk_id(),
+        blocks in prop::collection::vec(block(), 0..20),
+    ) {
+        let lengths: Vec<u32> = blocks.iter().map(|block| block.size() as u32).collect();
+        let (name, timestamp, prev) = (Aggregation::NAME.to_owned(), Timestamp(1), Bytes::new());
+        let aggregation = Aggregation { name, timestamp, vdisk_id: vdisk_id.clone(), blocks, prev };
+        let message = bytes_of(|out| aggregation.encode_into(out));
+        let places = Aggregation::data_places(&vdisk_id, &lengths);
+        prop_assert_eq!(places.len(), lengths.len());
+        for (block, place) in aggregation.blocks.iter().zip(places) {
+            prop_assert_eq!(&message[place as usize..][..block.size()], &block.data[..]);
+        }
+    }
+
+    #[test]
     fn handshake_requests(
         vdisk_id in vdisk_id(),
         (version, first, reset, session) in any::<(u32, u64, bool, u64)>(),

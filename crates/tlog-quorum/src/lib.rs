@@ -16,6 +16,7 @@ mod health;
 mod hedged;
 mod named;
 mod pacer;
+mod parts;
 mod quorums;
 mod read;
 mod shards_read;

@@ -391,15 +391,17 @@ impl StoreSet {
             None => ShardCondition::Unreachable,
             Some(ShardSlot::Empty) => ShardCondition::Missing,
             Some(ShardSlot::Damaged) => ShardCondition::Damaged("the store says so".to_owned()),
-            Some(ShardSlot::Held(shard)) => match self.check_head(number, store, &shard.head, into.any_head()) {
-                Err(how) => ShardCondition::Damaged(how),
-                Ok(head) => {
-                    let id = head.id;
-                    into.unverified.push((store, head, shard.payload));
-                    set(&mut into.conditions, store, ShardCondition::Held(id));
-                    return Some(id);
+            Some(ShardSlot::Held(shard)) => {
+                match self.check_head(number, store, &shard.head, into.any_head()) {
+                    Err(how) => ShardCondition::Damaged(how),
+                    Ok(head) => {
+                        let id = head.id;
+                        into.unverified.push((store, head, shard.payload));
+                        set(&mut into.conditions, store, ShardCondition::Held(id));
+                        return Some(id);
+                    }
                 }
-            },
+            }
         };
         set(&mut into.conditions, store, condition);
         None

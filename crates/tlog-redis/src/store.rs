@@ -6,11 +6,12 @@ mod staging;
 
 use std::fmt;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::{Cmd, FromRedisValue, Value as Answer};
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 use tlog_store::observe::answered;
@@ -351,6 +352,36 @@ impl RedisStore {
         })
     }
 
+    async fn read_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreErrorKind> {
+        // To the server a range ends with its last byte, so that it cannot tell of an empty one.
+        if number.0 > HIGHEST || parts.iter().any(Range::is_empty) {
+            return Ok(None);
+        }
+        let keys = Keys::of(vdisk);
+        let mut call = scripts::PARTS.call(&[&keys.log, &keys.held, &keys.shard(number)]).arg(number.0);
+        for part in parts {
+            call = call.arg(part.start).arg(part.end - 1);
+        }
+        let mut reply = self.call(call).await?.granted(number)?;
+        if reply.word() != "ok" {
+            return Ok(None);
+        }
+        let mut read = Vec::with_capacity(parts.len());
+        for part in parts {
+            let bytes = reply.bytes()?;
+            if bytes.len() != part.len() {
+                return Ok(None); // it is shorter
+            }
+            read.push(bytes.into());
+        }
+        Ok(Some(read))
+    }
+
     async fn read_status(&self, vdisk: &VdiskId) -> Result<LogState, StoreErrorKind> {
         let keys = Keys::of(vdisk);
         let reply = self.call(scripts::STATUS.call(&[&keys.log, &keys.held])).await?;
@@ -494,6 +525,15 @@ impl ShardStore for RedisStore {
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
         self.answered("shard", self.read_shard(vdisk, number).await)
+    }
+
+    async fn payload_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.answered("payload_parts", self.read_parts(vdisk, number, parts).await)
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {

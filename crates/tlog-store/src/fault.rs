@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
@@ -368,6 +369,15 @@ impl ShardStore for FaultyStore {
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
         self.call(Operation::Shard, |_| self.inner.shard(vdisk, number)).await
+    }
+
+    async fn payload_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.call(Operation::Shard, |_| self.inner.payload_parts(vdisk, number, parts)).await
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {

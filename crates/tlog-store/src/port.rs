@@ -1,7 +1,7 @@
 //! The port: what a store can do, and what it answers.
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -87,6 +87,22 @@ pub trait ShardStore: fmt::Debug + Send + Sync + 'static {
 
     /// The whole shard under a number.
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError>;
+
+    /// Bytes of the payload under a number, as they are: nothing is checked. For who can tell by other means whether they are right, and
+    /// does not want all of it. None where the store has nothing whole there, or less than was asked for.
+    async fn payload_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        let ShardSlot::Held(shard) = self.shard(vdisk, number).await? else { return Ok(None) };
+        let part = |part: &Range<u32>| {
+            let range = part.start as usize..part.end as usize;
+            shard.payload.get(range.clone()).map(|_| shard.payload.slice(range))
+        };
+        Ok(parts.iter().map(part).collect())
+    }
 
     /// What the store has, without changing anything. Everything it answers is durable on the store by then.
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError>;

@@ -1,9 +1,10 @@
 //! A store whose place can be taken by another one while it is in use.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 
 use crate::{
@@ -103,6 +104,15 @@ impl ShardStore for ReplaceableStore {
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
         self.current().shard(vdisk, number).await
+    }
+
+    async fn payload_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.current().payload_parts(vdisk, number, parts).await
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {

@@ -16,8 +16,9 @@ use super::{ResumableFile, ResumeError, ResumeOptions, Standing};
 use crate::disk_state::{BlockPlace, DiskState};
 use crate::file::{RestoreFileError, SparseFile, directory_of, failed};
 use crate::in_place::zero_range;
+use crate::job::{Job, JobKey};
 use crate::moment::Moment;
-use crate::restore::{Job, JobKey, RestoreError, RestoreTarget, RestoredBefore, blocking};
+use crate::restore::{RestoreError, RestoreTarget, RestoredBefore, blocking};
 
 /// Bytes that are read back at once.
 const BATCH: u64 = 1 << 20;

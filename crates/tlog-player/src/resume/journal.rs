@@ -24,8 +24,8 @@ use rustix::io::Errno;
 use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequence, Timestamp, VdiskId};
 
 use crate::format1::StoredFormat;
+use crate::job::JobKey;
 use crate::moment::MomentReached;
-use crate::restore::JobKey;
 
 const MAGIC: &[u8] = b"Btlog restore";
 const VERSION: u8 = 1;

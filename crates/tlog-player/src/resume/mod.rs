@@ -32,11 +32,12 @@ use crate::compare::compare_with_file;
 use crate::disk_state::DiskState;
 use crate::file::{RestoreFileError, appear, destination, failed, sync_directory_of};
 use crate::format1::StoredFormat;
+use crate::job::jobs;
 use crate::moment::{Moment, MomentReached};
 use crate::reader::LogReader;
 use crate::restore::{
     RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget, RestoredBefore, blocking,
-    jobs, restored_len,
+    restored_len,
 };
 
 /// How to restore to a file.

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::journal::Journal;
 use crate::file::SparseFile;
-use crate::restore::{JobKey, Written, blocking};
+use crate::job::JobKey;
+use crate::restore::{Written, blocking};
 
 /// Aggregations that are done and not noted, at most, while a note is made: then reading waits.
 pub(super) const AHEAD: usize = 256;

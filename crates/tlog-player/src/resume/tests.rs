@@ -7,8 +7,8 @@ use tlog_proto::{AggregationId, AggregationNumber, Generation, LogPosition, Sequ
 
 use super::journal::{Begun, Complete, Found, Journal, NotLocked, Told};
 use crate::format1::StoredFormat;
+use crate::job::JobKey;
 use crate::moment::MomentReached;
-use crate::restore::JobKey;
 
 fn begun() -> Begun {
     Begun {

@@ -28,9 +28,10 @@ use super::standing::Standing;
 use crate::disk_state::{DiskState, DiskStateError};
 use crate::format1::StoredFormat;
 use crate::in_flight::run_bounded;
+use crate::job::{Job, jobs};
 use crate::metric;
 use crate::reader::LogReader;
-use crate::restore::{Job, RestoreError, RestoreProgress, jobs};
+use crate::restore::{RestoreError, RestoreProgress};
 
 /// Blocks and bytes that one store is given at once; one block that is larger goes alone.
 const MOST_CHANGES: usize = 256;

@@ -8,6 +8,7 @@ mod checkpoint_story;
 mod checkpoints;
 mod diff;
 mod end;
+mod few_blocks;
 mod file;
 mod format1;
 mod log;

@@ -41,6 +41,7 @@ scripts! {
     UNLIST = "unlist.lua" "foot.lua";
     HEADS = "head.lua" "heads.lua" "foot.lua";
     SHARD = "head.lua" "shard.lua" "foot.lua";
+    PARTS = "head.lua" "parts.lua" "foot.lua";
     EXISTING = "existing.lua";
     LINK = "link.lua" "foot.lua";
     SLAVE_PART = "slave_head.lua" "slave_part.lua" "foot.lua";

@@ -43,6 +43,7 @@ pub async fn check_store(make: impl Fn() -> Arc<dyn ShardStore>) {
     a_delete_removes_the_log_is_fenced_and_can_be_repeated(make()).await;
     heads_are_those_of_the_range_in_order_and_bounded(make()).await;
     empty_and_large_parts_are_kept_as_they_are(make()).await;
+    parts_of_payloads_are_what_was_stored(make()).await;
     logs_do_not_touch_each_other(make()).await;
     operations_at_once_all_take_effect(make()).await;
 }
@@ -354,6 +355,32 @@ async fn empty_and_large_parts_are_kept_as_they_are(store: Arc<dyn ShardStore>) 
         let shard = Shard { head: head.into(), payload: payload.into(), ..shard(1, number) };
         store.append(&disk, n(number), shard.clone(), n(0)).await.unwrap();
         assert_eq!(held_shard(&*store, &disk, number).await, shard);
+    }
+}
+
+async fn parts_of_payloads_are_what_was_stored(store: Arc<dyn ShardStore>) {
+    let disk = vdisk("disk");
+    no_log(store.payload_parts(&disk, n(1), &[0..1]).await);
+    open(&*store, &disk, 1, 1).await;
+    let payload: Bytes = (0..100_000u32).map(|i| (i % 251) as u8).collect::<Vec<u8>>().into();
+    let head = Bytes::from(vec![3; 5_000]);
+    for number in [2, 3, 5] {
+        let shard = Shard { head: head.clone(), payload: payload.clone(), ..shard(1, number) };
+        store.append(&disk, n(number), shard, n(0)).await.unwrap();
+    }
+    store.publish(&disk, Epoch(1), n(5)).await.unwrap();
+    store.prune(&disk, Epoch(1), n(3)).await.unwrap();
+    for number in [3, 5] {
+        let ranges = [99_000..100_000, 0..1, 17..4_113];
+        let parts = store.payload_parts(&disk, n(number), &ranges).await.unwrap().unwrap();
+        let expected = ranges.map(|range| payload.slice(range.start as usize..range.end as usize));
+        assert_eq!(parts, expected);
+        for beyond in [99_999..100_001, 100_000..100_001, 4_000_000_000..4_000_000_001] {
+            assert_eq!(store.payload_parts(&disk, n(number), &[0..1, beyond]).await.unwrap(), None);
+        }
+    }
+    for nothing in [1, 2, 4, 6, u64::MAX] {
+        assert_eq!(store.payload_parts(&disk, n(nothing), &[0..1]).await.unwrap(), None, "{nothing}");
     }
 }
 

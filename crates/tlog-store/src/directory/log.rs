@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -24,6 +24,7 @@ use crate::{Head, HeadSlot, LogState, Shard, ShardSlot, StoreErrorKind};
 
 /// How often a reader starts over because the writer deleted what it was about to read.
 const TRIES: usize = 20;
+const KEEP_GOING: &str = "segments keep being deleted";
 /// Numbers looked up at once for heads.
 const LOOKED_UP: usize = 256;
 
@@ -81,7 +82,14 @@ enum Part {
 
 impl Log {
     pub(super) fn new(shared: Arc<Shared>, vdisk: VdiskId, directory: PathBuf) -> Self {
-        Self { shared, vdisk, directory, index: Mutex::default(), queue: Mutex::default(), reads: Mutex::default() }
+        Self {
+            shared,
+            vdisk,
+            directory,
+            index: Mutex::default(),
+            queue: Mutex::default(),
+            reads: Mutex::default(),
+        }
     }
 
     pub(super) fn state(&self) -> Result<LogState, StoreErrorKind> {
@@ -164,6 +172,40 @@ impl Log {
         Ok(index.as_ref().and_then(|index| index.slots.get(number)).map(|slot| slot.place))
     }
 
+    /// Bytes of a payload as the index has it now, unchecked.
+    pub(super) fn parts_now(
+        &self,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreErrorKind> {
+        for _ in 0..TRIES {
+            let Some(Place::At(at, head_len, payload_len)) = self.place(number)? else { return Ok(None) };
+            if parts.iter().any(|part| part.start > part.end || part.end > payload_len) {
+                return Ok(None);
+            }
+            let Some(file) = self.file(at.segment)? else { continue };
+            let payload_at = u64::from(at.offset) + HEADER as u64 + u64::from(head_len);
+            let read = |part: &Range<u32>| {
+                let (bytes, read) = read_at(&file, payload_at + u64::from(part.start), part.len());
+                read.map(|()| bytes).map_err(|source| StoreErrorKind::Unavailable { source })
+            };
+            return parts.iter().map(read).collect::<Result<Vec<Bytes>, _>>().map(Some);
+        }
+        Err(StoreErrorKind::Unavailable { source: io::Error::other(KEEP_GOING) })
+    }
+
+    /// The file of a segment; none where it was deleted meanwhile, and the index was brought up to date.
+    fn file(&self, segment: u64) -> Result<Option<Arc<File>>, StoreErrorKind> {
+        match self.shared.files.get(&self.vdisk, &self.directory, segment) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.look_again();
+                Ok(None)
+            }
+            Err(source) => Err(StoreErrorKind::Unavailable { source }),
+        }
+    }
+
     /// Reads and checks a record. `place` is asked again where the segment has been deleted meanwhile.
     fn read(
         &self,
@@ -178,14 +220,7 @@ impl Log {
                 Some(Place::At(position, head_len, payload_len)) => (position, head_len, payload_len),
             };
             let body = head_len as usize + if part == Part::Whole { payload_len as usize } else { 0 };
-            let file = match self.shared.files.get(&self.vdisk, &self.directory, at.segment) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.look_again();
-                    continue;
-                }
-                Err(source) => return Err(StoreErrorKind::Unavailable { source }),
-            };
+            let Some(file) = self.file(at.segment)? else { continue };
             let (bytes, read) = read_at(&file, at.offset.into(), HEADER + body);
             let header = read.as_ref().ok().and_then(|()| Header::parse(&bytes)).filter(|header| {
                 let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
@@ -207,7 +242,7 @@ impl Log {
                 }
             });
         }
-        Err(StoreErrorKind::Unavailable { source: io::Error::other("segments keep being deleted") })
+        Err(StoreErrorKind::Unavailable { source: io::Error::other(KEEP_GOING) })
     }
 
     /// After a segment was not there. The writer has taken it out of its index before it deleted it.

@@ -21,12 +21,13 @@ mod scan;
 
 use std::collections::HashMap;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 
 use self::commit::{Answer, Request, kind_of};
@@ -330,6 +331,19 @@ impl ShardStore for DirectoryStore {
             Some(log) => log.shard(number).await,
         };
         answered(&self.shared.address, "shard", result)
+    }
+
+    async fn payload_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        let result = match self.log(vdisk, false) {
+            None => Err(StoreErrorKind::NoLog),
+            Some(log) => log.payload_parts(number, parts).await,
+        };
+        answered(&self.shared.address, "payload_parts", result)
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {

@@ -7,8 +7,10 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tlog_proto::AggregationNumber;
 use tokio::sync::oneshot;
 
@@ -23,26 +25,48 @@ const WORTH_ANOTHER: usize = 4;
 /// Shards that one thread takes at once.
 const AT_ONCE: usize = 8;
 
-type Outcome = Result<ShardSlot, StoreErrorKind>;
+type Outcome<T> = Result<T, StoreErrorKind>;
 
-/// Shards that are asked for.
+/// What is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
-    waiting: VecDeque<(AggregationNumber, oneshot::Sender<Outcome>)>,
+    waiting: VecDeque<Asked>,
     readers: usize,
+}
+
+/// One that waits.
+#[derive(Debug)]
+enum Asked {
+    Shard(AggregationNumber, oneshot::Sender<Outcome<ShardSlot>>),
+    Parts(AggregationNumber, Vec<Range<u32>>, oneshot::Sender<Outcome<Option<Vec<Bytes>>>>),
 }
 
 impl Log {
     /// Reads a shard, as the writer had left it when this was called or later.
-    pub(super) async fn shard(self: &Arc<Self>, number: AggregationNumber) -> Outcome {
+    pub(super) async fn shard(self: &Arc<Self>, number: AggregationNumber) -> Outcome<ShardSlot> {
+        self.ask(|reply| Asked::Shard(number, reply)).await
+    }
+
+    /// Reads bytes of a payload, unchecked.
+    pub(super) async fn payload_parts(
+        self: &Arc<Self>,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Outcome<Option<Vec<Bytes>>> {
+        self.ask(|reply| Asked::Parts(number, parts.to_vec(), reply)).await
+    }
+
+    async fn ask<T>(
+        self: &Arc<Self>,
+        asked: impl FnOnce(oneshot::Sender<Outcome<T>>) -> Asked,
+    ) -> Outcome<T> {
         let gone = || StoreErrorKind::Unavailable { source: io::Error::other("the store is shutting down") };
         let (reply, answer) = oneshot::channel();
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| gone())?;
         let another = {
             let mut reads = guard(&self.reads);
-            reads.waiting.push_back((number, reply));
-            let another =
-                reads.readers < READERS && reads.waiting.len() > reads.readers * WORTH_ANOTHER;
+            reads.waiting.push_back(asked(reply));
+            let another = reads.readers < READERS && reads.waiting.len() > reads.readers * WORTH_ANOTHER;
             reads.readers += usize::from(another);
             another
         };
@@ -64,27 +88,34 @@ struct Reader {
 impl Reader {
     fn run(mut self) {
         while let Some(asked) = self.take() {
-            // They were asked for before this.
-            let looked = self.log.require_log();
-            let is_known = looked.is_ok();
-            let mut why_not = looked.err();
-            for (number, reply) in asked {
-                if reply.is_closed() {
-                    continue; // another store was quicker
+            // They were asked for before this. Where it fails each looks for itself, as an error of the system has no copy.
+            let known = self.log.require_log().is_ok();
+            for asked in asked {
+                match asked {
+                    Asked::Shard(number, reply) => self.answer(known, reply, |log| log.shard_now(number)),
+                    Asked::Parts(number, parts, reply) => {
+                        self.answer(known, reply, |log| log.parts_now(number, &parts));
+                    }
                 }
-                let slot = match why_not.take() {
-                    Some(error) => Err(error),
-                    None if is_known => self.log.shard_now(number),
-                    // Each of them is told by itself, as an error of the system has no copy.
-                    None => self.log.require_log().and_then(|()| self.log.shard_now(number)),
-                };
-                drop(reply.send(slot)); // who asked may be gone
             }
         }
     }
 
+    fn answer<T>(
+        &self,
+        known: bool,
+        reply: oneshot::Sender<Outcome<T>>,
+        read: impl FnOnce(&Log) -> Outcome<T>,
+    ) {
+        if reply.is_closed() {
+            return; // another store was quicker
+        }
+        let known = if known { Ok(()) } else { self.log.require_log() };
+        drop(reply.send(known.and_then(|()| read(&self.log)))); // who asked may be gone
+    }
+
     /// Some of those who wait; none where nobody does: then this one ends.
-    fn take(&mut self) -> Option<Vec<(AggregationNumber, oneshot::Sender<Outcome>)>> {
+    fn take(&mut self) -> Option<Vec<Asked>> {
         let mut reads = guard(&self.log.reads);
         if reads.waiting.is_empty() {
             reads.readers = reads.readers.saturating_sub(1);

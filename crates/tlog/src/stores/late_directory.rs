@@ -1,10 +1,11 @@
 //! A directory store that comes and goes.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tlog_config::StoreAddress;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
 use tlog_store::{
@@ -187,6 +188,15 @@ impl ShardStore for LateDirectory {
 
     async fn shard(&self, vdisk: &VdiskId, number: AggregationNumber) -> Result<ShardSlot, StoreError> {
         self.get().await?.shard(vdisk, number).await
+    }
+
+    async fn payload_parts(
+        &self,
+        vdisk: &VdiskId,
+        number: AggregationNumber,
+        parts: &[Range<u32>],
+    ) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.get().await?.payload_parts(vdisk, number, parts).await
     }
 
     async fn status(&self, vdisk: &VdiskId) -> Result<LogState, StoreError> {
