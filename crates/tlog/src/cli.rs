@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    blame, checkpoint, config, delete, demo, diff, history, keygen, mark, points, prune, record, replay,
-    restore, scrub, slave, store, vdisks, verify,
+    bench, blame, checkpoint, config, delete, demo, diff, history, keygen, mark, points, prune, record,
+    replay, restore, scrub, slave, store, vdisks, verify,
 };
 use crate::words;
 
@@ -29,6 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Arguments),
+    Bench(bench::Arguments),
     Record(record::Arguments),
     History(history::Arguments),
     Points(points::Arguments),
@@ -65,6 +66,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Demo(arguments) => blocking(demo::run(arguments)),
+            Command::Bench(arguments) => blocking(bench::run(arguments)),
             Command::Record(arguments) => blocking(record::run(arguments)),
             Command::History(arguments) => blocking(history::run(arguments)),
             Command::Points(arguments) => blocking(points::run(arguments)),

@@ -22,6 +22,7 @@ pub mod admin;
 pub mod admin_client;
 pub mod admin_pins;
 pub mod background_scrub;
+mod bench;
 pub mod cli;
 mod commands;
 pub mod deleting;

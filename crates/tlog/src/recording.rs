@@ -222,7 +222,8 @@ async fn watch(mut events: Events, notice: impl Fn(String)) {
     }
 }
 
-fn tls_options(tls: &ClientTlsSettings) -> TlsOptions {
+/// How a client speaks TLS, by the settings.
+pub(crate) fn tls_options(tls: &ClientTlsSettings) -> TlsOptions {
     let ClientTlsSettings { ca_file, client, server_name } = tls.clone();
     let client = client.map(|(certificate, key)| ClientCertificate { certificate, key });
     TlsOptions { ca_file: Some(ca_file), client, server_name }

@@ -1,5 +1,6 @@
 //! The commands of `tlog`, one in each file: its arguments, and what it does.
 
+pub(crate) mod bench;
 pub(crate) mod blame;
 pub(crate) mod checkpoint;
 pub(crate) mod config;

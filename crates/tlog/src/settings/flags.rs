@@ -26,6 +26,20 @@ impl SettingsArgs {
         self.given.push((key.to_owned(), value.into()));
         self
     }
+
+    /// Whether this sets it.
+    pub fn has(&self, key: &str) -> bool {
+        self.given.iter().any(|(given, _)| given == key)
+    }
+
+    /// The same as arguments of a program that takes settings, in whatever directory it is started. Secrets that were given as such would
+    /// be seen by everybody who lists processes.
+    pub fn command_line(&self) -> std::io::Result<Vec<String>> {
+        let config = self.config.as_deref().map(std::path::absolute).transpose()?;
+        let config = config.map(|path| format!("--{CONFIG}={}", path.display()));
+        let given = self.given.iter().map(|(key, value)| format!("--{key}={value}"));
+        Ok(config.into_iter().chain(given).collect())
+    }
 }
 
 /// Not derived: a value may be a secret.

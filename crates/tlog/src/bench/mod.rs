@@ -1,0 +1,21 @@
+//! Measuring: a load with a known content, the servers it goes to, and what both cost.
+//!
+//! ```text
+//! Site        stores of a kind and a tlog-server, as processes of their own, in a directory that goes away
+//!   Load      blocks by tlog-client: a number of them outstanding, or so many per second     -> Written
+//!   Check     what the log holds afterwards, block by block, against what was acknowledged
+//!   plain     the same values by nothing but SET                                             to compare with
+//! Figures     the numbers of one run, Runs: their medians
+//! ```
+//!
+//! What it deliberately does not do: judge. It measures what there is, and says how; whether that is fast is for whoever reads it.
+
+pub(crate) mod check;
+pub(crate) mod data;
+pub(crate) mod figures;
+mod latency;
+pub(crate) mod load;
+pub(crate) mod process;
+mod redis;
+pub(crate) mod server_metrics;
+pub(crate) mod site;

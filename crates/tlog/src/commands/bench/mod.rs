@@ -1,0 +1,43 @@
+//! `tlog bench`: how fast, and at what cost.
+
+mod load_arguments;
+mod write;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Subcommand;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measures writing, and whether everything that was acknowledged is in the log.
+///
+/// Each kind of measurement has a help of its own. What is started for one - stores, a server - is on free ports of this machine and in a
+/// directory for temporary files, and is gone afterwards, also after Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    tlog bench write                       a server on six Redis servers, random blocks of 4 KiB for 3 s\n  \
+    tlog bench write --stores directory --flush-size 250 --runs 5")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Write(write::Arguments),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    // Whoever is interrupted must not leave servers behind: what was started ends as the measurement is dropped.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let measuring = async {
+        match arguments.command {
+            Command::Write(arguments) => write::run(arguments).await,
+        }
+    };
+    tokio::select! {
+        done = measuring => done,
+        _ = interrupt.recv() => bail!("interrupted; what was started has been stopped and removed"),
+        _ = terminate.recv() => bail!("asked to stop; what was started has been stopped and removed"),
+    }
+}
