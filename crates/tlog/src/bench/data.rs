@@ -100,6 +100,11 @@ impl Content {
         self.block_size
     }
 
+    /// What blocks are cut out of.
+    pub(crate) fn pool(&self) -> &Bytes {
+        &self.pool
+    }
+
     /// The `number`th write of a vdisk, from 0.
     pub(crate) fn write(&self, vdisk: u32, number: u64) -> (BlockIndex, Bytes) {
         let size = self.block_size as u64;

@@ -73,8 +73,13 @@ impl Runs {
         self.0.push(run);
     }
 
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// `runs`: each with its numbers; `medians`: of each number the median, lowest and highest.
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Map<String, Value> {
         let medians = self.spreads().map(|(figure, Spread { median, lowest, highest })| {
             let spread = json!({
                 "median": rounded(median), "lowest": rounded(lowest), "highest": rounded(highest)
@@ -82,7 +87,8 @@ impl Runs {
             (figure.key.clone(), spread)
         });
         let medians: Map<String, Value> = medians.collect();
-        json!({ "runs": self.0.iter().map(Figures::json).collect::<Vec<_>>(), "medians": medians })
+        let runs = Value::Array(self.0.iter().map(Figures::json).collect());
+        [("runs".to_owned(), runs), ("medians".to_owned(), Value::Object(medians))].into_iter().collect()
     }
 
     /// A table.

@@ -11,11 +11,17 @@
 //! What it deliberately does not do: judge. It measures what there is, and says how; whether that is fast is for whoever reads it.
 
 pub(crate) mod check;
+pub(crate) mod codec_stages;
 pub(crate) mod data;
+pub(crate) mod delay;
 pub(crate) mod figures;
 mod latency;
 pub(crate) mod load;
+pub(crate) mod plain;
 pub(crate) mod process;
+pub(crate) mod reading_back;
 mod redis;
 pub(crate) mod server_metrics;
 pub(crate) mod site;
+pub(crate) mod store_load;
+pub(crate) mod writing;

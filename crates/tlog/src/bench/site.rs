@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tlog_crypto::MasterKey;
 
+use super::delay::{Delay, DelayedStore};
 use super::process::{ChildProcess, cpu_seconds, peak_memory};
 use super::redis::RedisServer;
 use super::server_metrics::ServerMetrics;
@@ -45,12 +46,16 @@ pub(crate) struct SiteOptions {
     pub(crate) stores: StoreKind,
     /// Settings of the server.
     pub(crate) settings: SettingsArgs,
+    /// The store that the server reaches over a slow way; with no time at all it only passes on.
+    pub(crate) delayed: Option<DelayedStore>,
 }
 
 /// Stores, and everything that is needed to put a server on them. All of it is gone when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Site {
     redis: Vec<RedisServer>,
+    /// Before the server reaches a store.
+    _delay: Option<Delay>,
     given: SettingsArgs,
     settings: Settings,
     /// Dropped last: what uses it has ended by then.
@@ -91,19 +96,28 @@ impl Site {
         rustix::fs::chmod(&key_file, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
         let text =
             |path: &Path| path.to_str().map(str::to_owned).context("the scratch directory is not UTF-8");
+        let delay = match options.delayed {
+            Some(delayed) => Some(delay(delayed, options.stores, &addresses).await?),
+            None => None,
+        };
         let given = options
             .settings
             .clone()
-            .with("storage", addresses.join(","))
             .with("key-file", text(&key_file)?)
             .with("data-dir", text(&directory.path().join("tlog-data"))?)
             .with("listen", "127.0.0.1:0")
             .with("admin-listen", "127.0.0.1:0");
-        let settings = Settings::from_flags(&given)?;
-        Ok(Self { redis, given, settings, directory })
+        let settings = Settings::from_flags(&given.clone().with("storage", addresses.join(",")))?;
+        if let (Some(delayed), Some(delay)) = (options.delayed, &delay)
+            && let Some(address) = addresses.get_mut(delayed.number)
+        {
+            delay.address().clone_into(address);
+        }
+        let given = given.with("storage", addresses.join(","));
+        Ok(Self { redis, _delay: delay, given, settings, directory })
     }
 
-    /// Where the log is, for reading it.
+    /// Where the log is, for reading it: without the slow way to a store.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -111,6 +125,11 @@ impl Site {
     /// Addresses of the Redis servers, without anything in between.
     pub(crate) fn redis_addresses(&self) -> Vec<String> {
         self.redis.iter().map(RedisServer::address).collect()
+    }
+
+    /// Where there is room for files beside the stores.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// CPU seconds of all stores that are processes of their own; none where they are not.
@@ -138,6 +157,20 @@ impl Site {
         let address = after("listening on ", &mut process).await?;
         let admin = after("admin endpoint on ", &mut process).await?;
         Ok(ServerProcess { process, address, admin })
+    }
+}
+
+async fn delay(delayed: DelayedStore, stores: StoreKind, addresses: &[String]) -> anyhow::Result<Delay> {
+    if !matches!(stores, StoreKind::Redis | StoreKind::RedisAof) {
+        bail!("--delay-store works with Redis servers: --stores redis or redis-aof");
+    }
+    match addresses.get(delayed.number) {
+        Some(address) => Delay::start(address.clone(), delayed.by).await,
+        None => bail!(
+            "--delay-store: there is no store {}, they are 0 to {}",
+            delayed.number,
+            addresses.len() - 1
+        ),
     }
 }
 

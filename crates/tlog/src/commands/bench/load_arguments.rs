@@ -10,7 +10,7 @@ use tlog_proto::VdiskId;
 use crate::bench::data::{Content, DataKind};
 use crate::bench::load::{Limit, Load, Pace};
 use crate::bench::site::{SiteOptions, StoreKind};
-use crate::settings::{Settings, SettingsArgs, Size, TimeSpan};
+use crate::settings::{Settings, SettingsArgs, Size};
 
 /// Aggregations that are outstanding where nobody says how many blocks: twice what the server has in flight by default.
 const AGGREGATIONS_OUTSTANDING: usize = 16;
@@ -78,7 +78,7 @@ pub(super) struct RunArguments {
 
 impl SiteArguments {
     pub(super) fn options(&self, settings: &SettingsArgs) -> SiteOptions {
-        SiteOptions { stores: self.stores, settings: settings.clone() }
+        SiteOptions { stores: self.stores, settings: settings.clone(), delayed: None }
     }
 
     pub(super) fn kind(&self) -> StoreKind {
@@ -91,6 +91,11 @@ impl SiteArguments {
 }
 
 impl LoadArguments {
+    /// What data is drawn from.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// The blocks.
     pub(super) fn content(&self) -> anyhow::Result<Arc<Content>> {
         let Ok(block_size) = usize::try_from(self.block_size.0) else { bail!("--block-size is too large") };
@@ -186,23 +191,5 @@ impl LoadArguments {
         let vdisks = if self.vdisks == 1 { "1 vdisk".to_owned() } else { format!("{} vdisks", self.vdisks) };
         let data = self.data.name();
         format!("{vdisks}, {data} blocks of {} bytes, {pace}", self.block_size.0)
-    }
-}
-
-/// How long something is delayed: of which store, and by how much.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DelayedStore {
-    pub(super) number: usize,
-    pub(super) by: std::time::Duration,
-}
-
-impl std::str::FromStr for DelayedStore {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('=').and_then(|(number, by)| {
-            Some(Self { number: number.parse().ok()?, by: by.parse::<TimeSpan>().ok()?.0 })
-        });
-        parsed.ok_or_else(|| "it must be the number of a store, and a time, such as 0=100ms".to_owned())
     }
 }

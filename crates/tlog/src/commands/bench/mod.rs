@@ -1,6 +1,10 @@
 //! `tlog bench`: how fast, and at what cost.
 
+mod codec;
 mod load_arguments;
+mod report;
+mod restore;
+mod store;
 mod write;
 
 use std::process::ExitCode;
@@ -9,14 +13,17 @@ use anyhow::bail;
 use clap::Subcommand;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Measures writing, and whether everything that was acknowledged is in the log.
+/// Measures writing, restoring, the codec and the stores, and checks that the log holds exactly what was acknowledged.
 ///
 /// Each kind of measurement has a help of its own. What is started for one - stores, a server - is on free ports of this machine and in a
 /// directory for temporary files, and is gone afterwards, also after Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     tlog bench write                       a server on six Redis servers, random blocks of 4 KiB for 3 s\n  \
-    tlog bench write --stores directory --flush-size 250 --runs 5")]
+    tlog bench write --stores directory --flush-size 250 --runs 5\n  \
+    tlog bench restore                     reads a log back that it has written\n  \
+    tlog bench codec --data text           microseconds per block of each stage\n  \
+    tlog bench store --stores redis-aof    what the stores alone can take")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +32,9 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Write(write::Arguments),
+    Restore(restore::Arguments),
+    Codec(codec::Arguments),
+    Store(store::Arguments),
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -33,6 +43,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let measuring = async {
         match arguments.command {
             Command::Write(arguments) => write::run(arguments).await,
+            Command::Restore(arguments) => restore::run(arguments).await,
+            Command::Codec(arguments) => codec::run(arguments).await,
+            Command::Store(arguments) => store::run(arguments).await,
         }
     };
     tokio::select! {

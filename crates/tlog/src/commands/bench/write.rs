@@ -1,21 +1,24 @@
 //! `tlog bench write`: blocks into a log, what that costs, and whether all of it is there.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use serde_json::json;
-use tlog_proto::{AggregationNumber, VdiskId};
+use tlog_proto::VdiskId;
 
 use super::load_arguments::{LoadArguments, RunArguments, SiteArguments};
+use super::report::{Report, entries};
 use crate::bench::check;
-use crate::bench::data::Content;
+use crate::bench::data::{Content, DataKind};
+use crate::bench::delay::DelayedStore;
 use crate::bench::figures::{Figures, Runs};
 use crate::bench::load::{Load, Written};
-use crate::bench::process::cpu_seconds;
-use crate::bench::site::{Site, StoreKind, WatchedServer};
+use crate::bench::plain::PlainValues;
+use crate::bench::site::{Site, SiteOptions, StoreKind, WatchedServer};
+use crate::bench::writing::{Measured, Stored, measure, verify};
 use crate::commands::progress;
 use crate::logging;
 use crate::settings::{ListenAddress, Settings, SettingsArgs};
@@ -34,6 +37,8 @@ use crate::settings::{ListenAddress, Settings, SettingsArgs};
     tlog bench write --flush-size 250 --runs 5 --json\n  \
     tlog bench write --outstanding 50      latencies of 50 blocks at a time\n  \
     tlog bench write --flush-each --stores directory --scratch /srv/tlog\n  \
+    tlog bench write --plain               and the same values by nothing but SET, in the same run\n  \
+    tlog bench write --delay-store 0=100ms  and how that compares with all stores in time\n  \
     tlog bench write --rate 5000 --data text --seconds 10\n  \
     tlog bench write --server 10.0.0.1:11211 --vdisk bench --storage 10.0.0.2:6379 --key-file tlog.key\n\n\
     Exit status: 0 measured and verified (with --stores memory: measured); 1 not done, or the log is not what was acknowledged; 64 \
@@ -52,6 +57,13 @@ pub(crate) struct Arguments {
     /// With --server: its process id, where it is on this machine, to tell its CPU time and memory
     #[arg(long, value_name = "PID", requires = "server")]
     server_pid: Option<u32>,
+    /// After each load, as many values of the same size as were stored, to the same Redis servers by nothing but SET, pipelined on one
+    /// connection for each: what the stores could take at most
+    #[arg(long, conflicts_with_all = ["server", "delay_store"])]
+    plain: bool,
+    /// Each run twice, and what becomes of the throughput: once as it is, once with the answers of a Redis store that much later
+    #[arg(long, value_name = "STORE=TIME", conflicts_with = "server")]
+    delay_store: Option<DelayedStore>,
     #[command(flatten)]
     run: RunArguments,
     #[command(flatten)]
@@ -64,56 +76,52 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         None => Settings::from_flags(&arguments.settings)?,
     };
     logging::init_for_tool(&settings.logging);
+    if arguments.plain && !matches!(arguments.site.kind(), StoreKind::Redis | StoreKind::RedisAof) {
+        bail!(
+            "--plain compares with Redis servers: --stores redis or redis-aof; 'tlog bench store' has directories too"
+        );
+    }
     let content = arguments.load.content()?;
     let bar = progress::counting("measuring");
     bar.set_length(u64::from(arguments.run.runs));
-    let (mut runs, mut verified, mut what) = (Runs::default(), Some(0), None);
-    for number in 1..=arguments.run.runs {
-        let run = match &arguments.server {
-            Some(server) => at_running_server(&arguments, server, &settings, &content, &bar).await?,
-            None => at_own_server(&arguments, &content, &bar).await?,
+    let (mut runs, mut verified, mut load) = (Runs::default(), Some(0), None);
+    for number in 0..arguments.run.runs {
+        let run = match (&arguments.server, arguments.delay_store) {
+            (Some(server), _) => at_running_server(&arguments, server, &settings, &content, &bar).await?,
+            (None, Some(delayed)) => with_delay(&arguments, &content, delayed, number % 2 == 0, &bar).await?,
+            (None, None) => at_own_server(&arguments, &content, None, &bar).await?,
         };
         verified = verified.zip(run.verified).map(|(all, these)| all + these);
         runs.add(run.figures);
-        what = Some(run.load);
-        bar.set_position(u64::from(number));
+        load = Some(run.load);
+        bar.inc(1);
     }
     bar.finish_and_clear();
-    let load = what.context("no run")?;
-    let mut out = io::stdout().lock();
-    if arguments.run.json {
-        let mut report = runs.json();
-        let stores = arguments.server.is_none().then(|| arguments.site.kind().name());
-        if let Some(report) = report.as_object_mut() {
-            report.insert("benchmark".to_owned(), json!("write"));
-            report.insert("stores".to_owned(), json!(stores));
-            report.insert("redundancy".to_owned(), json!(settings.redundancy.to_string()));
-            report.insert("flush_size".to_owned(), json!(settings.flush_size));
-            report.insert("load".to_owned(), arguments.load.json(&load));
-            report.insert("verified_blocks".to_owned(), json!(verified));
-        }
-        writeln!(out, "{report:#}")?;
-        return Ok(ExitCode::SUCCESS);
-    }
+    let load = load.context("no run")?;
+    let kind = arguments.site.kind().name();
+    let about = entries([
+        ("stores", json!(arguments.server.is_none().then_some(kind))),
+        ("redundancy", json!(settings.redundancy.to_string())),
+        ("flush_size", json!(settings.flush_size)),
+        ("load", arguments.load.json(&load)),
+        ("verified_blocks", json!(verified)),
+    ]);
+    let redundancy = settings.redundancy;
     let on = match &arguments.server {
         Some(server) => format!("the server at {server}"),
-        None => format!(
-            "a server on {} {} stores ({}), flush-size {}",
-            settings.redundancy.stores(),
-            arguments.site.kind().name(),
-            settings.redundancy,
-            settings.flush_size
-        ),
+        None => {
+            let (stores, size) = (redundancy.stores(), settings.flush_size);
+            format!("a server on {stores} {kind} stores ({redundancy}), flush-size {size}")
+        }
     };
-    writeln!(out, "{on}; {}; {} runs", arguments.load.in_words(&load), arguments.run.runs)?;
-    runs.show(&mut out)?;
-    match verified {
-        Some(blocks) => writeln!(
-            out,
+    let heading = format!("{on}; {}", arguments.load.in_words(&load));
+    let ending = match verified {
+        Some(blocks) => format!(
             "verified: {blocks} blocks, each that was acknowledged is in the log once, in order, byte for byte, and no other"
-        )?,
-        None => writeln!(out, "not verified: stores in memory are gone with their server")?,
-    }
+        ),
+        None => "not verified: stores in memory are gone with their server".to_owned(),
+    };
+    Report { benchmark: "write", heading, about, runs, ending: Some(ending) }.print(arguments.run.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -128,24 +136,78 @@ struct Run {
 async fn at_own_server(
     arguments: &Arguments,
     content: &Arc<Content>,
+    delayed: Option<DelayedStore>,
     bar: &ProgressBar,
 ) -> anyhow::Result<Run> {
     bar.set_message("starting servers");
-    let options = arguments.site.options(&arguments.settings);
+    let options = SiteOptions { delayed, ..arguments.site.options(&arguments.settings) };
     let site = Site::start(&options, &arguments.site.scratch()).await?;
     let server = site.start_server().await?;
     let vdisks = arguments.load.vdisks(&VdiskId::new("bench")?)?;
     let flush_size = Some(site.settings().flush_size);
     let load = arguments.load.load(&server.address, site.settings(), vdisks, content, flush_size)?;
     bar.set_message("writing");
-    let (written, figures) = measure(load.clone(), &server.watched(), || site.stores_cpu()).await?;
+    let measured = measure(load.clone(), &server.watched(), || site.stores_cpu()).await?;
+    let Measured { written, mut figures, stored } = measured;
     server.stop().await?;
+    if arguments.plain {
+        bar.set_message("plain SETs");
+        let stored = stored.context("the server does not tell what it stored")?;
+        plain(&site, stored, &written, arguments.load.seed(), &mut figures).await?;
+    }
     bar.set_message("reading back");
     let verified = match options.stores {
         StoreKind::Memory => None,
         _ => Some(verify(site.settings(), &written, content, &[]).await?),
     };
     Ok(Run { figures, load, verified })
+}
+
+/// As many values as were stored, of the same size, by nothing but SET.
+async fn plain(
+    site: &Site,
+    stored: Stored,
+    written: &Written,
+    seed: u64,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let stores = site.redis_addresses();
+    let bytes = (stored.bytes / stored.aggregations / stores.len() as f64).round().max(1.0) as usize;
+    let pool = Content::new(DataKind::Random, bytes, 1, seed)?.pool().clone();
+    let values = PlainValues { bytes, count: stored.aggregations as u64, pool };
+    let took = values.set(&stores).await?;
+    let seconds = took.as_secs_f64();
+    figures.add("plain_value_bytes", "plain SETs, bytes of a value", bytes as f64);
+    let total = values.total_bytes(stores.len()) as f64;
+    figures.add("plain_mb_per_s", "plain SETs, MB/s of stored bytes", total / 1e6 / seconds);
+    let own = written.elapsed.as_secs_f64();
+    figures.add("stored_mb_per_s", "the server, MB/s of stored bytes", stored.bytes / 1e6 / own);
+    figures.add("ratio_to_plain", "the server to plain SETs, ratio", seconds / own);
+    Ok(())
+}
+
+/// The same twice: with a store that answers late, and as it should. Both ways lead through this process, so that it costs the same.
+async fn with_delay(
+    arguments: &Arguments,
+    content: &Arc<Content>,
+    delayed: DelayedStore,
+    healthy_first: bool,
+    bar: &ProgressBar,
+) -> anyhow::Result<Run> {
+    let in_time = Some(DelayedStore { by: Duration::ZERO, ..delayed });
+    let late = Some(delayed);
+    let (first, second) = if healthy_first { (in_time, late) } else { (late, in_time) };
+    let first = at_own_server(arguments, content, first, bar).await?;
+    let second = at_own_server(arguments, content, second, bar).await?;
+    let (healthy, late) = if healthy_first { (first, second) } else { (second, first) };
+    let speed = |run: &Run| run.figures.get("data_mb_per_s").unwrap_or_default();
+    let ratio = speed(&late) / speed(&healthy);
+    let verified = healthy.verified.zip(late.verified).map(|(healthy, late)| healthy + late);
+    let mut figures = Figures::default();
+    figures.add("delayed_to_healthy", "delayed to healthy, ratio of MB/s", ratio);
+    figures.add_all("healthy", "healthy", healthy.figures);
+    figures.add_all("delayed", "delayed", late.figures);
+    Ok(Run { figures, load: late.load, verified })
 }
 
 async fn at_running_server(
@@ -155,7 +217,7 @@ async fn at_running_server(
     content: &Arc<Content>,
     bar: &ProgressBar,
 ) -> anyhow::Result<Run> {
-    let Some(name) = &arguments.vdisk else { bail!("--server needs --vdisk") };
+    let name = arguments.vdisk.as_ref().context("--server needs --vdisk")?;
     let vdisks = arguments.load.vdisks(name)?;
     let mut before = Vec::new();
     for vdisk in &vdisks {
@@ -168,67 +230,8 @@ async fn at_running_server(
     };
     let load = arguments.load.load(&watched.address, settings, vdisks, content, None)?;
     bar.set_message("writing");
-    let (written, figures) = measure(load.clone(), &watched, || None).await?;
+    let Measured { written, figures, .. } = measure(load.clone(), &watched, || None).await?;
     bar.set_message("reading back");
     let verified = Some(verify(settings, &written, content, &before).await?);
     Ok(Run { figures, load, verified })
-}
-
-/// Writes, and tells what that took.
-async fn measure(
-    load: Load,
-    server: &WatchedServer,
-    stores_cpu: impl Fn() -> Option<f64>,
-) -> anyhow::Result<(Written, Figures)> {
-    let connected = load.connect().await?;
-    let metrics_before = server.metrics().await?;
-    let own = std::process::id();
-    let before = (server.cpu(), stores_cpu(), cpu_seconds(own));
-    let written = connected.run().await?;
-    let after = (server.cpu(), stores_cpu(), cpu_seconds(own));
-    let metrics = server.metrics().await?.zip(metrics_before).map(|(after, before)| after.since(&before));
-
-    let seconds = written.elapsed.as_secs_f64();
-    let gigabytes = written.bytes as f64 / 1e9;
-    let per_gigabyte = |before: Option<f64>, after: Option<f64>| Some((after? - before?) / gigabytes);
-    let mut figures = Figures::default();
-    figures.add("data_mb_per_s", "block data, MB/s", gigabytes * 1000.0 / seconds);
-    figures.add("blocks_per_s", "blocks/s", written.blocks as f64 / seconds);
-    figures.add("blocks", "blocks", written.blocks as f64);
-    figures.add("seconds", "seconds", seconds);
-    written.received.tell("recv_ok", "RecvOK", &mut figures);
-    written.durable.tell("flush_ok", "FlushOK", &mut figures);
-    if written.missed_events > 0 {
-        figures.add("recv_ok_missed", "RecvOK not looked at", written.missed_events as f64);
-    }
-    let server_cpu = per_gigabyte(before.0, after.0);
-    figures.add_known("server_cpu_s_per_gb", "server CPU s/GB", server_cpu);
-    figures.add_known("stores_cpu_s_per_gb", "stores CPU s/GB", per_gigabyte(before.1, after.1));
-    figures.add_known("client_cpu_s_per_gb", "client CPU s/GB", per_gigabyte(before.2, after.2));
-    let peak = server.peak_memory().map(|bytes| bytes as f64 / 1e6);
-    figures.add_known("server_peak_memory_mb", "server peak memory, MB", peak);
-    if let Some(metrics) = metrics {
-        let stored = metrics.total("tlog_log_bytes_stored_total");
-        figures.add("stored_bytes_per_data_byte", "stored bytes per byte", stored / written.bytes as f64);
-        metrics.tell_stages(&mut figures);
-    }
-    Ok((written, figures))
-}
-
-/// Reads back what was written. `before` has what each log had before; where it is empty, nothing.
-async fn verify(
-    settings: &Settings,
-    written: &Written,
-    content: &Content,
-    before: &[AggregationNumber],
-) -> anyhow::Result<u64> {
-    let mut found = 0;
-    for (number, acknowledged) in written.vdisks.iter().enumerate() {
-        let after = before.get(number).copied().unwrap_or(AggregationNumber(0));
-        let settings = settings.clone().of_vdisk(&acknowledged.vdisk).await?;
-        found += check::check(&settings, acknowledged, content, after)
-            .await
-            .context("the log is not what was acknowledged, or could not be read")?;
-    }
-    Ok(found)
 }
