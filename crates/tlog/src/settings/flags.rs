@@ -186,6 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_can_be_passed_on_as_a_command_line() {
+        let args = parse(&["-k", "8", "--slave-sync", "-c", "my.toml"]).unwrap();
+        assert!(args.has("data-shards") && !args.has("parity-shards"));
+        let line = args.command_line().unwrap();
+        let again = parse(&line.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        assert_eq!(again.given, args.given);
+        assert!(again.config.unwrap().is_absolute());
+    }
+
+    #[test]
     fn debug_shows_no_value() {
         let shown = format!("{:?}", parse(&["--private-key", "hush"]).unwrap());
         assert!(shown.contains("private-key") && !shown.contains("hush"), "{shown}");

@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde_json::json;
 use tlog_codec::Redundancy;
 
-use super::report::{Report, entries};
+use super::report::{Machine, Report, entries};
 use crate::bench::codec_stages::Shape;
 use crate::bench::data::{Content, DataKind};
 use crate::bench::figures::Runs;
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     settings: SettingsArgs,
 }
 
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_flags(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let Ok(block_size) = usize::try_from(arguments.block_size.0) else { bail!("--block-size is too large") };
@@ -65,6 +65,6 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let heading = format!(
         "aggregations of {flush_size} {data} blocks of {block_size} bytes, {k}+{m} shards, one thread"
     );
-    Report { benchmark: "codec", heading, about, runs, ending: None }.print(arguments.run.json)?;
+    Report { benchmark: "codec", heading, about, machine, runs, ending: None }.print(arguments.run.json)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,8 @@ use anyhow::bail;
 use clap::Subcommand;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::report::Machine;
+
 /// Measures writing, restoring, the codec and the stores, and checks that the log holds exactly what was acknowledged.
 ///
 /// Each kind of measurement has a help of its own. What is started for one - stores, a server - is on free ports of this machine and in a
@@ -40,12 +42,13 @@ enum Command {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // Whoever is interrupted must not leave servers behind: what was started ends as the measurement is dropped.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let machine = Machine::now();
     let measuring = async {
         match arguments.command {
-            Command::Write(arguments) => write::run(arguments).await,
-            Command::Restore(arguments) => restore::run(arguments).await,
-            Command::Codec(arguments) => codec::run(arguments).await,
-            Command::Store(arguments) => store::run(arguments).await,
+            Command::Write(arguments) => write::run(arguments, machine).await,
+            Command::Restore(arguments) => restore::run(arguments, machine).await,
+            Command::Codec(arguments) => codec::run(arguments, machine).await,
+            Command::Store(arguments) => store::run(arguments, machine).await,
         }
     };
     tokio::select! {

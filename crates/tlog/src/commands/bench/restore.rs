@@ -9,7 +9,7 @@ use serde_json::json;
 use tlog_proto::VdiskId;
 
 use super::load_arguments::{LoadArguments, RunArguments, SiteArguments};
-use super::report::{Report, entries};
+use super::report::{Machine, Report, entries};
 use crate::bench::data::Content;
 use crate::bench::figures::Runs;
 use crate::bench::reading_back;
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     settings: SettingsArgs,
 }
 
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Result<ExitCode> {
     let (runs, verified, stores) = match &arguments.vdisk {
         Some(vdisk) => {
             let settings = Settings::load(&arguments.settings)?;
@@ -72,7 +72,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         format!("verified: {blocks} blocks in the log, each as it was written, and the restored file is the last of each")
     });
     let heading = format!("{what}, read back");
-    Report { benchmark: "restore", heading, about, runs, ending }.print(arguments.run.json)?;
+    Report { benchmark: "restore", heading, about, machine, runs, ending }.print(arguments.run.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

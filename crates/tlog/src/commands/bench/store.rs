@@ -8,7 +8,7 @@ use serde_json::json;
 use tlog_codec::Redundancy;
 
 use super::load_arguments::{RunArguments, SiteArguments};
-use super::report::{Report, entries};
+use super::report::{Machine, Report, entries};
 use crate::bench::codec_stages::Shape;
 use crate::bench::data::{Content, DataKind};
 use crate::bench::figures::{Figures, Runs};
@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     settings: SettingsArgs,
 }
 
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_flags(&arguments.settings)?;
     logging::init_for_tool(&settings.logging);
     let Ok(block_size) = usize::try_from(arguments.block_size.0) else { bail!("--block-size is too large") };
@@ -87,7 +87,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         "{stores} {kind} stores, {} values of {bytes} bytes each, {} in flight on each by the port",
         arguments.values, settings.in_flight
     );
-    Report { benchmark: "store", heading, about, runs, ending: None }.print(arguments.run.json)?;
+    Report { benchmark: "store", heading, about, machine, runs, ending: None }.print(arguments.run.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

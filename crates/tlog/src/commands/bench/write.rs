@@ -10,7 +10,7 @@ use serde_json::json;
 use tlog_proto::VdiskId;
 
 use super::load_arguments::{LoadArguments, RunArguments, SiteArguments};
-use super::report::{Report, entries};
+use super::report::{Machine, Report, entries};
 use crate::bench::check;
 use crate::bench::data::{Content, DataKind};
 use crate::bench::delay::DelayedStore;
@@ -70,7 +70,7 @@ pub(crate) struct Arguments {
     settings: SettingsArgs,
 }
 
-pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Result<ExitCode> {
     let settings = match arguments.server {
         Some(_) => Settings::load(&arguments.settings)?,
         None => Settings::from_flags(&arguments.settings)?,
@@ -121,7 +121,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ),
         None => "not verified: stores in memory are gone with their server".to_owned(),
     };
-    Report { benchmark: "write", heading, about, runs, ending: Some(ending) }.print(arguments.run.json)?;
+    Report { benchmark: "write", heading, about, machine, runs, ending: Some(ending) }
+        .print(arguments.run.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
