@@ -13,6 +13,7 @@
 //! - [`pins`], [`admin_pins`]: history that stays while somebody reads it.
 //! - [`recording`], [`reading`]: an image into the log, and the log opened for reading.
 //! - [`demo`]: the whole path on one machine.
+//! - `bench`: what `tlog bench` measures with: loads, the processes they go to, what these cost.
 //! - [`service`], [`admin`]: what `tlog-server` runs, and what it tells of itself.
 //!
 //! What it deliberately does not do: anything that one of the other crates could do. It names adapters, wires them

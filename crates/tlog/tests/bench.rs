@@ -185,7 +185,15 @@ fn stores_in_memory_are_measured_and_said_not_to_be_verified() {
 fn a_store_that_answers_late_is_compared_with_one_that_does_not() {
     let report = report(&["write", "--blocks", "200", "--delay-store", "0=20ms"]);
     assert_eq!(report["verified_blocks"], 400);
-    measured(&report, &["delayed_to_healthy", "healthy_data_mb_per_s", "delayed_flush_ok_p99_us"]);
+    measured(
+        &report,
+        &[
+            "delayed_to_healthy",
+            "healthy_data_mb_per_s",
+            "delayed_flush_ok_p99_us",
+            "delayed_aggregations_behind",
+        ],
+    );
     let said = failure(&["write", "--delay-store", "6=20ms"]);
     assert!(said.contains("there is no store 6, they are 0 to 5"), "{said}");
     let said = failure(&["write", "--delay-store", "0=20ms", "--stores", "directory"]);

@@ -67,6 +67,11 @@ pub(crate) async fn measure(
         figures.add("stored_bytes_per_data_byte", "stored bytes per byte", per_byte);
         let per_aggregation = written.blocks as f64 / stored.aggregations;
         figures.add("blocks_per_aggregation", "blocks per aggregation", per_aggregation);
+        // Where a store is slow, others are waited for, and what it lacks is work that was not done yet.
+        let behind = metrics.total("tlog_log_aggregations_behind");
+        figures.add("aggregations_behind", "aggregations not on all stores at the end", behind);
+        let out = metrics.total("tlog_log_store_failures_total");
+        figures.add("stores_out", "times a store went out", out);
         metrics.tell_stages(&mut figures);
         stored
     });
