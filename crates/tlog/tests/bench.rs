@@ -124,6 +124,9 @@ fn settings_of_the_server_and_of_the_load_count() {
     assert_eq!(report["redundancy"], "2+1, write quorum 3");
     assert_eq!(report["load"]["outstanding"], 20);
     measured(&report, &["data_mb_per_s", "stage_store_sync_mean_us"]);
+    // Somebody has nothing to write.
+    let one = self::report(&["write", "--stores", "directory", "--vdisks", "2", "--blocks", "1"]);
+    assert_eq!(one["verified_blocks"], 1);
     // Text is compressed, and half as much again is stored.
     let stored = report["medians"]["stored_bytes_per_data_byte"]["median"].as_f64().unwrap();
     assert!(stored < 1.5, "{stored}");
@@ -299,6 +302,10 @@ fn what_cannot_be_measured_is_told_with_what_to_do() {
     assert!(said.contains("--plain compares with Redis servers"), "{said}");
     let said = failure(&["write", "--server", "127.0.0.1:1", "--vdisk", "vda", "--data-dir", "nowhere"]);
     assert!(said.contains("none of the stores is there"), "{said}");
+    for wrong in [["--rate", "0"], ["--rate", "1e300"], ["--seconds", "1e300"], ["--block-size", "1TiB"]] {
+        let said = failure(&[&["write", "--stores", "directory"], &wrong[..]].concat());
+        assert!(!said.contains("panicked"), "{said}");
+    }
     let status = |arguments: &[&str]| bench(&place, arguments).status.code();
     assert_eq!(status(&["write", "--data", "noise"]), Some(64));
     assert_eq!(status(&["write", "--rate", "5", "--outstanding", "5"]), Some(64));

@@ -16,6 +16,9 @@ use tlog_proto::BlockIndex;
 /// memory, as the writes of a disk do.
 const POOL: usize = 32 << 20;
 
+/// Most bytes of a block.
+const MOST_OF_A_BLOCK: usize = 64 << 20;
+
 /// Most bytes of an image that are kept in memory.
 const MOST_OF_AN_IMAGE: u64 = 512 << 20;
 
@@ -80,6 +83,11 @@ impl Content {
         disk_blocks: u64,
         seed: u64,
     ) -> anyhow::Result<Self> {
+        if block_size > MOST_OF_A_BLOCK {
+            bail!(
+                "{block_size} bytes are more than is measured: blocks and values of at most {MOST_OF_A_BLOCK}"
+            );
+        }
         let mut rng = SmallRng::seed_from_u64(seed);
         let pool_bytes = POOL.max(4 * block_size);
         let pool = match &kind {

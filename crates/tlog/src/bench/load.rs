@@ -30,8 +30,8 @@ use super::latency::Latencies;
 /// How long the open loop's clock sleeps at least: so much later than due are blocks handed over at most, while it is in time.
 const TICK: Duration = Duration::from_micros(200);
 
-/// Blocks whose time of hand-over is remembered until their RecvOK comes, in the open loop.
-const REMEMBERED: usize = 1 << 18;
+/// Blocks that may be outstanding in the open loop: the client's bound on bytes lets no more through, however small they are.
+const MOST_OUTSTANDING: usize = 1 << 18;
 
 /// When blocks are handed over.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -181,8 +181,10 @@ struct HandOvers {
 }
 
 impl HandOvers {
+    /// Room for all that are outstanding, and for those whose events wait for a reader: a block that comes must not take the place of one
+    /// whose RecvOK was not looked at yet, or that would be called quick.
     fn new(outstanding: usize) -> Self {
-        let length = outstanding.saturating_mul(2).next_power_of_two().clamp(64, REMEMBERED);
+        let length = (outstanding + Events::CAPACITY + 1).next_power_of_two();
         Self { times: (0..length).map(|_| AtomicU64::new(0)).collect() }
     }
 
@@ -232,7 +234,7 @@ impl Writer {
         let outstanding = match self.pace {
             Pace::Outstanding(outstanding) => outstanding,
             Pace::FlushEach => 1,
-            Pace::Rate(_) => REMEMBERED,
+            Pace::Rate(_) => MOST_OUTSTANDING,
         };
         let hand_overs = Arc::new(HandOvers::new(outstanding));
         let first = self.client.next_sequence();
@@ -415,5 +417,44 @@ impl Clock {
 impl Drop for Clock {
     fn drop(&mut self) {
         self.permits.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_hand_over_stays_until_its_event_was_read() {
+        let check = |outstanding: usize| {
+            let hand_overs = HandOvers::new(outstanding);
+            let newest = 1_000_000 + (outstanding + Events::CAPACITY) as u64;
+            for number in 1_000_000..=newest {
+                hand_overs.of(number).unwrap().store(number, Ordering::Relaxed);
+            }
+            assert_eq!(hand_overs.of(1_000_000).unwrap().load(Ordering::Relaxed), 1_000_000);
+        };
+        check(1);
+        check(50);
+        check(1024);
+        check(MOST_OUTSTANDING);
+    }
+
+    #[test]
+    fn blocks_of_the_open_loop_are_due_in_even_steps_and_no_later_for_being_many() {
+        let (begun, gap) = (Instant::now(), Duration::from_secs_f64(1.0 / 30_000.0));
+        assert_eq!(due(begun, gap, 0), begun);
+        let hour = due(begun, gap, 30_000 * 3600) - begun;
+        assert!((hour.as_secs_f64() - 3600.0).abs() < 1.0, "{hour:?}");
+    }
+
+    #[tokio::test]
+    async fn the_clock_gives_a_permit_for_each_block_and_ends_with_its_load() {
+        let permits = Arc::new(Semaphore::new(0));
+        let clock = Clock::start(Arc::clone(&permits), Instant::now(), Duration::from_millis(1), 20);
+        permits.acquire_many(20).await.unwrap().forget();
+        assert_eq!(permits.available_permits(), 0);
+        drop(clock);
+        assert!(permits.is_closed());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ const AGGREGATIONS_OUTSTANDING: usize = 16;
 
 /// And at least so many blocks.
 const LEAST_OUTSTANDING: usize = 1000;
+
+/// Longest load.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// What is written.
 #[derive(Debug, clap::Args)]
@@ -34,8 +38,8 @@ pub(super) struct LoadArguments {
     #[arg(long, value_name = "DATA", default_value = "random")]
     data: DataKind,
     /// Blocks of each vdisk that are not durable at any time (closed loop) [default: 16 aggregations, at least 1000]
-    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "flush_each"])]
-    outstanding: Option<usize>,
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "flush_each"], value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+    outstanding: Option<u32>,
     /// Blocks per second of all vdisks, whatever becomes of them (open loop): latencies count from when each was due
     #[arg(long, value_name = "N", conflicts_with = "flush_each")]
     rate: Option<f64>,
@@ -133,16 +137,19 @@ impl LoadArguments {
     fn pace(&self, settings: &Settings, flush_size: Option<usize>) -> anyhow::Result<Pace> {
         match (self.rate, self.outstanding) {
             _ if self.flush_each => Ok(Pace::FlushEach),
-            (Some(rate), _) if rate.is_finite() && rate > 0.0 => Ok(Pace::Rate(rate)),
-            (Some(rate), _) => bail!("--rate {rate} is no number of blocks per second"),
+            (Some(rate), _) if (0.001..=1e7).contains(&rate) => Ok(Pace::Rate(rate)),
+            (Some(rate), _) => {
+                bail!("--rate {rate} is not a number of blocks per second from 0.001 to 10000000")
+            }
             (None, Some(outstanding)) => {
+                let outstanding = usize::try_from(outstanding)?;
                 if let Some(flush_size) = flush_size.filter(|flush_size| outstanding < *flush_size) {
                     bail!(
                         "--outstanding {outstanding} is less than --flush-size {flush_size}: no aggregation would ever be full, and \
                          each would wait for flush-time; take more of them, a smaller --flush-size, or --flush-each"
                     );
                 }
-                Ok(Pace::Outstanding(outstanding.max(1)))
+                Ok(Pace::Outstanding(outstanding))
             }
             (None, None) => {
                 let blocks = settings.flush_size.saturating_mul(AGGREGATIONS_OUTSTANDING);
@@ -154,9 +161,9 @@ impl LoadArguments {
     fn limit(&self) -> anyhow::Result<Limit> {
         match self.blocks {
             Some(blocks) => Ok(Limit::Blocks(blocks)),
-            None => match std::time::Duration::try_from_secs_f64(self.seconds) {
-                Ok(time) if !time.is_zero() => Ok(Limit::Time(time)),
-                _ => bail!("--seconds {} is no time to write", self.seconds),
+            None => match Duration::try_from_secs_f64(self.seconds) {
+                Ok(time) if !time.is_zero() && time <= LONGEST => Ok(Limit::Time(time)),
+                _ => bail!("--seconds {} is not a time to write, of at most a day", self.seconds),
             },
         }
     }
