@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use hyper::Method;
+use serde_json::Value;
 use tempfile::TempDir;
 use tlog_crypto::MasterKey;
 
@@ -10,6 +12,7 @@ use super::delay::{Delay, DelayedStore};
 use super::process::{ChildProcess, cpu_seconds, peak_memory};
 use super::redis::RedisServer;
 use super::server_metrics::ServerMetrics;
+use crate::admin_client;
 use crate::settings::{Settings, SettingsArgs};
 
 /// Settings that are the measurement's own business where it starts the server.
@@ -229,6 +232,15 @@ impl WatchedServer {
     /// Most memory that it ever had, in bytes.
     pub(crate) fn peak_memory(&self) -> Option<u64> {
         self.pid.and_then(peak_memory)
+    }
+
+    /// Committed aggregations that some store lacks now, of all open logs; none without an admin endpoint. The metric of that is set only when
+    /// something happens to a store, and would be an old one.
+    pub(crate) async fn behind(&self) -> anyhow::Result<Option<u64>> {
+        let Some(admin) = &self.admin else { return Ok(None) };
+        let status: Value = serde_json::from_str(&admin_client::ask(admin, Method::GET, "/status").await?)?;
+        let vdisks = status.get("vdisks").and_then(Value::as_array).into_iter().flatten();
+        Ok(Some(vdisks.filter_map(|vdisk| vdisk.pointer("/log/behind")?.as_u64()).sum()))
     }
 
     /// Its metrics now; none without an admin endpoint.

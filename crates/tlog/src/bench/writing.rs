@@ -39,6 +39,8 @@ pub(crate) async fn measure(
     let before = (server.cpu(), stores_cpu(), cpu_seconds(own));
     let written = connected.run().await?;
     let after = (server.cpu(), stores_cpu(), cpu_seconds(own));
+    // Work that was not done in the time that was measured; asked at once, as it becomes less from now on.
+    let behind = server.behind().await?.map(|behind| behind as f64);
     let metrics = server.metrics().await?.zip(metrics_before).map(|(after, before)| after.since(&before));
 
     let seconds = written.elapsed.as_secs_f64();
@@ -58,6 +60,7 @@ pub(crate) async fn measure(
     figures.add_known("client_cpu_s_per_gb", "client CPU, s/GB", per_gigabyte(before.2, after.2));
     let peak = server.peak_memory().map(|bytes| bytes as f64 / 1e6);
     figures.add_known("server_peak_memory_mb", "server peak memory, MB", peak);
+    figures.add_known("aggregations_behind", "aggregations not on all stores at the end", behind);
     let stored = metrics.map(|metrics| {
         let stored = Stored {
             bytes: metrics.total("tlog_log_bytes_stored_total"),
@@ -67,9 +70,6 @@ pub(crate) async fn measure(
         figures.add("stored_bytes_per_data_byte", "stored bytes per byte", per_byte);
         let per_aggregation = written.blocks as f64 / stored.aggregations;
         figures.add("blocks_per_aggregation", "blocks per aggregation", per_aggregation);
-        // Where a store is slow, others are waited for, and what it lacks is work that was not done yet.
-        let behind = metrics.total("tlog_log_aggregations_behind");
-        figures.add("aggregations_behind", "aggregations not on all stores at the end", behind);
         let out = metrics.total("tlog_log_store_failures_total");
         figures.add("stores_out", "times a store went out", out);
         metrics.tell_stages(&mut figures);
