@@ -1,5 +1,7 @@
 //! Snappy where it shrinks, as is where it does not.
 
+use std::cell::RefCell;
+
 use bytes::BytesMut;
 
 use crate::HeaderError;
@@ -40,25 +42,44 @@ impl Compression {
     }
 }
 
-/// Compresses `plain`. The buffer that comes back has the capacity that `room` asks for its length.
+/// What is tried out before it is known whether it shrinks, one for each thread: most data does not, and its memory need not
+/// be taken and zeroed each time.
+struct Attempt {
+    encoder: snap::raw::Encoder,
+    packed: Vec<u8>,
+}
+
+/// More than this is not kept for the next time.
+const KEPT_BYTES: usize = 4 << 20;
+
+thread_local! {
+    static ATTEMPT: RefCell<Attempt> =
+        RefCell::new(Attempt { encoder: snap::raw::Encoder::new(), packed: Vec::new() });
+}
+
+/// Compresses `plain`. The buffer that comes back has the capacity that `room` asks for its length; where it does not shrink it is
+/// `plain` itself, not copied if it has that capacity.
 pub(crate) fn compress(plain: BytesMut, room: impl Fn(usize) -> usize) -> (Compression, BytesMut) {
-    let max = snap::raw::max_compress_len(plain.len());
-    let mut packed = BytesMut::with_capacity(room(max));
-    packed.resize(max, 0);
-    match snap::raw::Encoder::new().compress(&plain, &mut packed) {
-        Ok(length) if length < plain.len() => {
-            packed.truncate(length);
-            if room(length) < packed.capacity() / 2 {
-                // It shrank a lot, and what is left is short to copy. Its buffer lives as long as the shards in it, so
-                // that its size is memory that somebody counts on.
-                let mut fitting = BytesMut::with_capacity(room(length));
-                fitting.extend_from_slice(&packed);
-                packed = fitting;
-            }
-            (Compression::Snappy, packed)
+    let packed = ATTEMPT.with_borrow_mut(|Attempt { encoder, packed }| {
+        let max = snap::raw::max_compress_len(plain.len());
+        if packed.len() < max {
+            packed.resize(max, 0);
         }
-        // It did not shrink, or is longer than snappy takes (4 GiB).
-        _ => {
+        // What is longer than snappy takes (4 GiB) does not shrink either.
+        let length = encoder.compress(&plain, packed).unwrap_or(usize::MAX);
+        let shrunk = packed.get(..length).filter(|_| length < plain.len()).map(|shrunk| {
+            let mut fitting = BytesMut::with_capacity(room(length));
+            fitting.extend_from_slice(shrunk);
+            fitting
+        });
+        if packed.len() > KEPT_BYTES {
+            *packed = Vec::new();
+        }
+        shrunk
+    });
+    match packed {
+        Some(packed) => (Compression::Snappy, packed),
+        None => {
             let mut plain = plain;
             plain.reserve(room(plain.len()).saturating_sub(plain.len()));
             (Compression::None, plain)
@@ -120,6 +141,24 @@ mod tests {
         }
         check(&[7; 100], Compression::Snappy);
         check(&[noise(4096), vec![0; 3000]].concat(), Compression::Snappy);
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_not_copied_where_it_has_room() {
+        let room = |length: usize| length * 3 / 2 + 16;
+        let mut plain = BytesMut::with_capacity(room(5000));
+        plain.extend_from_slice(&noise(5000));
+        let at = plain.as_ptr();
+        assert_eq!(compress(plain, room).1.as_ptr(), at);
+    }
+
+    #[test]
+    fn memory_of_a_large_attempt_is_not_kept() {
+        let kept = || ATTEMPT.with_borrow(|attempt| attempt.packed.capacity());
+        compress(BytesMut::zeroed(KEPT_BYTES * 2), |length| length);
+        assert_eq!(kept(), 0);
+        compress(BytesMut::zeroed(100), |length| length);
+        assert!((100..1000).contains(&kept()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! ```
 
 use bytes::BytesMut;
+use tlog_crypto::TAG_SIZE;
 use tlog_proto::{Block, BlockHash, BlockIndex, Operation, Sequence, Timestamp};
 
 /// Bytes of one entry.
@@ -60,7 +61,7 @@ pub enum ManifestError {
 }
 
 pub(crate) fn encode(blocks: &[Block]) -> BytesMut {
-    let mut out = BytesMut::with_capacity(blocks.len() * ENTRY_LEN);
+    let mut out = BytesMut::with_capacity(blocks.len() * ENTRY_LEN + TAG_SIZE);
     for entry in blocks.iter().map(BlockEntry::from) {
         out.extend_from_slice(&entry.sequence.0.to_le_bytes());
         out.extend_from_slice(&entry.index.get().to_le_bytes());

@@ -14,8 +14,8 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use tlog_crypto::{NONCE_SIZE, TAG_SIZE, blake2b_256_many};
 use tlog_proto::{
-    Aggregation, AggregationId, AggregationNumber, Block, BlockFault, Epoch, Generation, LogPosition,
-    Operation, Sequence, SessionId, Timestamp, VdiskId,
+    Aggregation, AggregationId, AggregationNumber, AggregationParts, Block, BlockFault, Epoch, Generation,
+    LogPosition, Operation, Sequence, SessionId, Timestamp, VdiskId,
 };
 
 use crate::compression::compress;
@@ -220,10 +220,20 @@ impl Sealer {
     }
 
     fn seal_blocks(&self, place: Place, blocks: &[Block]) -> Result<Sealed, SealError> {
-        let message_bytes = check_size(blocks).map_err(SealError::TooLarge)?;
-        let body = body_message(self.keys.vdisk(), place.sealed_at, blocks, message_bytes);
+        check_size(blocks).map_err(SealError::TooLarge)?;
+        let body = self.body_message(place.sealed_at, blocks);
         let block_size = blocks.iter().map(|b| BlockEntry::from(b).length).fold(place.block_size, u32::max);
         self.finish(Place { block_size, ..place }, blocks.len(), manifest::encode(blocks), body)
+    }
+
+    /// The blocks as the stored message, as format 1 has it but for `prev`, which is empty. In a buffer with room for all shards,
+    /// so that what does not shrink is not copied again.
+    fn body_message(&self, timestamp: Timestamp, blocks: &[Block]) -> BytesMut {
+        let (name, vdisk_id) = (Aggregation::NAME, self.keys.vdisk());
+        let parts = AggregationParts { name, timestamp, vdisk_id, blocks, prev: &[] };
+        let mut message = BytesMut::with_capacity(self.code.split_len(parts.encoded_len() + TAG_SIZE));
+        parts.encode_into(&mut message);
+        message
     }
 
     /// Compresses, seals and splits what the aggregation has.
@@ -359,20 +369,6 @@ pub(crate) fn check_size(blocks: &[Block]) -> Result<u64, u64> {
     } else {
         Ok(bytes)
     }
-}
-
-/// The blocks as the stored message, as format 1 has it but for `prev`, which is empty.
-fn body_message(vdisk: &VdiskId, timestamp: Timestamp, blocks: &[Block], room: u64) -> BytesMut {
-    let mut message = BytesMut::with_capacity(room as usize);
-    let aggregation = Aggregation {
-        name: Aggregation::NAME.to_owned(),
-        timestamp,
-        vdisk_id: vdisk.clone(),
-        blocks: blocks.to_vec(), // shares the data
-        prev: Bytes::new(),
-    };
-    aggregation.encode_into(&mut message);
-    message
 }
 
 pub(crate) fn hash_payloads(payloads: &[Bytes]) -> Vec<[u8; 32]> {

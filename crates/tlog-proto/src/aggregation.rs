@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::flat::Flat;
 use crate::generated::tlog_capnp::tlog_aggregation;
 use crate::message::{BlockFields, read_block};
 use crate::wire;
@@ -20,6 +21,21 @@ pub struct Aggregation {
     pub blocks: Vec<Block>,
     /// Id of the aggregation before it, in format 1; empty in format 2.
     pub prev: Bytes,
+}
+
+/// The same, of parts that stay where they are.
+#[derive(Clone, Copy, Debug)]
+pub struct AggregationParts<'a> {
+    /// See [`Aggregation::name`].
+    pub name: &'a str,
+    /// See [`Aggregation::timestamp`].
+    pub timestamp: Timestamp,
+    /// See [`Aggregation::vdisk_id`].
+    pub vdisk_id: &'a VdiskId,
+    /// See [`Aggregation::blocks`].
+    pub blocks: &'a [Block],
+    /// See [`Aggregation::prev`].
+    pub prev: &'a [u8],
 }
 
 /// Why bytes are not an aggregation.
@@ -62,26 +78,13 @@ impl Aggregation {
 
     /// Appends the message to `out`: stream framing, one segment.
     pub fn encode_into(&self, out: &mut BytesMut) {
-        let texts = wire::words(self.name.len() + 1) + wire::words(self.vdisk_id.as_str().len() + 1);
-        let blocks: usize = self.blocks.iter().map(|block| block.fields().words()).sum();
-        let words = 1 + 2 + 4 + texts + wire::words(self.prev.len()) + 1 + blocks;
-        let count = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
-        out.reserve(8 + words * 8);
-        wire::build(out, words, |message| {
-            // The order in which parts are allocated is that of existing servers, so that the bytes are the same.
-            let mut root = message.init_root::<tlog_aggregation::Builder<'_>>();
-            root.set_name(&self.name);
-            root.set_size(u64::from(count));
-            root.set_timestamp(self.timestamp.0);
-            if !self.prev.is_empty() {
-                root.set_prev(&self.prev);
-            }
-            root.set_vdisk_i_d(self.vdisk_id.as_str());
-            let mut list = root.init_blocks(count);
-            for (at, block) in (0..count).zip(&self.blocks) {
-                block.fields().write(list.reborrow().get(at));
-            }
-        });
+        self.parts().encode_into(out);
+    }
+
+    /// Its parts.
+    pub fn parts(&self) -> AggregationParts<'_> {
+        let Self { name, timestamp, vdisk_id, blocks, prev } = self;
+        AggregationParts { name, timestamp: *timestamp, vdisk_id, blocks, prev }
     }
 
     /// Where the data of each block stands in a message that [`Aggregation::encode_into`] made for a vdisk, with no `prev` and so
@@ -91,10 +94,10 @@ impl Aggregation {
         const BEFORE_TEXTS: usize = 1 + 1 + 2 + 4;
         let text = |text: &str| wire::words(text.len() + 1);
         // The tag of the list, and the structs in it.
-        let structs = 1 + lengths.len() * BlockFields::STRUCT_WORDS;
+        let structs = 1 + lengths.len() * BlockFields::STRUCT;
         let mut words = BEFORE_TEXTS + text(Self::NAME) + text(vdisk_id.as_str()) + structs;
         let place = |length: &u32| {
-            let data = words + BlockFields::HASH_WORDS;
+            let data = words + BlockFields::HASH;
             words = data + wire::words(*length as usize);
             data as u64 * 8
         };
@@ -166,5 +169,109 @@ impl Aggregation {
             blocks,
             prev: Bytes::copy_from_slice(root.get_prev()?),
         })
+    }
+}
+
+impl AggregationParts<'_> {
+    /// Words of the root with its pointer.
+    const ROOT: usize = 1 + 2 + 4;
+
+    /// Bytes of the message.
+    pub fn encoded_len(&self) -> usize {
+        8 + (Self::ROOT + self.content_words()) * 8
+    }
+
+    /// Appends the message to `out`: stream framing, one segment.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        let words = Self::ROOT + self.content_words();
+        let structs = self.blocks.len() * BlockFields::STRUCT;
+        let longest = self.blocks.iter().map(Block::size).max().unwrap_or_default().max(structs);
+        let Some(mut flat) = Flat::begin(out, words, Self::ROOT, longest) else {
+            return self.build(out, words);
+        };
+        // The order in which parts are allocated is that of existing servers, so that the bytes are the same.
+        flat.struct_pointer(2, 4);
+        flat.word(self.blocks.len() as u64);
+        flat.word(self.timestamp.0);
+        flat.bytes_pointer(self.name.len() + 1);
+        // Its pointer comes last.
+        let prev = flat.leave_room(wire::words(self.prev.len()));
+        flat.bytes_pointer(self.vdisk_id.as_str().len() + 1);
+        flat.structs_pointer(structs);
+        match self.prev.len() {
+            0 => flat.null(),
+            length => flat.bytes_pointer_to(prev, length),
+        }
+        flat.text(self.name);
+        flat.bytes(self.prev);
+        flat.text(self.vdisk_id.as_str());
+        flat.structs_tag(self.blocks.len(), 4, 2);
+        for block in self.blocks {
+            block.fields().write_struct(&mut flat);
+        }
+        for block in self.blocks {
+            block.fields().write_content(&mut flat);
+        }
+    }
+
+    /// The same with the builder, for what needs more than one segment.
+    fn build(&self, out: &mut BytesMut, words: usize) {
+        let count = u32::try_from(self.blocks.len()).unwrap_or(u32::MAX);
+        wire::build(out, words, |message| {
+            let mut root = message.init_root::<tlog_aggregation::Builder<'_>>();
+            root.set_name(self.name);
+            root.set_size(u64::from(count));
+            root.set_timestamp(self.timestamp.0);
+            if !self.prev.is_empty() {
+                root.set_prev(self.prev);
+            }
+            root.set_vdisk_i_d(self.vdisk_id.as_str());
+            let mut list = root.init_blocks(count);
+            for (at, block) in (0..count).zip(self.blocks) {
+                block.fields().build(list.reborrow().get(at));
+            }
+        });
+    }
+
+    fn content_words(&self) -> usize {
+        let texts = wire::words(self.name.len() + 1) + wire::words(self.vdisk_id.as_str().len() + 1);
+        let block = |block: &Block| BlockFields::STRUCT + block.fields().content_words();
+        texts + wire::words(self.prev.len()) + 1 + self.blocks.iter().map(block).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::BlockIndex;
+
+    proptest! {
+        #[test]
+        fn what_is_written_flat_is_what_the_builder_makes(
+            name in "[a-z ]{0,20}",
+            vdisk in "[a-z]{1,20}",
+            prev in prop::collection::vec(any::<u8>(), 0..40),
+            blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
+            timestamp: u64,
+        ) {
+            let block = |(sequence, data): (u64, Vec<u8>)| {
+                let (index, timestamp) = (BlockIndex::new(sequence * 7).unwrap(), Timestamp(timestamp));
+                match data.is_empty() {
+                    true => Block::delete(Sequence(sequence), index, timestamp),
+                    false => Block::set(Sequence(sequence), index, timestamp, data.into()),
+                }
+            };
+            let blocks: Vec<Block> = (1..).zip(blocks).map(block).collect();
+            let vdisk_id = VdiskId::new(&vdisk).unwrap();
+            let (name, prev, timestamp) = (&*name, &*prev, Timestamp(timestamp));
+            let parts = AggregationParts { name, timestamp, vdisk_id: &vdisk_id, blocks: &blocks, prev };
+            let (mut flat, mut built) = (BytesMut::new(), BytesMut::new());
+            parts.encode_into(&mut flat);
+            parts.build(&mut built, 1000);
+            prop_assert_eq!(flat.len(), parts.encoded_len());
+            prop_assert_eq!(flat, built);
+        }
     }
 }

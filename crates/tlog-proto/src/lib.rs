@@ -23,6 +23,7 @@
 
 mod aggregation;
 mod block;
+mod flat;
 mod frame;
 mod hash;
 mod ids;
@@ -47,7 +48,7 @@ mod generated {
     pub mod tlog_capnp;
 }
 
-pub use aggregation::{Aggregation, AggregationError};
+pub use aggregation::{Aggregation, AggregationError, AggregationParts};
 pub use block::{Block, BlockFault, Operation, UnverifiedBlock};
 pub use frame::{FrameError, FrameReader};
 pub use hash::{BlockHash, hash_many};

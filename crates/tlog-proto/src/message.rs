@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::flat::Flat;
 use crate::frame::FrameError;
 use crate::generated::tlog_capnp::{
     command, handshake_request, handshake_response, tlog_block, tlog_response,
@@ -317,17 +318,43 @@ pub(crate) struct BlockFields<'a> {
 }
 
 impl BlockFields<'_> {
-    /// Words of the struct alone: four of data, two pointers.
-    pub(crate) const STRUCT_WORDS: usize = 4 + 2;
-    pub(crate) const HASH_WORDS: usize = 4;
+    /// Words of the struct of a `TlogBlock`.
+    pub(crate) const STRUCT: usize = 4 + 2;
 
-    /// Words of a `TlogBlock`: its struct, hash and data.
-    pub(crate) fn words(&self) -> usize {
-        Self::STRUCT_WORDS + Self::HASH_WORDS + wire::words(self.data.len())
+    /// Words of its hash.
+    pub(crate) const HASH: usize = 4;
+
+    /// Words of its hash and data.
+    pub(crate) fn content_words(&self) -> usize {
+        self.hash.map_or(0, |_| Self::HASH) + wire::words(self.data.len())
     }
 
-    /// Writes the fields. Empty data becomes a null pointer, as existing peers have it.
-    pub(crate) fn write(&self, mut to: tlog_block::Builder<'_>) {
+    /// Writes the struct. Empty data becomes a null pointer, as existing peers have it.
+    pub(crate) fn write_struct(&self, out: &mut Flat<'_>) {
+        out.word(self.sequence.0);
+        out.word(self.index as u64);
+        out.word(self.timestamp.0);
+        out.word(self.operation.into());
+        match self.hash {
+            Some(hash) => out.bytes_pointer(hash.0.len()),
+            None => out.null(),
+        }
+        match self.data.len() {
+            0 => out.null(),
+            length => out.bytes_pointer(length),
+        }
+    }
+
+    /// Writes what its pointers lead to.
+    pub(crate) fn write_content(&self, out: &mut Flat<'_>) {
+        if let Some(hash) = self.hash {
+            out.bytes(&hash.0);
+        }
+        out.bytes(self.data);
+    }
+
+    /// The same with the builder, for what needs more than one segment.
+    pub(crate) fn build(&self, mut to: tlog_block::Builder<'_>) {
         to.set_sequence(self.sequence.0);
         to.set_index(self.index);
         to.set_timestamp(self.timestamp.0);
@@ -357,10 +384,16 @@ pub(crate) fn read_block(
 }
 
 fn encode_block(block: BlockFields<'_>, out: &mut BytesMut) {
-    let words = 1 + block.words();
+    let fixed = 1 + BlockFields::STRUCT;
+    let words = fixed + block.content_words();
     out.reserve(1 + 8 + words * 8);
     out.extend_from_slice(&[MessageType::TlogBlock.byte()]);
-    wire::build(out, words, |message| block.write(message.init_root()));
+    let Some(mut flat) = Flat::begin(out, words, fixed, block.data.len()) else {
+        return wire::build(out, words, |message| block.build(message.init_root()));
+    };
+    flat.struct_pointer(4, 2);
+    block.write_struct(&mut flat);
+    block.write_content(&mut flat);
 }
 
 fn encode_command(message_type: MessageType, sequence: Sequence, out: &mut BytesMut) {
@@ -396,6 +429,17 @@ impl Response {
 
     /// Appends it to `out` as it goes over the wire.
     pub fn encode_into(&self, out: &mut BytesMut) {
+        let count = self.sequences.len();
+        let Some(mut flat) = Flat::begin(out, 3 + count, 3, count) else {
+            return self.build(out);
+        };
+        flat.struct_pointer(1, 1);
+        flat.word(u64::from(self.status.number() as u8));
+        flat.numbers_pointer(count);
+        self.sequences.iter().for_each(|sequence| flat.word(sequence.0));
+    }
+
+    fn build(&self, out: &mut BytesMut) {
         let count = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
         wire::build(out, 1 + 2 + self.sequences.len(), |message| {
             let mut root = message.init_root::<tlog_response::Builder<'_>>();
@@ -405,5 +449,46 @@ impl Response {
                 list.set(at, sequence.0);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_flat_is_what_the_builder_makes(
+            numbers: (u64, i64, u64, u8),
+            hash in prop::option::of(any::<[u8; 32]>()),
+            data in prop::collection::vec(any::<u8>(), 0..40),
+            sequences in prop::collection::vec(any::<u64>(), 0..5),
+        ) {
+            let (sequence, index, timestamp, operation) = numbers;
+            let hash = hash.map(BlockHash);
+            let fields = || BlockFields {
+                sequence: Sequence(sequence),
+                index,
+                operation,
+                timestamp: Timestamp(timestamp),
+                hash: hash.as_ref(),
+                data: &data,
+            };
+            let (mut flat, mut built) = (BytesMut::new(), BytesMut::from(&[1][..]));
+            encode_block(fields(), &mut flat);
+            wire::build(&mut built, 20, |message| fields().build(message.init_root()));
+            prop_assert_eq!(flat, built);
+
+            let sequences = sequences.into_iter().map(Sequence).collect();
+            for status in [BlockStatus::RecvFailed, BlockStatus::FlushOk] {
+                let response = Response { status, sequences: Vec::clone(&sequences) };
+                let (mut flat, mut built) = (BytesMut::new(), BytesMut::new());
+                response.encode_into(&mut flat);
+                response.build(&mut built);
+                prop_assert_eq!(flat, built);
+            }
+        }
     }
 }
