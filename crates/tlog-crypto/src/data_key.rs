@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aes::Aes256;
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
-use ctr::cipher::{InnerIvInit, StreamCipher, StreamCipherCoreWrapper, StreamCipherSeek};
+use ctr::cipher::{InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper, StreamCipherSeek};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::hash::keyed;
 use crate::{KeyId, MasterKey, NONCE_SIZE, TAG_SIZE};
@@ -25,12 +24,13 @@ pub const MAX_SEALS_PER_KEY: u64 = 1 << 32;
 /// ```
 ///
 /// `window` makes several keys of one vdisk, for whoever would seal more than [`MAX_SEALS_PER_KEY`] messages: a
-/// log moves to the next window before it gets there. The AES key schedule is made once and wiped when dropped.
+/// log moves to the next window before it gets there. The AES key schedule is made once. Unlike a
+/// [`MasterKey`] it is not wiped when dropped: `ring`, which has it, does not do that (docs/adr/0010).
 ///
 /// The count of seals is that of this value, not of the key: a second value derived from the same inputs begins at
 /// zero. Make one, share it, and choose the window from something that outlives the process.
 pub struct DataKey {
-    cipher: Aes256Gcm,
+    cipher: LessSafeKey,
     /// The same key without the authentication, for parts of what it sealed.
     stream: Aes256,
     master: KeyId,
@@ -81,7 +81,8 @@ impl DataKey {
         let length = vdisk_id.len() as u64;
         let parts = [&length.to_le_bytes()[..], vdisk_id, &window.to_le_bytes()[..]];
         let key = keyed(master.secret(), b"tlog data key v1", &parts);
-        let cipher = Aes256Gcm::new((&*key).into());
+        let cipher = UnboundKey::new(&AES_256_GCM, &*key).expect("an AES-256 key has 32 bytes");
+        let cipher = LessSafeKey::new(cipher); // less safe as the caller chooses the nonces
         let stream = Aes256::new((&*key).into());
         Self { cipher, stream, master: master.id(), window, seals: AtomicU64::new(0) }
     }
@@ -102,13 +103,14 @@ impl DataKey {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .map_err(|_| SealError::KeyExhausted { master: self.master, window: self.window })?;
         let length = bytes.len();
-        self.cipher
-            .encrypt_inout_detached(&nonce.into(), associated, InOutBuf::from(bytes))
-            .map(Into::into)
-            .map_err(|_| SealError::TooLong { bytes: length })
+        let tag = self
+            .cipher
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated), bytes)
+            .map_err(|_| SealError::TooLong { bytes: length })?;
+        Ok(tag.as_ref().try_into().expect("a tag of AES-GCM has 16 bytes"))
     }
 
-    /// Checks the tag and decrypts `bytes` where they are. After an error they are as they were.
+    /// Checks the tag and decrypts `bytes` where they are. After an error they are anything but what was sealed: not to be used.
     pub fn open_in_place(
         &self,
         bytes: &mut [u8],
@@ -116,9 +118,9 @@ impl DataKey {
         associated: &[u8],
         tag: &[u8; TAG_SIZE],
     ) -> Result<(), OpenError> {
-        self.cipher
-            .decrypt_inout_detached(&nonce.into(), associated, InOutBuf::from(bytes), tag.into())
-            .map_err(|_| OpenError)
+        let (nonce, associated) = (Nonce::assume_unique_for_key(nonce), Aad::from(associated));
+        let opened = self.cipher.open_in_place_separate_tag(nonce, associated, (*tag).into(), bytes, 0..);
+        opened.map(drop).map_err(|_| OpenError)
     }
 
     /// Decrypts some bytes of what was sealed under a nonce, `offset` bytes into it. **Proves nothing**: whoever calls it must know in
@@ -170,6 +172,8 @@ impl fmt::Debug for DataKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aes_gcm::aead::inout::InOutBuf;
+    use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
     use proptest::prelude::*;
 
     const NONCE: [u8; NONCE_SIZE] = *b"twelve bytes";
@@ -195,7 +199,7 @@ mod tests {
             let mut bytes = sealed;
             let opened = key.open_in_place(&mut bytes, nonce, associated, &tag);
             assert_eq!(opened, if opens { Ok(()) } else { Err(OpenError) });
-            assert_eq!(&bytes, if opens { b"some plain bytes" } else { &sealed });
+            assert_eq!(&bytes == b"some plain bytes", opens);
         };
         check(key(1, "a", 0), NONCE, b"header", true);
         check(key(2, "a", 0), NONCE, b"header", false);
@@ -262,6 +266,23 @@ mod tests {
             key.decrypt_part(&mut part, nonce, range.start as u64).unwrap();
             prop_assert_eq!(&part[..], &plain[range]);
             prop_assert_eq!(key.decrypt_part(&mut part, nonce, u64::MAX), Err(BeyondSeal));
+        }
+
+        #[test]
+        fn a_seal_is_what_another_implementation_makes(
+            plain in prop::collection::vec(any::<u8>(), 0..300),
+            associated in prop::collection::vec(any::<u8>(), 0..40),
+            nonce: [u8; NONCE_SIZE],
+        ) {
+            let secret = keyed(&[1; 32], b"tlog data key v1", &[&1u64.to_le_bytes(), b"a", &0u64.to_le_bytes()]);
+            let mut expected = plain.clone();
+            let expected_tag: [u8; TAG_SIZE] = Aes256Gcm::new((&*secret).into())
+                .encrypt_inout_detached(&nonce.into(), &associated, InOutBuf::from(&mut expected[..]))
+                .unwrap()
+                .into();
+            let mut bytes = plain;
+            let tag = key(1, "a", 0).seal_in_place(&mut bytes, nonce, &associated).unwrap();
+            prop_assert_eq!((bytes, tag), (expected, expected_tag));
         }
 
         #[test]
