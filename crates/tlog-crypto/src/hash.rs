@@ -24,10 +24,22 @@ pub fn blake2b_256(parts: &[&[u8]]) -> [u8; 32] {
 pub fn blake2b_256_many(inputs: &[&[u8]]) -> Vec<[u8; 32]> {
     let mut params = Params::new();
     params.hash_length(32);
-    let mut jobs: Vec<_> = inputs.iter().map(|input| HashManyJob::new(&params, input)).collect();
+    let filling = filling(inputs);
+    let mut jobs = Vec::with_capacity(inputs.len() + filling.len());
+    jobs.extend(inputs.iter().chain(filling).map(|input| HashManyJob::new(&params, input)));
     hash_many(jobs.iter_mut());
     let digest = |job: &HashManyJob<'_>| job.to_hash().as_bytes().try_into();
-    jobs.iter().map(|job| digest(job).expect("hash_length is 32")).collect()
+    jobs.iter().take(inputs.len()).map(|job| digest(job).expect("hash_length is 32")).collect()
+}
+
+/// Inputs to hash once more for nothing. Four side by side take less time than two, where the processor can do four: of 6 equal
+/// ones, the shards of 4+2, the last two go with two that were there already.
+fn filling<'a, 'b>(inputs: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
+    let equal = inputs.windows(2).all(|pair| matches!(pair, [a, b] if a.len() == b.len()));
+    match inputs.len() % 4 {
+        missing @ (2 | 3) if equal => inputs.get(..4 - missing).unwrap_or_default(),
+        _ => &[],
+    }
 }
 
 /// BLAKE2b-256 keyed with `key`. `purpose` is BLAKE2's personalisation: what is made for one purpose tells nothing
@@ -72,6 +84,12 @@ mod tests {
         let expected: Vec<_> = inputs.iter().map(|input| blake2b_256(&[input])).collect();
         assert_eq!(blake2b_256_many(&inputs), expected);
         assert!(blake2b_256_many(&[]).is_empty());
+        for count in 1..9 {
+            let equal: Vec<[u8; 300]> = (0..count).map(|i| [i; 300]).collect();
+            let equal: Vec<&[u8]> = equal.iter().map(|input| &input[..]).collect();
+            let expected: Vec<_> = equal.iter().map(|input| blake2b_256(&[input])).collect();
+            assert_eq!(blake2b_256_many(&equal), expected);
+        }
     }
 
     #[test]
