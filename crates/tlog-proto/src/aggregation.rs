@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::flat::Flat;
 use crate::generated::tlog_capnp::tlog_aggregation;
-use crate::message::{BlockFields, read_block};
+use crate::message::{BlockFields, part_of, read_block};
 use crate::wire;
 use crate::{Block, BlockFault, DecodeError, Sequence, Timestamp, VdiskId, hash_many};
 
@@ -120,12 +120,7 @@ impl Aggregation {
         message: &Bytes,
         is_hashed: impl Fn(usize) -> bool,
     ) -> Result<Self, AggregationError> {
-        let memory = message.as_ptr_range();
-        let share = |data: &[u8]| match memory.contains(&data.as_ptr()) {
-            true => message.slice_ref(data),
-            false => Bytes::copy_from_slice(data), // nothing but what is empty
-        };
-        Self::decode_with(message, share, is_hashed)
+        Self::decode_with(message, |data| part_of(message, data), is_hashed)
     }
 
     fn decode_with(

@@ -1,5 +1,6 @@
 //! Reading framed messages from a stream, from a peer that may lie.
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::wire::{self, FrameLength};
@@ -60,23 +61,34 @@ impl FrameError {
 /// It takes memory for bytes that have arrived, never for bytes that a peer merely announces: the buffer grows at most
 /// to twice what is in it. All reading methods are cancel safe: what has arrived stays in the reader. They answer
 /// `None` where the peer closed between two messages.
+///
+/// The data of blocks is not copied: it is a part of the buffer that they were read into, which stays in memory as long as any of them
+/// does. Such a buffer has at most [`FrameReader::SHARED_BYTES`]; the next one is begun when it is nearly full, and takes over the
+/// message that is not whole yet. So blocks of 4 KiB keep a tenth more than what [`FrameReader::taken`] counts, and whatever comes
+/// at most three times that, as long as they are let go of in the order in which they came. A block that is kept while later ones go is
+/// to be copied. The data of what is larger than such a buffer is copied here.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     reader: R,
     limits: Limits,
-    buffer: Vec<u8>,
-    /// What is unread is `buffer[start..end]`.
-    start: usize,
-    end: usize,
+    /// What has arrived and was not returned.
+    buffer: BytesMut,
+    /// Bytes of the whole buffer that this is the rest of.
+    buffer_bytes: usize,
+    taken: u64,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Room for one read from the stream.
     const READ_BYTES: usize = 64 << 10;
+    /// With less room than this a new buffer is begun.
+    const LEAST_ROOM: usize = Self::READ_BYTES / 4;
+    /// Most bytes of a buffer that blocks are parts of.
+    pub const SHARED_BYTES: usize = Self::READ_BYTES;
 
     /// Reads from `reader`, accepting what `limits` allow.
     pub fn new(reader: R, limits: Limits) -> Self {
-        Self { reader, limits, buffer: Vec::new(), start: 0, end: 0 }
+        Self { reader, limits, buffer: BytesMut::new(), buffer_bytes: 0, taken: 0 }
     }
 
     /// Reads a handshake request; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
@@ -108,17 +120,33 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// The next client message, if it has arrived already. Never waits.
     pub fn buffered_client_message(&mut self) -> Result<Option<ClientMessage>, FrameError> {
-        let Some(&type_byte) = self.unread().first() else {
+        let Some((&type_byte, bytes)) = self.buffer.split_first() else {
             return Ok(None);
         };
         let message_type = MessageType::try_from(type_byte)?;
-        self.buffered(1, self.limits, |message| ClientMessage::decode(message_type, message))
+        let Some(length) = whole_message(bytes, &self.limits)? else {
+            return Ok(None);
+        };
+        self.taken += 1 + length as u64;
+        if message_type == MessageType::TlogBlock && self.buffer_bytes <= Self::SHARED_BYTES {
+            let mut message = self.buffer.split_to(1 + length).freeze();
+            message.advance(1);
+            return Ok(Some(ClientMessage::decode_shared(message_type, &message)?));
+        }
+        let decoded = ClientMessage::decode(message_type, bytes.get(..length).unwrap_or_default());
+        self.buffer.advance(1 + length);
+        Ok(Some(decoded?))
+    }
+
+    /// Bytes of all client messages that were returned, their own framing included.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Whether bytes have arrived that were not returned yet. Where [`Self::buffered_client_message`] has nothing, they
     /// are a part of a message whose rest is to come.
     pub fn is_mid_message(&self) -> bool {
-        self.start < self.end
+        !self.buffer.is_empty()
     }
 
     /// The stream it reads from. What has been read from it and not been returned is gone.
@@ -132,8 +160,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, FrameError> {
         loop {
-            if let Some(message) = self.buffered(0, limits, &decode)? {
-                return Ok(Some(message));
+            if let Some(length) = whole_message(&self.buffer, &limits)? {
+                let decoded = decode(self.buffer.get(..length).unwrap_or_default());
+                self.buffer.advance(length);
+                return Ok(Some(decoded?));
             }
             if !self.fill().await? {
                 return Ok(None);
@@ -141,50 +171,40 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Decodes the message that begins `skip` bytes into what is unread, if all of it is there.
-    fn buffered<T>(
-        &mut self,
-        skip: usize,
-        limits: Limits,
-        decode: impl FnOnce(&[u8]) -> Result<T, DecodeError>,
-    ) -> Result<Option<T>, FrameError> {
-        let bytes = self.unread().get(skip..).unwrap_or_default();
-        let FrameLength::Whole(length) = wire::frame_length(bytes, &limits)? else {
-            return Ok(None);
-        };
-        let Some(message) = bytes.get(..length) else {
-            return Ok(None);
-        };
-        let decoded = decode(message);
-        self.start += skip + length;
-        Ok(Some(decoded?))
-    }
-
-    fn unread(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
-    }
-
     /// Reads once. False where the peer closed between two messages.
     async fn fill(&mut self) -> Result<bool, FrameError> {
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.end == 0 && self.buffer.len() > 4 * Self::READ_BYTES {
-            self.buffer = Vec::new(); // one large message must not keep its memory for ever
-        }
-        if self.end == self.buffer.len() {
-            self.buffer.resize((self.end * 2).max(Self::READ_BYTES), 0);
-        }
-        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
-        match self.reader.read(free).await? {
-            0 if self.end == 0 => Ok(false),
+        self.make_room();
+        match self.reader.read_buf(&mut self.buffer).await? {
+            0 if self.buffer.is_empty() => Ok(false),
             0 => Err(FrameError::Truncated),
-            read => {
-                self.end += read;
-                Ok(true)
-            }
+            _ => Ok(true),
         }
+    }
+
+    fn make_room(&mut self) {
+        let unread = self.buffer.len();
+        if unread == 0 && self.buffer_bytes > 4 * Self::READ_BYTES {
+            self.buffer = BytesMut::new(); // one large message must not keep its memory for ever
+        }
+        if self.buffer.capacity() - unread >= Self::LEAST_ROOM {
+            return;
+        }
+        let bytes = (unread * 2).max(Self::READ_BYTES);
+        // The same one, where nobody has a part of it any more.
+        if bytes <= self.buffer_bytes && self.buffer.try_reclaim(self.buffer_bytes - unread) {
+            return;
+        }
+        let mut larger = BytesMut::with_capacity(bytes);
+        larger.extend_from_slice(&self.buffer);
+        self.buffer = larger;
+        self.buffer_bytes = bytes;
+    }
+}
+
+/// How long the message is that `bytes` begin with, if all of it is there.
+fn whole_message(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, FrameError> {
+    match wire::frame_length(bytes, limits)? {
+        FrameLength::Whole(length) if length <= bytes.len() => Ok(Some(length)),
+        _ => Ok(None),
     }
 }

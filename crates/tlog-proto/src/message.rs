@@ -226,13 +226,24 @@ pub enum ClientMessage {
 impl ClientMessage {
     /// Parses the message that follows the given type byte.
     pub fn decode(message_type: MessageType, message: &[u8]) -> Result<Self, DecodeError> {
+        // The data is copied, so that nothing keeps the message.
+        Self::decode_with(message_type, message, Bytes::copy_from_slice)
+    }
+
+    /// The same without copying: a block's data is a part of the message, and keeps all of its memory.
+    pub fn decode_shared(message_type: MessageType, message: &Bytes) -> Result<Self, DecodeError> {
+        Self::decode_with(message_type, message, |data| part_of(message, data))
+    }
+
+    fn decode_with(
+        message_type: MessageType,
+        message: &[u8],
+        share: impl FnOnce(&[u8]) -> Bytes,
+    ) -> Result<Self, DecodeError> {
         let reader = wire::open(message)?;
         let command = || reader.get_root::<command::Reader<'_>>();
         Ok(match message_type {
-            // The data is copied, so that nothing keeps the message.
-            MessageType::TlogBlock => {
-                ClientMessage::Block(read_block(reader.get_root()?, Bytes::copy_from_slice)?)
-            }
+            MessageType::TlogBlock => ClientMessage::Block(read_block(reader.get_root()?, share)?),
             MessageType::ForceFlushAtSeq => {
                 ClientMessage::ForceFlushAtSeq(Sequence(command()?.get_sequence()))
             }
@@ -381,6 +392,14 @@ pub(crate) fn read_block(
         hash: from.get_hash()?.try_into().ok().map(BlockHash),
         data: share(from.get_data()?),
     })
+}
+
+/// What was read out of a message as a part of it.
+pub(crate) fn part_of(message: &Bytes, data: &[u8]) -> Bytes {
+    match message.as_ptr_range().contains(&data.as_ptr()) {
+        true => message.slice_ref(data),
+        false => Bytes::copy_from_slice(data), // nothing but what is empty
+    }
 }
 
 fn encode_block(block: BlockFields<'_>, out: &mut BytesMut) {

@@ -107,6 +107,56 @@ fn a_reader_gives_the_memory_of_a_large_message_back() {
     assert!(before - after > 16 << 20, "{before} before, {after} after");
 }
 
+/// Memory that blocks keep which were read and are all held, and what the reader says it has taken from the stream.
+fn kept_by_blocks(messages: &[Vec<u8>], all_at_once: bool) -> (usize, u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let stream = messages.concat();
+    let mut blocks = Vec::with_capacity(messages.len());
+    let before = TAKEN.with(Cell::get).0;
+    let taken = runtime.block_on(async {
+        if all_at_once {
+            let mut frames = FrameReader::new(&stream[..], Limits::default());
+            while let Some(message) = frames.client_message().await.unwrap() {
+                blocks.push(message);
+            }
+            return frames.taken();
+        }
+        let (mut peer, own) = tokio::io::duplex(1 << 20);
+        let mut frames = FrameReader::new(own, Limits::default());
+        for message in messages {
+            peer.write_all(message).await.unwrap();
+            blocks.push(frames.client_message().await.unwrap().unwrap());
+        }
+        frames.taken()
+    });
+    let kept = (TAKEN.with(Cell::get).0 - before) as usize;
+    assert_eq!(blocks.len(), messages.len());
+    blocks.clear();
+    assert_eq!(TAKEN.with(Cell::get).0, before, "nothing keeps it but the blocks");
+    (kept, taken)
+}
+
+#[test]
+fn blocks_that_share_a_buffer_keep_little_more_than_what_the_reader_says() {
+    let check = |lengths: &[usize], count: usize, most: f64| {
+        let one = |at: usize| vec![7; lengths[at % lengths.len()]];
+        let messages: Vec<Vec<u8>> =
+            (0..count).map(|at| bytes_of(|out| set(at as u64, 2, 3, one(at)).encode_into(out))).collect();
+        for all_at_once in [true, false] {
+            let (kept, taken) = kept_by_blocks(&messages, all_at_once);
+            assert_eq!(taken as usize, messages.concat().len());
+            let bound = (taken as f64 * most) as usize + (64 << 10);
+            assert!(kept <= bound, "{lengths:?}: {kept} are kept of {taken}, all at once: {all_at_once}");
+        }
+    };
+    check(&[1], 10_000, 1.35);
+    check(&[512], 2000, 1.35);
+    check(&[4096], 500, 1.35);
+    check(&[4096, 59_000], 60, 3.0);
+    check(&[1, 64 << 10], 40, 3.0);
+    check(&[4096, 100_000], 40, 3.0);
+}
+
 #[test]
 fn decoders_take_no_memory_for_the_elements_that_a_list_claims() {
     const MOST: u64 = (1 << 29) - 1;

@@ -30,6 +30,11 @@ impl Budget {
         Arc::clone(&self.bytes).try_acquire_many_owned(self.permits(bytes)).ok()
     }
 
+    /// Whether so many bytes are free right now.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        bytes <= self.bytes.available_permits()
+    }
+
     /// Takes bytes, waits until they are free. First come, first served.
     pub(crate) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
         if let Some(taken) = self.try_take(bytes) {
@@ -78,23 +83,38 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// The budgets that a block takes from: of its vdisk and of all, or that of all windows.
+/// What a block holds of the budgets until it is durable.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    _bytes: [Option<OwnedSemaphorePermit>; 2],
-    /// It was taken from what all windows share.
-    pub(crate) of_window: bool,
+pub(crate) enum Permit {
+    /// Taken for all blocks that were read together, of their vdisk and of all; comes back when the last of them lets go, as does the
+    /// memory that they are parts of.
+    Unflushed { _taken: Arc<[OwnedSemaphorePermit; 2]> },
+    /// Taken from what all windows share.
+    Window { _taken: OwnedSemaphorePermit },
 }
 
 impl Permit {
-    /// What a block is read with.
+    /// What blocks are read with.
     pub(crate) fn unflushed(vdisk: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Self {
-        Self { _bytes: [Some(vdisk), Some(all)], of_window: false }
+        Self::Unflushed { _taken: Arc::new([vdisk, all]) }
     }
 
     /// What a block waits in a window with.
     pub(crate) fn window(bytes: OwnedSemaphorePermit) -> Self {
-        Self { _bytes: [Some(bytes), None], of_window: true }
+        Self::Window { _taken: bytes }
+    }
+
+    /// The same one for another block; none where it is for one alone.
+    pub(crate) fn share(&self) -> Option<Self> {
+        match self {
+            Self::Unflushed { _taken } => Some(Self::Unflushed { _taken: Arc::clone(_taken) }),
+            Self::Window { .. } => None,
+        }
+    }
+
+    /// It was taken from what all windows share.
+    pub(crate) fn is_of_window(&self) -> bool {
+        matches!(self, Self::Window { .. })
     }
 }
 

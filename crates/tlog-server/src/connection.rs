@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tlog_proto::{
-    BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
+    Block, BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
     HandshakeResponse, HandshakeStatus, LogPosition, Refusal, Response, Sequence, VdiskId,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -35,6 +35,8 @@ const INBOUND_BATCHES: usize = 4;
 /// How long a connection that the server ends may take to read the last words. Closing while the client still sends
 /// would make the client's end drop them.
 const LINGER: Duration = Duration::from_secs(1);
+/// Bytes of the largest buffer that blocks are parts of.
+const SHARED_BYTES: usize = FrameReader::<TcpStream>::SHARED_BYTES;
 
 /// Serves a connection until it ends. With `tls` it speaks that and nothing else.
 pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, tls: Option<ServerTls>) {
@@ -145,7 +147,7 @@ where
         return Linger::No;
     }
     let outbox = Arc::clone(&link.outbox);
-    let reading = Reading { reader, peer, shared, vdisk: vdisk.clone(), link };
+    let reading = Reading { reader, peer, shared, vdisk: vdisk.clone(), link, counted: 0 };
     let ended = tokio::select! {
         biased;
         reason = write_all(&mut write, &outbox, shared.settings.write_timeout) => reason,
@@ -343,6 +345,8 @@ struct Reading<'a, R> {
     shared: &'a Shared,
     vdisk: VdiskId,
     link: Link,
+    /// Of what the reader has taken, so much was counted with blocks.
+    counted: u64,
 }
 
 impl<R: AsyncRead + Unpin> Reading<'_, R> {
@@ -435,23 +439,26 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
 
     /// Checks messages and hands them to the vdisk's task. False where that is gone.
     async fn hand_over(&mut self, messages: Vec<ClientMessage>) -> bool {
-        let mut batch = Vec::with_capacity(messages.len());
-        for message in verified(messages).await {
+        let verified = verified(messages).await;
+        let costs = verified.iter().filter_map(|message| match message {
+            Verified::Block(block) => Some(cost(block)),
+            _ => None,
+        });
+        let together = match costs.sum::<usize>() {
+            0 => None,
+            bytes => self.permit_for_all(bytes),
+        };
+        let mut batch = Vec::with_capacity(verified.len());
+        for message in verified {
             match message {
                 Verified::Command(command) => batch.push(command),
                 Verified::Block(block) => {
-                    let bytes = cost(&block);
-                    let permit = match self.permit_now(bytes) {
+                    let permit = match together.as_ref().and_then(Permit::share) {
                         Some(permit) => permit,
-                        None => {
-                            // What is here must go on before anything waits: only flushing it makes room.
-                            if !batch.is_empty() && !self.send(std::mem::take(&mut batch)).await {
-                                return false;
-                            }
-                            metrics::counter!("tlog_server_backpressure_total").increment(1);
-                            let own = self.link.budget.take(bytes).await;
-                            Permit::unflushed(own, self.shared.unflushed.take(bytes).await)
-                        }
+                        None => match self.permit_for(&block, &mut batch).await {
+                            Some(permit) => permit,
+                            None => return false,
+                        },
                     };
                     batch.push(Incoming::Block(block, permit));
                 }
@@ -459,6 +466,32 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
             }
         }
         batch.is_empty() || self.send(batch).await
+    }
+
+    /// For blocks that came together, if there is enough. What came since the last ones is counted with them, as far as one buffer
+    /// has it: they keep it in memory.
+    fn permit_for_all(&mut self, bytes: usize) -> Option<Permit> {
+        let taken = self.reader.taken();
+        let came = usize::try_from(taken - self.counted).unwrap_or(usize::MAX);
+        self.counted = taken;
+        let bytes = bytes.max(came.min(SHARED_BYTES));
+        let fits = self.link.budget.has_room_for(bytes) && self.shared.unflushed.has_room_for(bytes);
+        if fits { self.permit_now(bytes) } else { None }
+    }
+
+    /// For one block, where there is not enough for all; waits for it. None where the vdisk's task is gone.
+    async fn permit_for(&self, block: &Block, batch: &mut Vec<Incoming>) -> Option<Permit> {
+        let bytes = cost(block);
+        if let Some(permit) = self.permit_now(bytes) {
+            return Some(permit);
+        }
+        // What is here must go on before anything waits: only flushing it makes room.
+        if !batch.is_empty() && !self.send(std::mem::take(batch)).await {
+            return None;
+        }
+        metrics::counter!("tlog_server_backpressure_total").increment(1);
+        let own = self.link.budget.take(bytes).await;
+        Some(Permit::unflushed(own, self.shared.unflushed.take(bytes).await))
     }
 
     fn permit_now(&self, bytes: usize) -> Option<Permit> {

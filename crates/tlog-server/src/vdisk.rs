@@ -15,6 +15,7 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tlog_proto::{Block, BlockStatus, HandshakeResponse, HandshakeStatus, LogPosition, Response, VdiskId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -318,13 +319,16 @@ impl<'a> Vdisk<'a> {
         self.answers.clear();
     }
 
-    fn handle_block(&mut self, block: Block, permit: Permit) {
+    fn handle_block(&mut self, mut block: Block, permit: Permit) {
         if !self.session.would_wait(block.sequence) {
             return self.session.handle_block(block, permit);
         }
-        // What waits must not hold what the block that it waits for needs.
+        // What waits must not hold what the block that it waits for needs, nor the memory of those that came with it.
         match self.registration.shared.windows.try_take(cost(&block)) {
-            Some(bytes) => self.session.handle_block(block, Permit::window(bytes)),
+            Some(bytes) => {
+                block.data = Bytes::copy_from_slice(&block.data);
+                self.session.handle_block(block, Permit::window(bytes));
+            }
             None => self.session.handle_block_without_room(block.sequence),
         }
     }
@@ -368,8 +372,8 @@ impl<'a> Vdisk<'a> {
 
     fn ordered(&mut self, block: OrderedBlock, permit: Permit) {
         let bytes = cost(&block.block);
-        let permit = if permit.of_window { self.leave_window(bytes).unwrap_or(permit) } else { permit };
-        self.holds_window |= permit.of_window;
+        let permit = if permit.is_of_window() { self.leave_window(bytes).unwrap_or(permit) } else { permit };
+        self.holds_window |= permit.is_of_window();
         let position = block.position();
         self.unflushed_bytes += bytes;
         self.undurable.push_back(Undurable { position, bytes, since: Instant::now(), _permit: permit });
