@@ -1,4 +1,4 @@
-//! Snappy where it shrinks, as is where it does not.
+//! Snappy where it is worth it, as is where it is not.
 
 use std::cell::RefCell;
 
@@ -57,9 +57,31 @@ thread_local! {
         RefCell::new(Attempt { encoder: snap::raw::Encoder::new(), packed: Vec::new() });
 }
 
-/// Compresses `plain`. The buffer that comes back has the capacity that `room` asks for its length; where it does not shrink it is
+/// What compression has to save to be worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Worth {
+    AnyByte,
+    /// An eighth. Less is not worth decompressing for, and single blocks cannot be read out of what is compressed: what stands around the
+    /// data of blocks shrinks a little even where the data does not.
+    AnEighth,
+}
+
+impl Worth {
+    fn is_worth(self, plain: usize, packed: usize) -> bool {
+        match self {
+            Worth::AnyByte => packed < plain,
+            Worth::AnEighth => packed < plain && packed <= plain - plain / 8,
+        }
+    }
+}
+
+/// Compresses `plain` where that is worth it. The buffer that comes back has the capacity that `room` asks for its length; where it is not compressed it is
 /// `plain` itself, not copied if it has that capacity.
-pub(crate) fn compress(plain: BytesMut, room: impl Fn(usize) -> usize) -> (Compression, BytesMut) {
+pub(crate) fn compress(
+    plain: BytesMut,
+    worth: Worth,
+    room: impl Fn(usize) -> usize,
+) -> (Compression, BytesMut) {
     let packed = ATTEMPT.with_borrow_mut(|Attempt { encoder, packed }| {
         let max = snap::raw::max_compress_len(plain.len());
         if packed.len() < max {
@@ -67,7 +89,7 @@ pub(crate) fn compress(plain: BytesMut, room: impl Fn(usize) -> usize) -> (Compr
         }
         // What is longer than snappy takes (4 GiB) does not shrink either.
         let length = encoder.compress(&plain, packed).unwrap_or(usize::MAX);
-        let shrunk = packed.get(..length).filter(|_| length < plain.len()).map(|shrunk| {
+        let shrunk = packed.get(..length).filter(|_| worth.is_worth(plain.len(), length)).map(|shrunk| {
             let mut fitting = BytesMut::with_capacity(room(length));
             fitting.extend_from_slice(shrunk);
             fitting
@@ -124,7 +146,7 @@ mod tests {
 
     fn check(plain: &[u8], expected: Compression) {
         let room = |length: usize| length * 3 / 2 + 16;
-        let (compression, packed) = compress(BytesMut::from(plain), room);
+        let (compression, packed) = compress(BytesMut::from(plain), Worth::AnyByte, room);
         assert_eq!(compression, expected);
         assert!(packed.capacity() >= room(packed.len()));
         assert!(compression.can_turn(plain.len() as u64, packed.len() as u64));
@@ -149,34 +171,51 @@ mod tests {
         let mut plain = BytesMut::with_capacity(room(5000));
         plain.extend_from_slice(&noise(5000));
         let at = plain.as_ptr();
-        assert_eq!(compress(plain, room).1.as_ptr(), at);
+        assert_eq!(compress(plain, Worth::AnyByte, room).1.as_ptr(), at);
     }
 
     #[test]
     fn memory_of_a_large_attempt_is_not_kept() {
         let kept = || ATTEMPT.with_borrow(|attempt| attempt.packed.capacity());
-        compress(BytesMut::zeroed(KEPT_BYTES * 2), |length| length);
+        compress(BytesMut::zeroed(KEPT_BYTES * 2), Worth::AnyByte, |length| length);
         assert_eq!(kept(), 0);
-        compress(BytesMut::zeroed(100), |length| length);
+        compress(BytesMut::zeroed(100), Worth::AnyByte, |length| length);
         assert!((100..1000).contains(&kept()));
     }
 
     #[test]
     fn what_shrinks_a_lot_does_not_hold_on_to_a_large_buffer() {
-        let (_, packed) = compress(BytesMut::zeroed(1 << 20), |length| length * 2);
+        let (_, packed) = compress(BytesMut::zeroed(1 << 20), Worth::AnyByte, |length| length * 2);
         assert!(packed.capacity() < 1 << 18, "{}", packed.capacity());
     }
 
     #[test]
     fn the_densest_that_snappy_can_be_is_within_the_bound_and_more_is_refused_unread() {
         let plain = vec![0; 60_000_000];
-        let (_, packed) = compress(BytesMut::from(&plain[..]), |length| length);
+        let (_, packed) = compress(BytesMut::from(&plain[..]), Worth::AnyByte, |length| length);
         assert_eq!(snappy_length(&packed), Some(60_000_000));
         // A length of 4 GiB - 1, and hardly anything behind it.
         let bomb = vec![0xff, 0xff, 0xff, 0xff, 0x0f, 0xfe, 0, 0];
         assert_eq!(snappy_length(&bomb), None);
         assert_eq!(decompress(Compression::Snappy, bomb, u32::MAX as usize), None);
         assert_eq!(decompress(Compression::Snappy, Vec::new(), 1), None);
+    }
+
+    #[test]
+    fn what_saves_less_than_an_eighth_is_left_alone_where_that_is_asked_for() {
+        let with_zeros = |zeros: usize| [vec![0; zeros], noise(8_000 - zeros)].concat();
+        for (zeros, worth, expected) in [
+            (500, Worth::AnyByte, Compression::Snappy),
+            (500, Worth::AnEighth, Compression::None),
+            (2_000, Worth::AnEighth, Compression::Snappy),
+            (0, Worth::AnyByte, Compression::None),
+        ] {
+            let plain = with_zeros(zeros);
+            let (compression, packed) = compress(BytesMut::from(&plain[..]), worth, |length| length);
+            assert_eq!(compression, expected, "{zeros} zeros, {worth:?}");
+            assert_eq!(decompress(compression, packed.into(), plain.len()), Some(plain));
+        }
+        assert!(!Worth::AnEighth.is_worth(0, 0) && !Worth::AnEighth.is_worth(1, 1));
     }
 
     proptest! {
@@ -194,7 +233,7 @@ mod tests {
             pieces in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..40), 1usize..20), 0..20)
         ) {
             let plain: Vec<u8> = pieces.iter().flat_map(|(bytes, times)| bytes.repeat(*times)).collect();
-            let (compression, packed) = compress(BytesMut::from(&plain[..]), |length| length);
+            let (compression, packed) = compress(BytesMut::from(&plain[..]), Worth::AnyByte, |length| length);
             prop_assert_eq!(decompress(compression, packed.into(), plain.len()), Some(plain));
         }
     }

@@ -18,7 +18,7 @@ use tlog_proto::{
     LogPosition, Operation, Sequence, SessionId, Timestamp, VdiskId,
 };
 
-use crate::compression::compress;
+use crate::compression::{Worth, compress};
 use crate::erasure::{ErasureCode, Redundancy};
 use crate::header::{Header, Kind};
 use crate::id::aggregation_id;
@@ -248,9 +248,11 @@ impl Sealer {
         let vdisk = self.keys.vdisk();
         let key = self.keys.sealing_key(number)?;
         let manifest_plain = manifest.len();
-        let (manifest_compression, mut manifest) = compress(manifest, |length| length + TAG_SIZE);
+        let (manifest_compression, mut manifest) =
+            compress(manifest, Worth::AnyByte, |length| length + TAG_SIZE);
         let body_plain = body.len() as u64;
-        let (body_compression, mut body) = compress(body, |length| self.code.split_len(length + TAG_SIZE));
+        let (body_compression, mut body) =
+            compress(body, Worth::AnEighth, |length| self.code.split_len(length + TAG_SIZE));
 
         let body_sealed = body.len() + TAG_SIZE;
         let too_large = |_| SealError::TooLarge(body_sealed as u64);
