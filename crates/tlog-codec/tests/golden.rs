@@ -19,8 +19,11 @@ fn all() -> Vec<(Golden, Vec<EncodedShard>)> {
     golden::all().iter().map(|folder| Golden::load(folder)).collect()
 }
 
-fn stored_as_is(shard: &EncodedShard) -> bool {
-    by_hand::Head::take_apart(&shard.head).number(field::BODY_COMPRESSION) == 0
+/// Sealed as a writer of today does: earlier ones compressed a body where that saved anything, and by hand none was.
+fn sealed_as_today(shard: &EncodedShard) -> bool {
+    let head = by_hand::Head::take_apart(&shard.head);
+    let (plain, sealed) = (head.number(field::BODY_PLAIN), head.number(field::BODY_SEALED) - 16);
+    head.number(field::BODY_COMPRESSION) == 1 && sealed <= plain - plain / 8
 }
 
 #[test]
@@ -65,7 +68,7 @@ fn golden_headers_say_what_was_sealed() {
 fn sealed_again_with_the_same_nonce_they_are_the_same_bytes() {
     let mut sealed_again = 0;
     for (golden, shards) in all() {
-        if stored_as_is(&shards[0]) {
+        if !sealed_as_today(&shards[0]) {
             continue;
         }
         let sealer = Sealer::new(keys(), golden.redundancy);
@@ -76,7 +79,7 @@ fn sealed_again_with_the_same_nonce_they_are_the_same_bytes() {
         }
         sealed_again += 1;
     }
-    assert!(sealed_again >= 3);
+    assert!(sealed_again >= 2);
 }
 
 #[test]
