@@ -12,6 +12,8 @@
 mod clocks;
 mod support;
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -294,6 +296,17 @@ async fn a_server_removes_by_itself_what_is_not_to_be_kept() {
     server.stop();
 }
 
+/// Bytes that the files of all stores take on the disk.
+fn used(place: &Place) -> u64 {
+    fn of(path: &Path) -> u64 {
+        // What was there a moment ago may be removed by now.
+        let Ok(metadata) = path.symlink_metadata() else { return 0 };
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        metadata.blocks() * 512 + entries.map(|entry| of(&entry.path())).sum::<u64>()
+    }
+    (0..6).map(|store| of(&place.store(store))).sum()
+}
+
 /// How long everything races in this test; ten minutes and more by hand.
 fn race_seconds() -> u64 {
     std::env::var("TLOG_RACE_SECONDS").ok().map_or(6, |seconds| seconds.parse().unwrap())
@@ -302,14 +315,14 @@ fn race_seconds() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_restores_scrubs_checkpoints_and_prunes_beside_each_other_lose_no_moment_of_the_window() {
     let (place, over) = (Place::new(), AtomicBool::new(false));
-    let [restores, prunes, looks] = [const { AtomicU64::new(0) }; 3];
+    let [restores, prunes, looks, went_down] = [const { AtomicU64::new(0) }; 4];
     let server = place.server(FLUSH);
     let mut disk = Disk::connect(&server).await;
     disk.write_now(50).await;
     let writes = std::sync::Mutex::new(disk.writes.clone());
     let ends = Instant::now() + Duration::from_secs(race_seconds());
     let (place, over, writes) = (&place, &over, &writes);
-    let (restores, prunes, looks) = (&restores, &prunes, &looks);
+    let (restores, prunes, looks, went_down) = (&restores, &prunes, &looks, &went_down);
     let mut removed = 0;
     std::thread::scope(|scope| {
         let scrubbing = scope.spawn(move || {
@@ -320,13 +333,16 @@ async fn writes_restores_scrubs_checkpoints_and_prunes_beside_each_other_lose_no
             }
         });
         let pruning = scope.spawn(move || {
-            let mut first = 1u64;
+            let (mut first, mut most) = (1u64, 0);
             while !over.load(Ordering::Acquire) {
                 let done = place.tlog(&["prune", "vda", "--keep-within", "6s", "--anyway", "--json"]);
                 let report: Value =
                     serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{done:?}"));
                 if report["pruned"] == true {
                     prunes.fetch_add(1, Ordering::Relaxed);
+                    let now = used(place);
+                    went_down.fetch_add(u64::from(now < most), Ordering::Relaxed);
+                    most = most.max(now);
                     first = report["first"].as_u64().unwrap();
                 } else if let Some(why) = report["why_not"].as_str() {
                     let known = ["restore", "within what is to be kept", "do not have everything"];
@@ -363,10 +379,13 @@ async fn writes_restores_scrubs_checkpoints_and_prunes_beside_each_other_lose_no
         scrubbing.join().unwrap();
     });
     let [restores, prunes, looks] = [restores, prunes, looks].map(|count| count.load(Ordering::Relaxed));
-    println!(
-        "{} writes, {restores} restores, {prunes} prunes up to {removed}, {looks} scrubs",
-        disk.writes.len()
-    );
+    let (written, used) = (disk.writes.len(), used(place));
+    let went_down = went_down.load(Ordering::Relaxed);
+    println!("{written} writes, {restores} restores, {prunes} prunes up to {removed}, {looks} scrubs");
+    println!("{used} bytes used at the end, less than there had been after {went_down} prunes");
+    if race_seconds() >= 60 {
+        assert!(went_down > 0, "bytes used never went down");
+    }
     assert!(restores > 0 && prunes > 0 && looks > 0, "{restores} {prunes} {looks}");
     assert_eq!(restored(place, "end", &[]), disk.after(disk.last()));
     assert_eq!(json_of(place, &["verify", "vda", "--deep"])["verdict"], "whole");
