@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use deadpool_redis::Connection;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::deadline_passed;
+use crate::request::Request;
 use crate::room::Place;
 
 /// A connection that is held until it breaks.
@@ -72,12 +73,12 @@ impl Held {
 
     /// Sends a command and waits for its answer, or for the connection to be given up. An error is one of the connection:
     /// what the server answers, errors too, is a value. May be dropped at any time.
-    pub(crate) async fn answer(self: &Arc<Self>, command: &Cmd, place: Place) -> RedisResult<Value> {
+    pub(crate) async fn answer(self: &Arc<Self>, request: Request<'_>, place: Place) -> RedisResult<Value> {
         let flight = Flight::begin(self, place);
         let mut connection = self.connection.clone();
         tokio::select! {
             biased;
-            answer = connection.send_packed_command(command) => {
+            answer = request.send(&mut connection) => {
                 flight.end(answer.is_ok());
                 answer.map_err(in_words)
             }
@@ -111,7 +112,7 @@ impl Held {
             traffic.being_asked = true;
         }
         let _asking = Asking(self);
-        self.answer(&redis::cmd("PING"), place).await.map(drop)
+        self.answer(Request::One(&redis::cmd("PING")), place).await.map(drop)
     }
 
     /// Ends when nothing was answered for `limit` while something was on the way, with the error for that, or when it was given up.

@@ -24,6 +24,7 @@ mod limits;
 mod link;
 mod links;
 mod pool;
+mod request;
 mod room;
 mod scripts;
 mod slave;

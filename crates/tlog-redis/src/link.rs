@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use crate::dial::Dialler;
 use crate::failure::DialFailure;
 use crate::held::Held;
+use crate::request::Request;
 use crate::room::Room;
 use crate::{LinkLimits, TlsError, TlsOptions};
 
@@ -151,14 +152,14 @@ impl Link {
     /// Those of the connection ([`RedisError::is_io_error`]), those that the server answered, and an answer that is no `T`.
     /// [`kind_of`](crate::kind_of) says what each means to a store.
     pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let value = self.inner.answer(command, None).await?.extract_error()?;
+        let value = self.inner.answer(Request::One(command), None).await?.extract_error()?;
         Ok(T::from_redis_value(value)?)
     }
 
     /// The same for a caller that trusts what it was told before: fails once, and sends nothing, where the server was started anew since.
     /// `run` is such a caller's memory: 0 at first, and where it need not be told.
-    pub(crate) async fn run_on_same(&self, command: &Cmd, run: &AtomicU64) -> RedisResult<Value> {
-        self.inner.answer(command, Some(run)).await?.extract_error()
+    pub(crate) async fn run_on_same(&self, request: Request<'_>, run: &AtomicU64) -> RedisResult<Value> {
+        self.inner.answer(request, Some(run)).await?.extract_error()
     }
 
     /// Waits until there is a connection, dialling as often as the limits allow.
@@ -223,8 +224,8 @@ impl WeakLink {
 }
 
 impl Inner {
-    async fn answer(self: &Arc<Self>, command: &Cmd, run: Option<&AtomicU64>) -> RedisResult<Value> {
-        let place = self.room.take(command).await;
+    async fn answer(self: &Arc<Self>, request: Request<'_>, run: Option<&AtomicU64>) -> RedisResult<Value> {
+        let place = self.room.take(request).await;
         let held = self.usable_connection().await?;
         if let Some(run) = run {
             let before = run.swap(held.run, Ordering::Relaxed);
@@ -232,7 +233,7 @@ impl Inner {
                 return Err(restarted());
             }
         }
-        held.answer(command, place).await.inspect_err(|error| self.give_up(&held, error, "closed"))
+        held.answer(request, place).await.inspect_err(|error| self.give_up(&held, error, "closed"))
     }
 
     /// The connection; one that was idle has shown that it is still there.

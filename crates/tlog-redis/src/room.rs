@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use metrics::Gauge;
-use redis::{Arg, Cmd};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::LinkLimits;
+use crate::request::Request;
 
 /// Room for commands on the way, in number and bytes.
 #[derive(Debug)]
@@ -39,14 +39,10 @@ impl Room {
         }
     }
 
-    /// Waits until there is room for the command. First come, first served.
-    pub(crate) async fn take(&self, command: &Cmd) -> Place {
+    /// Waits until there is room for the request, which counts as one command. First come, first served.
+    pub(crate) async fn take(&self, request: Request<'_>) -> Place {
         let closed = "these semaphores are never closed";
-        let bytes = command.args_iter().map(|argument| match argument {
-            Arg::Simple(bytes) => bytes.len(),
-            _ => 0,
-        });
-        let weight = u32::try_from(bytes.sum::<usize>()).unwrap_or(u32::MAX).clamp(1, self.all_bytes);
+        let weight = u32::try_from(request.bytes()).unwrap_or(u32::MAX).clamp(1, self.all_bytes);
         let command = Arc::clone(&self.commands).acquire_owned().await.expect(closed);
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(weight).await.expect(closed);
         self.place(Some((command, bytes)), weight)

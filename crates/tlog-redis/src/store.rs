@@ -171,10 +171,8 @@ impl RedisStore {
             let put = staging::put(&staged, &value);
             let call = self.meaning(vdisk, &scripts::APPEND, &[&keys.log, &keys.held, &key, &staged]);
             let call = call.arg(shard.epoch.0).arg(number.0).arg(committed.0).arg("").arg("");
-            // In this order on the connection. Where it came out otherwise, or the value was refused, it is missing.
-            let (_, reply) =
-                tokio::join!(biased; self.link.run::<Answer>(&put), self.write(vdisk, &keys, call));
-            let reply = reply?;
+            // Where the value was refused, it is missing.
+            let reply = self.write_behind(put, vdisk, &keys, call).await?;
             if !matches!(reply.word(), "unstaged" | "newer") {
                 return reply.granted(number)?.identity(&keys);
             }

@@ -7,9 +7,10 @@
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 
-use redis::{Cmd, RedisError, ToRedisArgs, Value};
+use redis::{Cmd, Pipeline, RedisError, ToRedisArgs, Value};
 
 use crate::Link;
+use crate::request::Request;
 
 /// A script, and the digest that names it.
 pub(crate) struct Script {
@@ -87,7 +88,21 @@ impl Call<'_> {
 
     /// The same with [`Link::run_on_same`].
     pub(crate) async fn run_on_same(self, link: &Link, run: &AtomicU64) -> Result<Value, RedisError> {
-        let answer = link.run_on_same(&self.command, run).await;
+        let answer = link.run_on_same(Request::One(&self.command), run).await;
+        self.again(link, answer).await
+    }
+
+    /// The same right behind another command, whose answer nobody looks at.
+    pub(crate) async fn run_behind(
+        self,
+        first: Cmd,
+        link: &Link,
+        run: &AtomicU64,
+    ) -> Result<Value, RedisError> {
+        let mut commands = Pipeline::with_capacity(2);
+        commands.add_command(first).add_command(self.command.clone());
+        let answer = link.run_on_same(Request::Several(&commands), run).await;
+        drop(commands);
         self.again(link, answer).await
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::RedisError;
+use redis::{Cmd, RedisError, RedisResult, Value};
 use tlog_proto::VdiskId;
 use tlog_store::{StoreErrorKind, StoreIdentity};
 
@@ -101,6 +101,29 @@ impl RedisStore {
     ) -> Result<Reply, StoreErrorKind> {
         let run = self.known.run(vdisk);
         let answer = call.run_on_same(&self.link, &run).await;
+        self.written(vdisk, keys, &run, answer)
+    }
+
+    /// The same right behind a command that puts there what the script is to find.
+    pub(super) async fn write_behind(
+        &self,
+        first: Cmd,
+        vdisk: &VdiskId,
+        keys: &Keys,
+        call: Call<'_>,
+    ) -> Result<Reply, StoreErrorKind> {
+        let run = self.known.run(vdisk);
+        let answer = call.run_behind(first, &self.link, &run).await;
+        self.written(vdisk, keys, &run, answer)
+    }
+
+    fn written(
+        &self,
+        vdisk: &VdiskId,
+        keys: &Keys,
+        run: &AtomicU64,
+        answer: RedisResult<Value>,
+    ) -> Result<Reply, StoreErrorKind> {
         if answer.as_ref().is_err_and(RedisError::is_io_error) {
             // It is told with this already.
             run.store(0, Ordering::Relaxed);
