@@ -36,6 +36,9 @@ use crate::status::{LaneState, LogStatus, StoreStatus, losses_survived};
 /// Bytes for everything in an aggregation but its payloads, generously, for bounds of memory.
 const HEADS_OF_ONE: u64 = 64 << 10;
 
+/// Blocks that are taken before stores are looked after again, at most.
+const BLOCKS_TOGETHER: usize = 256;
+
 /// An aggregation that is sent and not committed.
 struct InFlight {
     aggregation: EncodedAggregation,
@@ -267,7 +270,7 @@ impl Writer {
                 biased;
                 Some(answer) = self.calls.next(), if !self.calls.is_empty() => self.handle_answer(answer),
                 command = commands.recv() => match command {
-                    Some(command) => self.handle_command(command),
+                    Some(command) => self.handle_commands(command, &mut commands),
                     None => break CloseReason::Failed("the log was dropped without being closed".to_owned()),
                 },
                 () = sleep_until(wake), if wake.is_some() => {}
@@ -282,6 +285,26 @@ impl Writer {
         }
         metric::closed(vdisk, reason.kind());
         self.durability.send_modify(|state| state.closed = Some(reason));
+    }
+
+    /// Blocks that were appended together are taken together: what follows an event costs more than they do.
+    fn handle_commands(&mut self, mut command: Command, more: &mut mpsc::Receiver<Command>) {
+        let now = Instant::now();
+        for _ in 0..BLOCKS_TOGETHER {
+            let Command::Append(block, permit) = command else {
+                return self.handle_command(command);
+            };
+            self.aggregator.handle_block(now, block, permit);
+            command = match more.try_recv() {
+                Ok(next @ Command::Append(..)) => next,
+                Ok(other) => {
+                    self.tail(now);
+                    return self.handle_command(other);
+                }
+                Err(_) => return,
+            };
+        }
+        self.handle_command(command);
     }
 
     fn handle_command(&mut self, command: Command) {
