@@ -39,7 +39,33 @@ impl Staging {
 
 /// The command that puts a value there.
 pub(super) fn put(key: &str, value: &Value<'_>) -> Cmd {
-    let mut command = redis::cmd("SET");
-    command.arg(key).arg(value).arg("PX").arg(LIFETIME_MS);
+    // All at once: one that grows after the value is in it copies that once more.
+    let mut command = Cmd::with_capacity(5, "SET".len() + key.len() + value.len() + "PX".len() + 20);
+    command.arg("SET").arg(key).arg(value).arg("PX").arg(LIFETIME_MS);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tlog_proto::{AggregationId, Epoch};
+    use tlog_store::Shard;
+
+    use super::*;
+
+    #[test]
+    fn a_value_is_put_with_its_lifetime() {
+        let (head, payload) = (Bytes::from_static(b"head"), Bytes::from(vec![7; WORTH_IT]));
+        let shard = Shard { epoch: Epoch(1), id: AggregationId([1; 32]), head, payload };
+        let value = Value::of(&shard, "key").unwrap();
+        let command = put("in:x", &value);
+        let arguments: Vec<usize> = command
+            .args_iter()
+            .map(|argument| match argument {
+                redis::Arg::Simple(bytes) => bytes.len(),
+                _ => panic!("another kind of argument"),
+            })
+            .collect();
+        assert_eq!(arguments, [3, 4, value.len(), 2, 5]);
+    }
 }
