@@ -229,7 +229,8 @@ async fn what_is_to_be_kept_stays_and_the_rest_of_history_goes() {
     }
     // Single moments before it, by day, by hour and by name.
     let points = done["points"].as_array().unwrap();
-    assert!(points.len() >= 9, "{done}");
+    // Two marks, and six or seven days: shortly after midnight the window reaches into one more. Hours are in what is kept anyway.
+    assert!(points.len() >= 8, "{done}");
     for point in points {
         let sequence = point["place"]["sequence"].as_u64().unwrap();
         let at = format!("gen:1/seq:{sequence}");
