@@ -51,9 +51,9 @@ impl Network {
         Self { port, cut, connections }
     }
 
-    /// A store behind it, which gives up soon.
+    /// A store behind it, which gives up soon; not so soon that it does while the network is there and the machine is busy.
     fn store(&self) -> RedisStore {
-        let limits = LinkLimits { response: Duration::from_millis(50), ..LinkLimits::default() };
+        let limits = LinkLimits { response: Duration::from_millis(250), ..LinkLimits::default() };
         RedisStore::new(Link::new(RedisServer::new("127.0.0.1", self.port), limits))
     }
 
