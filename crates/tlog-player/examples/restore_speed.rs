@@ -11,7 +11,6 @@
 //!   sparse file, and to nothing; and both from a checkpoint that was made when 15/16 of that were written.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,8 +24,8 @@ use tlog_codec::{
     Redundancy, SealRequest, Sealed, Sealer, ShardHead, VdiskKeys, WithoutWrites,
 };
 use tlog_player::{
-    DiskState, FileOptions, LogReader, Moment, MomentReached, ReadOptions, ReplayOptions, RestoreOptions,
-    RestoreTarget, restore_to_file,
+    DiskState, FileOptions, LogReader, Moment, MomentReached, NoTarget, ReadOptions, ReplayOptions,
+    RestoreOptions, restore_to_file,
 };
 use tlog_proto::{
     AggregationId, AggregationNumber, Block, BlockIndex, Epoch, Generation, Sequence, SessionId, Timestamp,
@@ -376,7 +375,10 @@ async fn restores(in_aggregation: u64, writes: Writes, options: &Options) {
                     measured(async {
                         let (reader, state) = state(&log, with_checkpoint).await;
                         let options = RestoreOptions::default();
-                        reader.restore(&log.keys, &state, Arc::new(Nothing), &options, |_| {}).await.unwrap();
+                        reader
+                            .restore(&log.keys, &state, Arc::new(NoTarget), &options, |_| {})
+                            .await
+                            .unwrap();
                     })
                     .await,
                 );
@@ -418,24 +420,6 @@ async fn state(log: &Log, with_checkpoint: bool) -> (LogReader, DiskState) {
     let options = ReadOptions { ignore_checkpoints: !with_checkpoint, ..ReadOptions::default() };
     let state = reader.disk_state(&log.keys, Moment::Newest, &options).await.unwrap();
     (reader, state)
-}
-
-/// Takes a disk and forgets it.
-struct Nothing;
-
-impl RestoreTarget for Nothing {
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn write_at(&self, _: u64, data: &[u8]) -> io::Result<()> {
-        std::hint::black_box(data);
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// How long something took, and how long all cores together worked for it.

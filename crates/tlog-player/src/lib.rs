@@ -80,7 +80,7 @@ pub use reader::{LogReader, OpenError};
 pub use records::{RecordFound, Records, RecordsError};
 pub use replay::{Replay, ReplayError, ReplayOptions, Replayed};
 pub use restore::{
-    MemoryTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
+    MemoryTarget, NoTarget, RestoreError, RestoreOptions, RestoreProgress, RestoreSummary, RestoreTarget,
     RestoredBefore,
 };
 pub use resume::{ResumableFile, ResumeError, ResumeOptions, Unfinished};

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use tlog_codec::VdiskKeys;
 use tlog_player::{
-    FileOptions, LogReader, Moment, ReadOptions, ReplayOptions, RestoreOptions, RestoreTarget,
-    restore_to_file,
+    FileOptions, LogReader, Moment, NoTarget, ReadOptions, ReplayOptions, RestoreOptions, restore_to_file,
 };
 use tlog_proto::{BlockIndex, VdiskId};
 
@@ -45,7 +43,7 @@ pub(crate) async fn measure(
     let (reader, state) = disk_state(settings, vdisk, &keys).await?;
     figures.add("state_ms", "which write counts, ms", stage.begun.elapsed().as_secs_f64() * 1000.0);
     let content = state.content_bytes();
-    reader.restore(&keys, &state, Arc::new(Nothing), &RestoreOptions::default(), |_| {}).await?;
+    reader.restore(&keys, &state, Arc::new(NoTarget), &RestoreOptions::default(), |_| {}).await?;
     stage.end("restore_to_nothing", "restore to nothing", content, &stores_cpu, &mut figures);
 
     let stage = Stage::begin(&stores_cpu);
@@ -127,23 +125,5 @@ impl Stage {
             &format!("{label}, CPU s/GB in stores"),
             stores,
         );
-    }
-}
-
-/// Takes a disk and forgets it.
-struct Nothing;
-
-impl RestoreTarget for Nothing {
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn write_at(&self, _: u64, data: &[u8]) -> io::Result<()> {
-        std::hint::black_box(data);
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
     }
 }
