@@ -75,8 +75,8 @@ impl Worth {
     }
 }
 
-/// Compresses `plain` where that is worth it. The buffer that comes back has the capacity that `room` asks for its length; where it is not compressed it is
-/// `plain` itself, not copied if it has that capacity.
+/// Compresses `plain` where that is worth it. The buffer that comes back has the capacity that `room` asks for its length; where it is
+/// not compressed it is `plain` itself, not copied if it has that capacity.
 pub(crate) fn compress(
     plain: BytesMut,
     worth: Worth,
