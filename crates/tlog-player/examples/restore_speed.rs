@@ -1,5 +1,5 @@
 //! How quickly a log is read back: `cargo run --release -p tlog-player --example restore_speed -- [--disk 256MiB] [--directory DIR]
-//! [--turns 3] [--only replay|restore] [--walk no]`.
+//! [--turns 3] [--only replay|restore] [--walk no] [--blocks 25]`.
 //!
 //! Everything is in directory stores, 4+2, in blocks of 4 KiB of random bytes; what is compared is run in turns. It says
 //!
@@ -51,14 +51,14 @@ async fn main() {
     let Options { disk, .. } = options;
     println!("disk of {} MiB, {} turns, median (lowest-highest)", disk >> 20, options.turns);
     if options.only.as_deref() != Some("restore") {
-        for in_aggregation in [25, 250] {
+        for in_aggregation in options.in_aggregation() {
             let mut log = Log::begin(&options.directory, in_aggregation).await;
             log.write(Writes::InOrder, disk, disk).await;
             whole_history(&log, &options).await;
         }
     }
     if options.only.as_deref() != Some("replay") {
-        for in_aggregation in [25, 250] {
+        for in_aggregation in options.in_aggregation() {
             for writes in [Writes::InOrder, Writes::AtRandom] {
                 restores(in_aggregation, writes, &options).await;
             }
@@ -73,9 +73,15 @@ struct Options {
     only: Option<String>,
     /// Whether the serial walk is measured, too: with slow stores it takes minutes.
     walk: bool,
+    /// Blocks in an aggregation, where only one size is looked at.
+    blocks: Option<u64>,
 }
 
 impl Options {
+    fn in_aggregation(&self) -> Vec<u64> {
+        self.blocks.map_or_else(|| vec![25, 250], |blocks| vec![blocks])
+    }
+
     fn from_arguments() -> Self {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let value = |name: &str| {
@@ -88,6 +94,7 @@ impl Options {
             turns: value("--turns").map_or(3, |text| text.parse().expect("a number of turns")),
             only: value("--only"),
             walk: value("--walk").is_none_or(|walk| walk != "no"),
+            blocks: value("--blocks").map(|text| text.parse().expect("a number of blocks")),
         }
     }
 }

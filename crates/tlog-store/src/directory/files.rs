@@ -57,6 +57,16 @@ impl OpenFiles {
         Ok(file)
     }
 
+    /// The same where it is open already, and nobody else is looking for one.
+    pub(super) fn get_open(&self, vdisk: &VdiskId, segment: u64) -> Option<Arc<File>> {
+        let mut recent = self.files.try_lock().ok()?;
+        recent.turn += 1;
+        let turn = recent.turn;
+        let (used, file) = recent.files.get_mut(&(vdisk.clone(), segment))?;
+        *used = turn;
+        Some(Arc::clone(file))
+    }
+
     fn put(&self, key: Key, file: Arc<File>) {
         let mut recent = guard(&self.files);
         recent.turn += 1;

@@ -75,7 +75,7 @@ enum Found {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Head,
     Whole,
 }
@@ -222,18 +222,10 @@ impl Log {
             let body = head_len as usize + if part == Part::Whole { payload_len as usize } else { 0 };
             let Some(file) = self.file(at.segment)? else { continue };
             let (bytes, read) = read_at(&file, at.offset.into(), HEADER + body);
-            let header = read.as_ref().ok().and_then(|()| Header::parse(&bytes)).filter(|header| {
-                let lengths = (header.head_len, header.payload_len) == (head_len, payload_len);
-                header.kind == Kind::Shard && header.number == number && lengths
-            });
-            let content = bytes.slice(HEADER..);
-            let whole = |header: &Header| {
-                let (head, payload) = content.split_at(head_len as usize);
-                crc32c::crc32c(head) == header.head_check
-                    && (part == Part::Head || crc32c::crc32c(payload) == header.payload_check)
-            };
-            return Ok(match header.filter(whole) {
-                Some(header) => Found::Record(header, content),
+            let found =
+                read.as_ref().ok().and_then(|()| checked(&bytes, part, number, (head_len, payload_len)));
+            return Ok(match found {
+                Some((header, content)) => Found::Record(header, content),
                 None => {
                     self.count_damaged(1);
                     let error = read.err().map(tracing::field::display);
@@ -385,6 +377,25 @@ impl Log {
         metrics::counter!("tlog_store_damaged_records_total", "store" => Arc::clone(&self.shared.address))
             .increment(records);
     }
+}
+
+/// The header and what is behind it of a shard's record, as far as it was read, if it is what was written under this number with these lengths
+/// of head part and payload.
+pub(super) fn checked(
+    bytes: &Bytes,
+    part: Part,
+    number: AggregationNumber,
+    lengths: (u32, u32),
+) -> Option<(Header, Bytes)> {
+    let header = Header::parse(bytes)?;
+    let content = bytes.slice(HEADER..);
+    let (head, payload) = content.split_at_checked(lengths.0 as usize)?;
+    let is_it = header.kind == Kind::Shard
+        && header.number == number
+        && (header.head_len, header.payload_len) == lengths
+        && crc32c::crc32c(head) == header.head_check
+        && (part == Part::Head || crc32c::crc32c(payload) == header.payload_check);
+    is_it.then_some((header, content))
 }
 
 /// So many bytes of a file, into memory that is not made zero first. Where they cannot all be read, zeros in their place and why.

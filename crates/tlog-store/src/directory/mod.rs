@@ -10,6 +10,7 @@
 //! `record` is the byte layout, `scan` finds records in a file, `index` is what they say, `log` and `reads` read, `commit`
 //! writes, `files` and `lock` are what their names say.
 
+mod at_once;
 mod commit;
 mod files;
 mod index;

@@ -1,4 +1,5 @@
-//! Reading: shards of one log that are asked for at the same time share threads, and what bringing the index up to date costs.
+//! Reading what is not [at hand](super::at_once): shards of one log that are asked for at the same time share threads, and what bringing the
+//! index up to date costs.
 //!
 //! Whoever asks joins the log's queue. A thread takes what waits, brings the index up to date once, reads and answers, and begins
 //! anew until nothing waits. One thread is enough for what is in memory already: waking it for every shard costs more than the
@@ -44,7 +45,10 @@ enum Asked {
 impl Log {
     /// Reads a shard, as the writer had left it when this was called or later.
     pub(super) async fn shard(self: &Arc<Self>, number: AggregationNumber) -> Outcome<ShardSlot> {
-        self.ask(|reply| Asked::Shard(number, reply)).await
+        match self.shard_at_once(number) {
+            Some(shard) => Ok(shard),
+            None => self.ask(|reply| Asked::Shard(number, reply)).await,
+        }
     }
 
     /// Reads bytes of a payload, unchecked.
@@ -53,7 +57,10 @@ impl Log {
         number: AggregationNumber,
         parts: &[Range<u32>],
     ) -> Outcome<Option<Vec<Bytes>>> {
-        self.ask(|reply| Asked::Parts(number, parts.to_vec(), reply)).await
+        match self.parts_at_once(number, parts) {
+            Some(read) => Ok(Some(read)),
+            None => self.ask(|reply| Asked::Parts(number, parts.to_vec(), reply)).await,
+        }
     }
 
     async fn ask<T>(
