@@ -1,5 +1,6 @@
 //! How quickly a log is read back: `cargo run --release -p tlog-player --example restore_speed -- [--disk 256MiB] [--directory DIR]
-//! [--turns 3] [--only replay|restore] [--walk no] [--blocks 25]`.
+//! [--turns 3] [--only replay|restore] [--walk no] [--blocks 25] [--times 1,16]
+//! [--writes in-order|shuffled|at-random]`.
 //!
 //! Everything is in directory stores, 4+2, in blocks of 4 KiB of random bytes; what is compared is run in turns. It says
 //!
@@ -7,7 +8,7 @@
 //!   and of a *serial walk*, which is how the system that tlog replaces reads: from the newest aggregation back, each named by the one
 //!   after it, one store after the other, and joined, decrypted, decompressed and hashed before the next is read. The walk has the
 //!   same codec; only the way of reading differs. Both also with stores that take 1 ms for each answer, as on a network;
-//! - the restore of a disk whose history is 1, 4 and 16 times its size, rewritten from one end to the other and at random places: to a
+//! - the restore of a disk whose history is 1, 4 and 16 times its size, rewritten from one end to the other, in shuffled passes and at random places: to a
 //!   sparse file, and to nothing; and both from a checkpoint that was made when 15/16 of that were written.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, RngCore, SeedableRng};
 use tlog_codec::{
     CheckpointPart, CheckpointRecord, Content, Finding, Keyring, MasterKey, Opener, PlaceInLog, Record,
@@ -59,7 +61,7 @@ async fn main() {
     }
     if options.only.as_deref() != Some("replay") {
         for in_aggregation in options.in_aggregation() {
-            for writes in [Writes::InOrder, Writes::AtRandom] {
+            for writes in options.writes.map_or(Writes::ALL.to_vec(), |writes| vec![writes]) {
                 restores(in_aggregation, writes, &options).await;
             }
         }
@@ -75,6 +77,10 @@ struct Options {
     walk: bool,
     /// Blocks in an aggregation, where only one size is looked at.
     blocks: Option<u64>,
+    /// Lengths of history, in sizes of the disk.
+    times: Vec<u64>,
+    /// Where only one way of writing is looked at.
+    writes: Option<Writes>,
 }
 
 impl Options {
@@ -94,6 +100,15 @@ impl Options {
             turns: value("--turns").map_or(3, |text| text.parse().expect("a number of turns")),
             only: value("--only"),
             walk: value("--walk").is_none_or(|walk| walk != "no"),
+            times: value("--times").map_or(vec![1, 4, 16], |text| {
+                text.split(',').map(|times| times.parse().expect("how many times the disk")).collect()
+            }),
+            writes: value("--writes").map(|text| {
+                *Writes::ALL
+                    .iter()
+                    .find(|writes| writes.name() == text)
+                    .expect("in-order, shuffled or at-random")
+            }),
             blocks: value("--blocks").map(|text| text.parse().expect("a number of blocks")),
         }
     }
@@ -112,10 +127,27 @@ fn bytes_of(text: &str) -> u64 {
 
 type Appends = futures::stream::FuturesUnordered<tokio::task::JoinHandle<()>>;
 
-#[derive(Clone, Copy, Debug)]
+/// Where a history of a disk writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writes {
+    /// From one end to the other, and again.
     InOrder,
+    /// Every block once in any order, and again in another order: after each pass the disk is full.
+    Shuffled,
+    /// Anywhere: after as many writes as it has blocks, 37 % of the disk were never written to.
     AtRandom,
+}
+
+impl Writes {
+    const ALL: [Self; 3] = [Self::InOrder, Self::Shuffled, Self::AtRandom];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::InOrder => "in-order",
+            Self::Shuffled => "shuffled",
+            Self::AtRandom => "at-random",
+        }
+    }
 }
 
 /// A log on six directories, and what writes it.
@@ -131,6 +163,8 @@ struct Log {
     /// The newest record.
     record: Option<AggregationNumber>,
     written: u64,
+    /// Blocks that a shuffled pass has not written yet.
+    pass: Vec<u64>,
     rng: SmallRng,
 }
 
@@ -162,6 +196,7 @@ impl Log {
             prev: AggregationId::BEFORE_FIRST,
             record: None,
             written: 0,
+            pass: Vec::new(),
             rng: SmallRng::seed_from_u64(1),
         }
     }
@@ -179,6 +214,7 @@ impl Log {
                     self.rng.fill_bytes(&mut data);
                     let index = match writes {
                         Writes::InOrder => at % blocks_of_disk,
+                        Writes::Shuffled => self.next_of_pass(blocks_of_disk),
                         Writes::AtRandom => self.rng.random_range(0..blocks_of_disk),
                     };
                     let (sequence, index) = (Sequence(at + 1), BlockIndex::new(index).unwrap());
@@ -200,6 +236,15 @@ impl Log {
             self.append(sealer.seal(request).unwrap(), &mut appends).await;
         }
         self.publish(appends).await;
+    }
+
+    /// Another block of the pass over the disk, or the first of another pass.
+    fn next_of_pass(&mut self, blocks_of_disk: u64) -> u64 {
+        if self.pass.is_empty() {
+            self.pass.extend(0..blocks_of_disk);
+            self.pass.shuffle(&mut self.rng);
+        }
+        self.pass.pop().unwrap()
     }
 
     /// Writes a checkpoint of the disk as it is.
@@ -369,8 +414,8 @@ async fn replay(log: &Log, latency: Duration) {
 async fn restores(in_aggregation: u64, writes: Writes, options: &Options) {
     let (disk, mut log) = (options.disk, Log::begin(&options.directory, in_aggregation).await);
     let mut first: Option<[f64; 4]> = None;
-    println!("restore, written {writes:?}, aggregations of {in_aggregation} blocks:");
-    for times in [1, 4, 16] {
+    println!("restore, written {}, aggregations of {in_aggregation} blocks:", writes.name());
+    for times in options.times.clone() {
         log.write(writes, disk, times * disk / 16 * 15).await;
         log.checkpoint().await;
         log.write(writes, disk, times * disk).await;

@@ -1,5 +1,6 @@
 //! Walking the heads of a log, in either direction, a bounded number of bytes at a time.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use tlog_codec::ChainBreak;
@@ -114,9 +115,12 @@ pub(crate) struct Backward {
     /// The lowest number to answer.
     to: AggregationNumber,
     step: Step,
-    /// What is below is read while what is above is looked at.
-    ahead: Option<Task<HeadsRead>>,
+    /// What is below is read while what is above is looked at: ranges one below the other, with their lowest numbers.
+    ahead: VecDeque<(AggregationNumber, Task<HeadsRead>)>,
 }
+
+/// Steps that a walk back reads ahead: reading takes about twice as long as looking at what was read.
+const AHEAD: usize = 2;
 
 impl Backward {
     /// From an aggregation down to `to`, or to the first that the log keeps.
@@ -126,13 +130,13 @@ impl Backward {
         to: AggregationNumber,
     ) -> Self {
         let to = to.max(reader.extent().first);
-        Self { reader, next: from, expected: Some(id), to, step: Step(FIRST_STEP), ahead: None }
+        Self { reader, next: from, expected: Some(id), to, step: Step(FIRST_STEP), ahead: VecDeque::new() }
     }
 
     /// From the end of the log.
     pub(crate) fn from_end(reader: LogReader) -> Self {
         let (next, expected, to) = (reader.extent().last, reader.last_id(), reader.extent().first);
-        Self { reader, next, expected, to, step: Step(FIRST_STEP), ahead: None }
+        Self { reader, next, expected, to, step: Step(FIRST_STEP), ahead: VecDeque::new() }
     }
 
     /// What the last one that was answered follows.
@@ -146,18 +150,25 @@ impl Backward {
         if self.next < first {
             return Ok(Vec::new());
         }
-        let ahead = match self.ahead.take() {
-            Some(ahead) => Some(ahead.await).filter(|read| *read.range().end() == self.next),
+        let ahead = match self.ahead.pop_front() {
+            Some((_, ahead)) => Some(ahead.await).filter(|read| *read.range().end() == self.next),
             None => None,
         };
         let read = match ahead {
             Some(read) => read,
-            None => self.read_from(self.next).await,
+            None => {
+                self.ahead.clear(); // it went on elsewhere
+                self.read_from(self.next).1.await
+            }
         };
         let range = read.range().clone();
         self.step.learn_bytes(read.bytes(), range.end().0 + 1 - range.start().0);
-        if *range.start() > first {
-            self.ahead = range.start().previous().map(|below| self.read_from(below));
+        let mut lowest = self.ahead.back().map_or(*range.start(), |(lowest, _)| *lowest);
+        while self.ahead.len() < AHEAD && lowest > first {
+            let Some(below) = lowest.previous() else { break };
+            let read = self.read_from(below);
+            lowest = read.0;
+            self.ahead.push_back(read);
         }
         let (stores, survey) = (self.reader.stores(), self.reader.survey());
         let links = match self.expected {
@@ -178,11 +189,12 @@ impl Backward {
         Ok(links)
     }
 
-    /// Reads as many heads down from a number as one step has.
-    fn read_from(&self, newest: AggregationNumber) -> Task<HeadsRead> {
-        let oldest = AggregationNumber(newest.0.saturating_sub(self.step.0 - 1));
-        let (reader, range) = (self.reader.clone(), oldest.max(self.to)..=newest);
-        Task::spawn(async move { reader.stores().heads_of_one(reader.survey(), range).await })
+    /// Reads as many heads down from a number as one step has; the first is their lowest number.
+    fn read_from(&self, newest: AggregationNumber) -> (AggregationNumber, Task<HeadsRead>) {
+        let oldest = AggregationNumber(newest.0.saturating_sub(self.step.0 - 1)).max(self.to);
+        let reader = self.reader.clone();
+        let read = async move { reader.stores().heads_of_one(reader.survey(), oldest..=newest).await };
+        (oldest, Task::spawn(read))
     }
 
     /// The same of all stores, for what was not found on one after the other: the error names what is lost.
