@@ -8,22 +8,19 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::Connection;
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::conversation::Conversation;
 use crate::failure::deadline_passed;
 use crate::request::Request;
 use crate::room::Place;
 
 /// A connection that is held until it breaks.
 pub(crate) struct Held {
-    connection: MultiplexedConnection,
-    /// The pool's; taken out of it when this is given up, so that the pool dials another.
-    pooled: Mutex<Option<Connection>>,
+    conversation: Conversation,
     traffic: Mutex<Traffic>,
     /// There is something on the way where there was nothing, or nothing of it is awaited any more.
     changed: Notify,
@@ -50,11 +47,10 @@ struct Traffic {
 }
 
 impl Held {
-    pub(crate) fn new(pooled: Connection, failures_before: u32, run: u64) -> Self {
+    pub(crate) fn new(conversation: Conversation, failures_before: u32, run: u64) -> Self {
         let now = Instant::now();
         Self {
-            connection: pooled.clone(),
-            pooled: Mutex::new(Some(pooled)),
+            conversation,
             traffic: Mutex::new(Traffic {
                 begun: 0,
                 awaited: 0,
@@ -73,14 +69,14 @@ impl Held {
 
     /// Sends a command and waits for its answer, or for the connection to be given up. An error is one of the connection:
     /// what the server answers, errors too, is a value. May be dropped at any time.
-    pub(crate) async fn answer(self: &Arc<Self>, request: Request<'_>, place: Place) -> RedisResult<Value> {
+    pub(crate) async fn answer(self: &Arc<Self>, request: Request, place: Place) -> RedisResult<Value> {
         let flight = Flight::begin(self, place);
-        let mut connection = self.connection.clone();
         tokio::select! {
             biased;
-            answer = request.send(&mut connection) => {
+            answer = self.conversation.ask(request) => {
                 flight.end(answer.is_ok());
-                answer.map_err(in_words)
+                // Where it was closed by us, that is not why.
+                answer.map_err(|error| self.reason.get().cloned().unwrap_or(error))
             }
             () = self.given_up.cancelled() => {
                 flight.end(false);
@@ -112,7 +108,7 @@ impl Held {
             traffic.being_asked = true;
         }
         let _asking = Asking(self);
-        self.answer(Request::One(&redis::cmd("PING")), place).await.map(drop)
+        self.answer(Request::of(&redis::cmd("PING")), place).await.map(drop)
     }
 
     /// Ends when nothing was answered for `limit` while something was on the way, with the error for that, or when it was given up.
@@ -136,8 +132,7 @@ impl Held {
             let probe = async {
                 if awaited == 0 {
                     let tag = self.traffic().begun;
-                    let mut connection = self.connection.clone();
-                    if connection.send_packed_command(&redis::cmd("PING")).await.is_ok() {
+                    if self.conversation.ask(Request::of(&redis::cmd("PING"))).await.is_ok() {
                         self.traffic().seen_answer(tag + 1);
                         return;
                     }
@@ -158,9 +153,8 @@ impl Held {
         if self.reason.set(reason).is_err() {
             return false;
         }
-        let pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(pooled.map(Connection::take));
         self.given_up.cancel();
+        self.conversation.close();
         self.traffic().abandoned.clear();
         true
     }
@@ -193,14 +187,6 @@ impl Traffic {
         self.last_sign = Instant::now();
         self.abandoned.retain(|(tag, _)| *tag >= begun);
     }
-}
-
-/// What the client calls a broken pipe.
-fn in_words(error: RedisError) -> RedisError {
-    if !error.is_connection_dropped() {
-        return error;
-    }
-    io::Error::new(io::ErrorKind::BrokenPipe, "the connection was closed before an answer came").into()
 }
 
 /// A command on the way.

@@ -74,7 +74,7 @@ impl Keys {
     }
 }
 
-/// A shard as the value of a key. Its parts are copied once, into the command.
+/// A shard as the value of a key.
 pub(crate) struct Value<'a> {
     prefix: [u8; PREFIX],
     shard: &'a Shard,
@@ -99,6 +99,11 @@ impl<'a> Value<'a> {
     /// Length in bytes.
     pub(crate) fn len(&self) -> usize {
         PREFIX + self.shard.head.len() + self.shard.payload.len()
+    }
+
+    /// What it consists of, head part and payload as they are in memory.
+    pub(crate) fn parts(&self) -> [Bytes; 3] {
+        [Bytes::copy_from_slice(&self.prefix), self.shard.head.clone(), self.shard.payload.clone()]
     }
 }
 

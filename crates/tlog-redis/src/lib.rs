@@ -14,6 +14,7 @@
 
 mod chains;
 mod closed;
+mod conversation;
 mod dial;
 mod durability;
 mod factory;

@@ -96,8 +96,9 @@ pub enum LinkState {
 impl Link {
     /// A link to `server`; does not dial. For `rediss://` whom this system trusts is trusted.
     pub fn new(server: RedisServer, limits: LinkLimits) -> Self {
-        let dialler = Dialler::new(&server, &limits, None)
-            .expect("host, port, user and password are taken as they are: nothing is parsed that could fail");
+        // The default names no files, so that nothing can be wrong with them.
+        let tls = server.tls.then(|| TlsOptions::default().read().ok()).flatten();
+        let dialler = Dialler::new(&server, &limits, tls);
         Self::with_dialler(server, limits, dialler)
     }
 
@@ -106,8 +107,7 @@ impl Link {
         if !server.tls {
             return Ok(Self::new(server, limits));
         }
-        let certificates = tls.read()?;
-        let dialler = Dialler::new(&server, &limits, Some(&certificates)).map_err(TlsError::Unusable)?;
+        let dialler = Dialler::new(&server, &limits, Some(tls.read()?));
         Ok(Self::with_dialler(server, limits, dialler))
     }
 
@@ -152,13 +152,13 @@ impl Link {
     /// Those of the connection ([`RedisError::is_io_error`]), those that the server answered, and an answer that is no `T`.
     /// [`kind_of`](crate::kind_of) says what each means to a store.
     pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let value = self.inner.answer(Request::One(command), None).await?.extract_error()?;
+        let value = self.inner.answer(Request::of(command), None).await?.extract_error()?;
         Ok(T::from_redis_value(value)?)
     }
 
     /// The same for a caller that trusts what it was told before: fails once, and sends nothing, where the server was started anew since.
     /// `run` is such a caller's memory: 0 at first, and where it need not be told.
-    pub(crate) async fn run_on_same(&self, request: Request<'_>, run: &AtomicU64) -> RedisResult<Value> {
+    pub(crate) async fn run_on_same(&self, request: Request, run: &AtomicU64) -> RedisResult<Value> {
         self.inner.answer(request, Some(run)).await?.extract_error()
     }
 
@@ -224,8 +224,8 @@ impl WeakLink {
 }
 
 impl Inner {
-    async fn answer(self: &Arc<Self>, request: Request<'_>, run: Option<&AtomicU64>) -> RedisResult<Value> {
-        let place = self.room.take(request).await;
+    async fn answer(self: &Arc<Self>, request: Request, run: Option<&AtomicU64>) -> RedisResult<Value> {
+        let place = self.room.take(&request).await;
         let held = self.usable_connection().await?;
         if let Some(run) = run {
             let before = run.swap(held.run, Ordering::Relaxed);

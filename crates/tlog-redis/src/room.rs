@@ -40,7 +40,7 @@ impl Room {
     }
 
     /// Waits until there is room for the request, which counts as one command. First come, first served.
-    pub(crate) async fn take(&self, request: Request<'_>) -> Place {
+    pub(crate) async fn take(&self, request: &Request) -> Place {
         let closed = "these semaphores are never closed";
         let weight = u32::try_from(request.bytes()).unwrap_or(u32::MAX).clamp(1, self.all_bytes);
         let command = Arc::clone(&self.commands).acquire_owned().await.expect(closed);

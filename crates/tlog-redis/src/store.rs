@@ -168,10 +168,10 @@ impl RedisStore {
         let value = value_of(shard, &key)?;
         if let Some(staged) = self.staging.name(&value) {
             let staged = keys.staged(staged);
-            let put = staging::put(&staged, &value);
             let call = self.meaning(vdisk, &scripts::APPEND, &[&keys.log, &keys.held, &key, &staged]);
             let call = call.arg(shard.epoch.0).arg(number.0).arg(committed.0).arg("").arg("");
             // Where the value was refused, it is missing.
+            let put = (staged.as_str(), &value, staging::LIFETIME_MS);
             let reply = self.write_behind(put, vdisk, &keys, call).await?;
             if !matches!(reply.word(), "unstaged" | "newer") {
                 return reply.granted(number)?.identity(&keys);

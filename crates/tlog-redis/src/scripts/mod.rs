@@ -7,10 +7,10 @@
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 
-use redis::{Cmd, Pipeline, RedisError, ToRedisArgs, Value};
+use redis::{Cmd, RedisError, ToRedisArgs, Value};
 
-use crate::Link;
 use crate::request::Request;
+use crate::{Link, layout};
 
 /// A script, and the digest that names it.
 pub(crate) struct Script {
@@ -88,21 +88,19 @@ impl Call<'_> {
 
     /// The same with [`Link::run_on_same`].
     pub(crate) async fn run_on_same(self, link: &Link, run: &AtomicU64) -> Result<Value, RedisError> {
-        let answer = link.run_on_same(Request::One(&self.command), run).await;
+        let answer = link.run_on_same(Request::of(&self.command), run).await;
         self.again(link, answer).await
     }
 
-    /// The same right behind another command, whose answer nobody looks at.
+    /// The same right behind a command that puts a value under a key, for so long; nobody looks at the answer of that.
     pub(crate) async fn run_behind(
         self,
-        first: Cmd,
+        (key, value, lifetime_ms): (&str, &layout::Value<'_>, u64),
         link: &Link,
         run: &AtomicU64,
     ) -> Result<Value, RedisError> {
-        let mut commands = Pipeline::with_capacity(2);
-        commands.add_command(first).add_command(self.command.clone());
-        let answer = link.run_on_same(Request::Several(&commands), run).await;
-        drop(commands);
+        let request = Request::put(key, value, lifetime_ms, &self.command);
+        let answer = link.run_on_same(request, run).await;
         self.again(link, answer).await
     }
 

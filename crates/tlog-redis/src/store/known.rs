@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redis::{Cmd, RedisError, RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 use tlog_proto::VdiskId;
 use tlog_store::{StoreErrorKind, StoreIdentity};
 
 use super::{RedisStore, Reply};
 use crate::kind_of;
-use crate::layout::Keys;
+use crate::layout::{self, Keys};
 use crate::scripts::{Call, Script};
 
 /// What this client knows of the logs that it has to do with.
@@ -104,16 +104,16 @@ impl RedisStore {
         self.written(vdisk, keys, &run, answer)
     }
 
-    /// The same right behind a command that puts there what the script is to find.
+    /// The same right behind a command that puts a value under a key, for so many milliseconds, where the script is to find it.
     pub(super) async fn write_behind(
         &self,
-        first: Cmd,
+        put: (&str, &layout::Value<'_>, u64),
         vdisk: &VdiskId,
         keys: &Keys,
         call: Call<'_>,
     ) -> Result<Reply, StoreErrorKind> {
         let run = self.known.run(vdisk);
-        let answer = call.run_behind(first, &self.link, &run).await;
+        let answer = call.run_behind(put, &self.link, &run).await;
         self.written(vdisk, keys, &run, answer)
     }
 

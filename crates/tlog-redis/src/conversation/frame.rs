@@ -1,0 +1,130 @@
+//! Where an answer ends: the second version of the protocol that servers speak (RESP2).
+
+use std::io;
+
+use redis::{RedisError, RedisResult};
+
+/// Longest string, and longest answer, that is taken: what a server has as its limit for one string.
+const MOST: usize = 512 << 20;
+/// Most values in one answer.
+const MOST_VALUES: usize = 1 << 24;
+/// Longest line: a server's error can be long.
+const LONGEST_LINE: usize = 64 << 10;
+
+/// How much of the next answer is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of it: so many bytes.
+    Whole(usize),
+    /// At least so many bytes are missing.
+    Missing(usize),
+}
+
+/// The extent of the answer that begins the bytes. An error where they are no answer.
+pub(super) fn of(bytes: &[u8]) -> RedisResult<Extent> {
+    let mut at = 0;
+    // Values that are still to come: an array is as many more as it says.
+    let mut values: usize = 1;
+    while values > 0 {
+        values -= 1;
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some(&kind) = rest.first() else { return Ok(Extent::Missing(1)) };
+        if !b"+-:$*".contains(&kind) {
+            return Err(garbled("it is no answer of a Redis server"));
+        }
+        let Some(line) = line(rest) else {
+            let garbage = rest.len() > LONGEST_LINE;
+            return if garbage { Err(garbled("a line of it has no end")) } else { Ok(Extent::Missing(1)) };
+        };
+        at += line.len() + 2;
+        match kind {
+            // Nil has a length of -1.
+            b'$' => {
+                if let Some(length) = length(line, MOST)? {
+                    at += length + 2;
+                }
+            }
+            b'*' => values += length(line, MOST_VALUES)?.unwrap_or(0),
+            _ => {}
+        }
+        if at > MOST || values > MOST_VALUES {
+            return Err(garbled("it is longer than any answer"));
+        }
+        if at > bytes.len() {
+            return Ok(Extent::Missing(at - bytes.len()));
+        }
+    }
+    Ok(Extent::Whole(at))
+}
+
+/// The first line, without its end.
+fn line(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().take(LONGEST_LINE).position(|byte| *byte == b'\r')?;
+    // What follows is the other half of the end, or is not there yet.
+    bytes.get(end + 1).and_then(|_| bytes.get(..end))
+}
+
+/// The number after the first byte of a line; none for -1.
+fn length(line: &[u8], most: usize) -> RedisResult<Option<usize>> {
+    let text = line.get(1..).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(None),
+        Ok(length) => match usize::try_from(length) {
+            Ok(length) if length <= most => Ok(Some(length)),
+            _ => Err(garbled("it is longer than any answer")),
+        },
+        Err(_) => Err(garbled("a length in it is no number")),
+    }
+}
+
+/// The server says what no server says.
+pub(super) fn garbled(what: &str) -> RedisError {
+    let text = format!("what the server sends cannot be read: {what}");
+    io::Error::new(io::ErrorKind::InvalidData, text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_with_its_last_byte_and_not_before() {
+        for answer in [
+            "+OK\r\n",
+            "-ERR what?\r\n",
+            ":-17\r\n",
+            "$5\r\nab\r\nc\r\n",
+            "$0\r\n\r\n",
+            "$-1\r\n",
+            "*-1\r\n",
+            "*0\r\n",
+            "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n$-1\r\n",
+        ] {
+            let and_more = format!("{answer}+more\r\n");
+            assert_eq!(of(and_more.as_bytes()).unwrap(), Extent::Whole(answer.len()), "{answer:?}");
+            redis::parse_redis_value(answer.as_bytes()).unwrap();
+            for length in 0..answer.len() {
+                match of(&answer.as_bytes()[..length]).unwrap() {
+                    Extent::Missing(bytes) => {
+                        assert!((1..=answer.len() - length).contains(&bytes), "{answer:?}")
+                    }
+                    whole => panic!("{answer:?}, {length}: {whole:?}"),
+                }
+            }
+        }
+        assert_eq!(of(b"$100\r\n12345").unwrap(), Extent::Missing(97));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_said_and_takes_no_memory() {
+        let endless = format!("+{}", "x".repeat(LONGEST_LINE));
+        for bytes in
+            ["x", "HTTP/1.1 400\r\n", "$x\r\n", "$-2\r\n", "*99999999999\r\n", "$536870913\r\n", &endless]
+        {
+            let error = of(bytes.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("cannot be read"), "{error}");
+        }
+        let nested = "*16777216\r\n".repeat(3);
+        assert!(of(nested.as_bytes()).is_err());
+    }
+}
