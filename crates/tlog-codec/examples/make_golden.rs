@@ -48,7 +48,13 @@ fn main() {
     let second = write(made("2-noise-1+0", (2, 0, 576), (1, 0), one, first), |golden| seal(golden, master()));
     let third =
         write(made("3-deletes-2+1", (3, 1, 576), (2, 1), deletes, second), |golden| seal(golden, master()));
-    write(made("4-as-is-1+0", (4, 1, 576), (1, 0), as_is, third), |golden| seal_as_is(golden, &master()));
+    let fourth =
+        write(made("4-as-is-1+0", (4, 1, 576), (1, 0), as_is, third), |golden| seal_as_is(golden, &master()));
+    let texts = (8..=19).map(|i| set(i, i * 3, text(i))).collect();
+    let fifth =
+        write(made("5-text-4+2", (5, 1, 576), (4, 2), texts, fourth), |golden| seal(golden, master()));
+    let mixed = vec![set(20, 7, noise(7, 5000)), delete(21, 9), set(22, 8, noise(8, 4096))];
+    write(made("6-noise-2+1", (6, 1, 576), (2, 1), mixed, fifth), |golden| seal(golden, master()));
 }
 
 /// A folder, and what is to be in it.

@@ -9,7 +9,7 @@
 //!   7   1  kind: 1 blocks, 2 part of a checkpoint, 3 record
 //!   8   1  compression of the manifest, 0 none, 1 snappy
 //!   9   1  compression of the body
-//!  10   1  cipher, 1 AES-256-GCM
+//!  10   1  suite: 1 AES-256-GCM and payload hashes of BLAKE2b-256, 2 AES-256-GCM and payload hashes of BLAKE3
 //!  11   1  time reach, see reach.rs; 0 not known
 //!  12   4  block count; 0 in a record
 //!  16   8  key id
@@ -35,7 +35,7 @@
 //! Numbers are little endian. Everything but `prev` is bound to what is sealed, as associated data.
 
 use bytes::Bytes;
-use tlog_crypto::{KeyId, TAG_SIZE};
+use tlog_crypto::{KeyId, TAG_SIZE, blake2b_256_many, blake3_256};
 use tlog_proto::{AggregationId, AggregationNumber, Generation, Sequence, SessionId, Timestamp};
 
 use crate::compression::Compression;
@@ -77,6 +77,42 @@ impl Kind {
     }
 }
 
+/// How an aggregation is sealed, and how its payloads are hashed. Everything else is BLAKE2b-256 in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Suite {
+    /// AES-256-GCM; payloads hashed with BLAKE2b-256, as they were first.
+    AesGcmBlake2b,
+    /// AES-256-GCM; payloads hashed with BLAKE3 (docs/adr/0012). What is written.
+    #[default]
+    AesGcmBlake3,
+}
+
+impl Suite {
+    fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::AesGcmBlake2b),
+            2 => Some(Self::AesGcmBlake3),
+            _ => None,
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::AesGcmBlake2b => 1,
+            Self::AesGcmBlake3 => 2,
+        }
+    }
+
+    /// The hash of each payload, in order.
+    pub(crate) fn hashes(self, payloads: &[&[u8]]) -> Vec<[u8; 32]> {
+        match self {
+            // Several side by side are quicker.
+            Self::AesGcmBlake2b => blake2b_256_many(payloads),
+            Self::AesGcmBlake3 => payloads.iter().map(|payload| blake3_256(payload)).collect(),
+        }
+    }
+}
+
 /// What is written about an aggregation in the clear. Bound to the sealed parts and to the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -84,6 +120,8 @@ pub struct Header {
     pub redundancy: Redundancy,
     /// What is in it.
     pub kind: Kind,
+    /// How it is sealed and hashed.
+    pub suite: Suite,
     /// A lower bound of the timestamps of writes in a run of aggregations that ends with it: for finding a time.
     pub time_reach: TimeReach,
     /// Where records are, see [`Header::record_before`].
@@ -142,7 +180,7 @@ pub enum HeaderError {
     /// A later format, or damage.
     #[error("format {0} is not known to this version")]
     UnknownFormat(u8),
-    /// A kind, cipher or compression that is not known.
+    /// A kind, suite or compression that is not known.
     #[error("{what} {value} is not known to this version")]
     Unknown {
         /// Which field.
@@ -157,7 +195,6 @@ pub enum HeaderError {
 
 const MAGIC: [u8; 4] = *b"TLOG";
 const FORMAT: u8 = 2;
-const CIPHER_AES_256_GCM: u8 = 1;
 
 impl Header {
     /// Bytes of a header.
@@ -172,7 +209,7 @@ impl Header {
         out.put([FORMAT, self.redundancy.data() as u8, self.redundancy.parity() as u8, self.kind.number()]);
         let compressions = [self.manifest_compression.number(), self.body_compression.number()];
         out.put(compressions);
-        out.put([CIPHER_AES_256_GCM, self.time_reach.0]);
+        out.put([self.suite.number(), self.time_reach.0]);
         out.put(self.block_count.to_le_bytes());
         out.put(self.key_id.0);
         for field in [
@@ -208,13 +245,10 @@ impl Header {
         if format != FORMAT {
             return Err(HeaderError::UnknownFormat(format));
         }
-        let [manifest_compression, body_compression, cipher, time_reach] = from.take()?;
-        let known = |what, value, expected| {
-            if value == expected { Ok(()) } else { Err(HeaderError::Unknown { what, value }) }
-        };
-        known("cipher", cipher, CIPHER_AES_256_GCM)?;
+        let [manifest_compression, body_compression, suite, time_reach] = from.take()?;
         let header = Self {
             kind: Kind::from_number(kind).ok_or(HeaderError::Unknown { what: "kind", value: kind })?,
+            suite: Suite::from_number(suite).ok_or(HeaderError::Unknown { what: "suite", value: suite })?,
             time_reach: TimeReach(time_reach),
             redundancy: Redundancy::new(data.into(), parity.into())
                 .map_err(|_| HeaderError::Inconsistent("number of shards"))?,

@@ -34,7 +34,7 @@ mod shard;
 
 pub use chain::{ChainBreak, ChainVerifier};
 pub use erasure::{ErasureError, InvalidRedundancy, Redundancy};
-pub use header::{Header, HeaderError, Kind};
+pub use header::{Header, HeaderError, Kind, Suite};
 pub use keys::{KeyError, VdiskKeys};
 pub use manifest::{BlockEntry, ManifestError};
 pub use open::{OpenError, Opener};

@@ -22,7 +22,7 @@ pub enum RebuildError {
 pub fn rebuild(head: &ShardHead, payloads: &[Option<Bytes>]) -> Result<EncodedAggregation, RebuildError> {
     head.header.check_payloads(payloads)?;
     let payloads = ErasureCode::new(head.header.redundancy).complete(payloads)?;
-    if hash_payloads(&payloads) != head.payload_hashes() {
+    if hash_payloads(head.header.suite, &payloads) != head.payload_hashes() {
         return Err(RebuildError::Mismatch);
     }
     Ok(EncodedAggregation { id: head.id, header: head.header, common: head.common.clone(), payloads })

@@ -12,7 +12,7 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tlog_crypto::{NONCE_SIZE, TAG_SIZE, blake2b_256_many};
+use tlog_crypto::{NONCE_SIZE, TAG_SIZE};
 use tlog_proto::{
     Aggregation, AggregationId, AggregationNumber, AggregationParts, Block, BlockFault, Epoch, Generation,
     LogPosition, Operation, Sequence, SessionId, Timestamp, VdiskId,
@@ -20,7 +20,7 @@ use tlog_proto::{
 
 use crate::compression::{Worth, compress};
 use crate::erasure::{ErasureCode, Redundancy};
-use crate::header::{Header, Kind};
+use crate::header::{Header, Kind, Suite};
 use crate::id::aggregation_id;
 use crate::keys::{KeyError, VdiskKeys};
 use crate::manifest::{self, BlockEntry};
@@ -261,6 +261,7 @@ impl Sealer {
         let header = Header {
             redundancy: self.code.redundancy(),
             kind,
+            suite: Suite::default(),
             time_reach: place.finding.time_reach,
             record_back: place.finding.record_back(number),
             manifest_compression,
@@ -298,7 +299,7 @@ impl Sealer {
             vdisk: vdisk.clone(),
             header,
             manifest: manifest.freeze(),
-            hashes: hash_payloads(&payloads),
+            hashes: hash_payloads(header.suite, &payloads),
             payloads,
         })
     }
@@ -373,9 +374,9 @@ pub(crate) fn check_size(blocks: &[Block]) -> Result<u64, u64> {
     }
 }
 
-pub(crate) fn hash_payloads(payloads: &[Bytes]) -> Vec<[u8; 32]> {
+pub(crate) fn hash_payloads(suite: Suite, payloads: &[Bytes]) -> Vec<[u8; 32]> {
     let payloads: Vec<&[u8]> = payloads.iter().map(|payload| &payload[..]).collect();
-    blake2b_256_many(&payloads)
+    suite.hashes(&payloads)
 }
 
 /// An aggregation that is complete but for its place in the chain.

@@ -28,7 +28,7 @@ fn log(name: &str, seed: u64, length: u64) -> Vec<Bytes> {
             .put(field::DATA, 1)
             .put(field::PARITY, 0)
             .put(field::KIND, 1)
-            .put(field::CIPHER, 1)
+            .put(field::SUITE, 1)
             .put(field::BLOCK_COUNT, 1)
             .put(field::NUMBER, number)
             .put(field::MANIFEST_PLAIN, 45)

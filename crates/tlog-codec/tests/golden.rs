@@ -7,7 +7,7 @@ use bytes::Bytes;
 use support::by_hand::{self, field};
 use support::golden::{self, Golden};
 use support::keys_of;
-use tlog_codec::{BlockEntry, EncodedShard, Opener, Sealer, ShardHead, VdiskKeys};
+use tlog_codec::{BlockEntry, EncodedShard, Opener, Sealer, ShardHead, Suite, VdiskKeys};
 use tlog_crypto::MasterKey;
 
 fn keys() -> VdiskKeys {
@@ -19,11 +19,13 @@ fn all() -> Vec<(Golden, Vec<EncodedShard>)> {
     golden::all().iter().map(|folder| Golden::load(folder)).collect()
 }
 
-/// Sealed as a writer of today does: earlier ones compressed a body where that saved anything, and by hand none was.
+/// Sealed as a writer of today does: earlier ones hashed payloads with BLAKE2b, and compressed a body where that saved anything; by hand
+/// none was.
 fn sealed_as_today(shard: &EncodedShard) -> bool {
     let head = by_hand::Head::take_apart(&shard.head);
     let (plain, sealed) = (head.number(field::BODY_PLAIN), head.number(field::BODY_SEALED) - 16);
-    head.number(field::BODY_COMPRESSION) == 1 && sealed <= plain - plain / 8
+    let as_written = if sealed <= plain - plain / 8 { 1 } else { 0 };
+    head.number(field::SUITE) == 2 && head.number(field::BODY_COMPRESSION) == as_written
 }
 
 #[test]
@@ -102,5 +104,16 @@ fn every_way_to_compress_is_among_them() {
         .collect();
     for way in [(1, 1), (0, 1), (0, 0)] {
         assert!(ways.contains(&way), "{way:?} of {ways:?}");
+    }
+}
+
+#[test]
+fn every_suite_is_among_them() {
+    let suites: Vec<Suite> = all()
+        .iter()
+        .map(|(golden, shards)| ShardHead::parse(&golden.vdisk, &shards[0].head).unwrap().header.suite)
+        .collect();
+    for suite in [Suite::AesGcmBlake2b, Suite::AesGcmBlake3] {
+        assert!(suites.contains(&suite), "{suites:?}");
     }
 }

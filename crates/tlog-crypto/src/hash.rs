@@ -1,4 +1,4 @@
-//! BLAKE2b (RFC 7693).
+//! BLAKE2b (RFC 7693), and BLAKE3 where speed counts and nobody else has to agree.
 
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, Update};
@@ -42,6 +42,11 @@ fn filling<'a, 'b>(inputs: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
     }
 }
 
+/// BLAKE3 with a digest of 32 bytes. Of long inputs three to four times as fast as BLAKE2b of several side by side.
+pub fn blake3_256(input: &[u8]) -> [u8; 32] {
+    *blake3::hash(input).as_bytes()
+}
+
 /// BLAKE2b-256 keyed with `key`. `purpose` is BLAKE2's personalisation: what is made for one purpose tells nothing
 /// about what the same key makes for another.
 pub(crate) fn keyed(key: &[u8; KEY_SIZE], purpose: &[u8; 16], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
@@ -66,6 +71,19 @@ mod tests {
         // From `b2sum -l 256`.
         check(b"", "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8");
         check(b"abc", "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319");
+    }
+
+    #[test]
+    fn blake3_is_blake3() {
+        // From its test vectors: bytes that count up to 250 and begin anew.
+        let input: Vec<u8> = (0..2049).map(|at| (at % 251) as u8).collect();
+        let check = |length: usize, hex_digest: &str| {
+            assert_eq!(hex::encode(blake3_256(&input[..length])), hex_digest, "{length} bytes");
+        };
+        check(0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
+        check(1, "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213");
+        check(1024, "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7");
+        check(2049, "5f4d72f40d7a5f82b15ca2b2e44b1de3c2ef86c426c95c1af0b6879522563030");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! - [`MasterKey`] and [`Keyring`]: what an operator keeps. Every key has a [`KeyId`] that may be shown.
 //! - [`DataKey`]: what seals the aggregations of one vdisk, derived from a master key; AES-256-GCM.
-//! - [`blake2b_256`] and [`blake2b_256_many`]: the hash of chains and shards.
+//! - [`blake2b_256`], [`blake2b_256_many`]: the hash of blocks and chains; [`blake3_256`]: that of shards.
 //! - [`format1`]: the pair that reads and writes what existing servers stored. Unsafe by design; it says why.
 //!
 //! What it deliberately does not do: read files, choose nonces, know what an aggregation is, or depend on any other
@@ -29,7 +29,7 @@ mod keyring;
 mod master_key;
 
 pub use data_key::{BeyondSeal, DataKey, MAX_SEALS_PER_KEY, OpenError, SealError};
-pub use hash::{blake2b_256, blake2b_256_many};
+pub use hash::{blake2b_256, blake2b_256_many, blake3_256};
 pub use keyring::{Keyring, KeyringError, MissingKey};
 pub use master_key::{KeyId, KeyTextError, MasterKey, RandomSourceError};
 

@@ -9,8 +9,10 @@ mod pruning;
 mod stores;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -38,6 +40,9 @@ const HEADS_OF_ONE: u64 = 64 << 10;
 
 /// Blocks that are taken before stores are looked after again, at most.
 const BLOCKS_TOGETHER: usize = 256;
+
+/// Answers of stores that are taken before that, at most.
+const ANSWERS_TOGETHER: usize = 32;
 
 /// An aggregation that is sent and not committed.
 struct InFlight {
@@ -268,7 +273,9 @@ impl Writer {
             tokio::select! {
                 // Answers first: they free what commands wait for.
                 biased;
-                Some(answer) = self.calls.next(), if !self.calls.is_empty() => self.handle_answer(answer),
+                answers = next_answers(&mut self.calls), if !self.calls.is_empty() => {
+                    answers.into_iter().for_each(|answer| self.handle_answer(answer));
+                }
                 command = commands.recv() => match command {
                     Some(command) => self.handle_commands(command, &mut commands),
                     None => break CloseReason::Failed("the log was dropped without being closed".to_owned()),
@@ -717,6 +724,21 @@ fn spread(interval: Duration, vdisk: &str) -> Duration {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     interval.mul_f64(0.8 + 0.2 * (hash % 1024) as f64 / 1024.0)
+}
+
+/// The answers that are there, at least one: what follows answers costs more than taking one.
+async fn next_answers(calls: &mut FuturesUnordered<BoxFuture<'static, Answer>>) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    poll_fn(|context| {
+        while answers.len() < ANSWERS_TOGETHER
+            && let Poll::Ready(Some(answer)) = calls.poll_next_unpin(context)
+        {
+            answers.push(answer);
+        }
+        if answers.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    answers
 }
 
 async fn sleep_until(wake: Option<Instant>) {

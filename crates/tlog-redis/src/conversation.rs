@@ -201,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 && !reply.is_closed()
             {
                 let answer = self.input.get(..length).unwrap_or_default();
-                drop(reply.send(redis::parse_redis_value(answer))); // who asked may be gone
+                drop(reply.send(frame::value(answer))); // who asked may be gone
             }
             self.input.advance(length);
         }

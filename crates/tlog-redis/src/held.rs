@@ -71,18 +71,11 @@ impl Held {
     /// what the server answers, errors too, is a value. May be dropped at any time.
     pub(crate) async fn answer(self: &Arc<Self>, request: Request, place: Place) -> RedisResult<Value> {
         let flight = Flight::begin(self, place);
-        tokio::select! {
-            biased;
-            answer = self.conversation.ask(request) => {
-                flight.end(answer.is_ok());
-                // Where it was closed by us, that is not why.
-                answer.map_err(|error| self.reason.get().cloned().unwrap_or(error))
-            }
-            () = self.given_up.cancelled() => {
-                flight.end(false);
-                Err(self.reason())
-            }
-        }
+        // Giving up closes the conversation, which ends this.
+        let answer = self.conversation.ask(request).await;
+        flight.end(answer.is_ok());
+        // Where it was closed by us, that is not why.
+        answer.map_err(|error| self.reason.get().cloned().unwrap_or(error))
     }
 
     /// Whether it is to be asked, or being asked, if it is still there: nothing is on the way, and nothing was for this long.
@@ -161,11 +154,6 @@ impl Held {
 
     pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.is_cancelled()
-    }
-
-    /// Why it was given up.
-    pub(crate) fn reason(&self) -> RedisError {
-        self.reason.get().cloned().unwrap_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe).into())
     }
 
     pub(crate) fn age(&self) -> Duration {

@@ -55,7 +55,8 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn of(vdisk: &VdiskId) -> Self {
-        let key = |name: &str| format!("tlog:{{{vdisk}}}:{name}");
+        let vdisk = vdisk.as_str();
+        let key = |name: &str| ["tlog:{", vdisk, "}:", name].concat();
         Self {
             log: key("log"),
             held: key("held"),
@@ -87,7 +88,7 @@ impl<'a> Value<'a> {
         let payload = u32::try_from(shard.payload.len()).ok()?;
         let mut bytes = Vec::with_capacity(PREFIX);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(format!("{:016}", shard.epoch.0).as_bytes());
+        write!(bytes, "{:016}", shard.epoch.0).ok()?;
         for field in [head, payload, crc32c::crc32c(&shard.head), crc32c::crc32c(&shard.payload)] {
             bytes.extend_from_slice(&field.to_le_bytes());
         }

@@ -252,6 +252,9 @@ impl Inner {
 
     /// The connection that is there, or is being dialled now.
     async fn connection(self: &Arc<Self>) -> RedisResult<Arc<Held>> {
+        if let State::Up(held) = &*self.state.borrow() {
+            return Ok(Arc::clone(held));
+        }
         let mut states = self.state.subscribe();
         let mut began = false;
         loop {

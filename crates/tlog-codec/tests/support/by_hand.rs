@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use reed_solomon_erasure::galois_8;
 use tlog_codec::{AGGREGATIONS_PER_DATA_KEY, MarkName, PlaceInLog, Record};
-use tlog_crypto::{DataKey, MasterKey, blake2b_256};
+use tlog_crypto::{DataKey, MasterKey, blake2b_256, blake3_256};
 use tlog_proto::{Aggregation, Block, Timestamp};
 
 pub const PREFIX: usize = 24;
@@ -22,7 +22,7 @@ pub mod field {
     pub const KIND: Range<usize> = 7..8;
     pub const MANIFEST_COMPRESSION: Range<usize> = 8..9;
     pub const BODY_COMPRESSION: Range<usize> = 9..10;
-    pub const CIPHER: Range<usize> = 10..11;
+    pub const SUITE: Range<usize> = 10..11;
     pub const TIME_REACH: Range<usize> = 11..12;
     pub const BLOCK_COUNT: Range<usize> = 12..16;
     pub const KEY_ID: Range<usize> = 16..24;
@@ -197,7 +197,11 @@ impl Head {
 
     /// Enters the hashes of these payloads.
     pub fn hash(&mut self, payloads: &[Bytes]) {
-        self.hashes = payloads.iter().map(|payload| blake2b_256(&[payload])).collect();
+        let hash = |payload: &Bytes| match self.number(field::SUITE) {
+            2 => blake3_256(payload),
+            _ => blake2b_256(&[payload]),
+        };
+        self.hashes = payloads.iter().map(hash).collect();
     }
 }
 
