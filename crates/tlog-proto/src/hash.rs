@@ -27,9 +27,22 @@ impl BlockHash {
 /// Hashes several blocks at once; faster than one by one where the processor has wide registers. In order.
 pub fn hash_many<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<BlockHash> {
     let params = params();
-    let mut jobs: Vec<_> = blocks.into_iter().map(|data| HashManyJob::new(&params, data)).collect();
+    let blocks: Vec<&[u8]> = blocks.into_iter().collect();
+    let filling = filling(&blocks);
+    let mut jobs = Vec::with_capacity(blocks.len() + filling.len());
+    jobs.extend(blocks.iter().chain(filling).map(|data| HashManyJob::new(&params, data)));
     hash_jobs(jobs.iter_mut());
-    jobs.iter().map(|job| BlockHash::from_digest(&job.to_hash())).collect()
+    jobs.iter().take(blocks.len()).map(|job| BlockHash::from_digest(&job.to_hash())).collect()
+}
+
+/// Blocks to hash once more for nothing. Four side by side take less time than two, where the processor can do four: of 15 equal ones the
+/// last three go with one that was there already.
+fn filling<'a, 'b>(blocks: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
+    let equal = blocks.windows(2).all(|pair| matches!(pair, [a, b] if a.len() == b.len()));
+    match blocks.len() % 4 {
+        missing @ (2 | 3) if equal => blocks.get(..4 - missing).unwrap_or_default(),
+        _ => &[],
+    }
 }
 
 fn params() -> Params {
@@ -64,6 +77,11 @@ mod tests {
         for (block, hash) in blocks.iter().zip(many) {
             assert_eq!(hash, BlockHash::of(block));
             assert_eq!(hash.0[..], Blake2b::<U32>::digest(block)[..]);
+        }
+        for count in 0..10 {
+            let equal: Vec<[u8; 300]> = (0..count).map(|i| [i; 300]).collect();
+            let expected: Vec<BlockHash> = equal.iter().map(|block| BlockHash::of(block)).collect();
+            assert_eq!(hash_many(equal.iter().map(|block| &block[..])), expected);
         }
     }
 }
