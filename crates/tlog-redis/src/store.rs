@@ -23,7 +23,7 @@ use tlog_store::{
 pub(crate) use self::known::Known;
 pub(crate) use self::reply::{Reply, damaged, garbled};
 use self::staging::Staging;
-use crate::layout::{HIGHEST, Keys, VDISKS, Value, epoch_of, head_in, members_text, shard_in};
+use crate::layout::{HIGHEST, Keys, LAYOUT, VDISKS, Value, epoch_of, head_in, members_text, shard_in};
 use crate::scripts::{self, Call};
 use crate::{Link, kind_of};
 
@@ -168,11 +168,17 @@ impl RedisStore {
         let value = value_of(shard, &key)?;
         if let Some(staged) = self.staging.name(&value) {
             let staged = keys.staged(staged);
-            let call = self.meaning(vdisk, &scripts::APPEND, &[&keys.log, &keys.held, &key, &staged]);
-            let call = call.arg(shard.epoch.0).arg(number.0).arg(committed.0).arg("").arg("");
-            // Where the value was refused, it is missing.
             let put = (staged.as_str(), &value, staging::LIFETIME_MS);
-            let reply = self.write_behind(put, vdisk, &keys, call).await?;
+            let names = [&keys.log, &keys.held, &key, &staged];
+            let before = number.0.saturating_sub(1);
+            let call = self.meaning(vdisk, &scripts::APPEND_NEXT, &names).arg(shard.epoch.0).arg(number.0);
+            let call = call.arg(before).arg(committed.0).arg(LAYOUT);
+            let mut reply = self.write_behind(put, vdisk, &keys, call).await?;
+            if reply.word() == "slow" {
+                let call = self.meaning(vdisk, &scripts::APPEND, &names).arg(shard.epoch.0).arg(number.0);
+                reply = self.write(vdisk, &keys, call.arg(committed.0).arg("").arg("")).await?;
+            }
+            // Where the value was refused, it is missing.
             if !matches!(reply.word(), "unstaged" | "newer") {
                 return reply.granted(number)?.identity(&keys);
             }

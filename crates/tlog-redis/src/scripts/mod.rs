@@ -33,6 +33,7 @@ scripts! {
     PROMISE = "head.lua" "promise.lua" "foot.lua";
     START = "head.lua" "hold.lua" "start.lua" "foot.lua";
     APPEND = "head.lua" "hold.lua" "append.lua" "foot.lua";
+    APPEND_NEXT = "append_next.lua";
     PUBLISH = "head.lua" "publish.lua" "foot.lua";
     FILL = "head.lua" "hold.lua" "fill.lua" "foot.lua";
     PRUNE = "head.lua" "prune.lua" "foot.lua";
