@@ -16,7 +16,7 @@ use tokio::sync::{SemaphorePermit, TryAcquireError, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use crate::dial::{Accepted, Dialer};
+use crate::dial::{Accepted, Connector, Dialer};
 use crate::driver::{Driver, Request, jitter};
 use crate::plan::{Plan, Step};
 use crate::shared::{Draft, Handed, Shared, Ticket};
@@ -63,9 +63,28 @@ impl Client {
         vdisk: VdiskId,
         options: ClientOptions,
     ) -> Result<Client, ConnectError> {
+        Self::begin(None, servers.into(), vdisk, options).await
+    }
+
+    /// The same over connections that `connector` makes. The TLS of the options is not looked at: what it takes is the connector's
+    /// business.
+    pub async fn connect_over(
+        connector: Arc<dyn Connector>,
+        servers: impl Into<Servers>,
+        vdisk: VdiskId,
+        options: ClientOptions,
+    ) -> Result<Client, ConnectError> {
+        Self::begin(Some(connector), servers.into(), vdisk, options).await
+    }
+
+    async fn begin(
+        connector: Option<Arc<dyn Connector>>,
+        servers: Servers,
+        vdisk: VdiskId,
+        options: ClientOptions,
+    ) -> Result<Client, ConnectError> {
         let options = Arc::new(options.bounded());
-        let dialer = Dialer::new(vdisk, Arc::clone(&options))?;
-        let servers = servers.into();
+        let dialer = Dialer::new(vdisk, Arc::clone(&options), connector)?;
         servers.check()?;
         let mut plan = Plan::new(servers, options.backoff, Some(options.connect_deadline));
         let accepted = begin(&dialer, &mut plan).await?;

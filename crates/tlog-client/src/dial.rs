@@ -1,5 +1,7 @@
 //! From an address to a connection that may send blocks.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -23,9 +25,20 @@ const TRIES: usize = 5;
 /// Silence after which the system asks a server whether it still lives, where the client has nothing to say to it.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// The two directions of a connection, plain or TLS.
-pub(crate) type Reader = Box<dyn AsyncRead + Send + Unpin>;
-pub(crate) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+/// What comes from a server, plain or TLS.
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
+/// What goes to a server, plain or TLS.
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Makes a client's connections, in place of TCP and TLS: over streams of another kind, or simulated ones.
+/// See [`Client::connect_over`](crate::Client::connect_over).
+pub trait Connector: Send + Sync + 'static {
+    /// Connects to a server, by its address as it stands in the list. The client bounds the time, and drops the future where it is over.
+    fn connect(&self, server: &str) -> Connecting;
+}
+
+/// A connection that is being made.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<(Reader, Writer)>> + Send>>;
 
 /// A connection whose handshake was accepted.
 pub(crate) struct Accepted {
@@ -70,17 +83,23 @@ pub(crate) struct Dialer {
     pub(crate) vdisk: VdiskId,
     pub(crate) session: SessionId,
     pub(crate) options: Arc<ClientOptions>,
+    /// None: TCP, with TLS where the options say so.
+    pub(crate) connector: Option<Arc<dyn Connector>>,
 }
 
 impl Dialer {
-    pub(crate) fn new(vdisk: VdiskId, options: Arc<ClientOptions>) -> Result<Self, ConnectError> {
+    pub(crate) fn new(
+        vdisk: VdiskId,
+        options: Arc<ClientOptions>,
+        connector: Option<Arc<dyn Connector>>,
+    ) -> Result<Self, ConnectError> {
         let session = match (options.start, options.session) {
             // With that of an earlier client, whose blocks the log holds, ours would be taken for those sent again, and be
             // acknowledged without being stored.
             (Start::Continue | Start::Reset(_), _) | (_, None) => random_session()?,
             (Start::At(_), Some(session)) => session,
         };
-        Ok(Self { vdisk, session, options })
+        Ok(Self { vdisk, session, options, connector })
     }
 
     /// The first connection of this instance.
@@ -239,6 +258,9 @@ impl Dialer {
 
     async fn connect(&self, server: &Arc<str>) -> Result<(Reader, Writer), ConnectError> {
         let unreachable = |source| ConnectError::Unreachable { server: server.to_string(), source };
+        if let Some(connector) = &self.connector {
+            return connector.connect(server).await.map_err(unreachable);
+        }
         let stream = TcpStream::connect(&**server).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -306,7 +328,7 @@ fn host(server: &str) -> &str {
 
 /// A random number, never 0.
 fn random_session() -> Result<SessionId, ConnectError> {
-    let number = getrandom::u64().map_err(ConnectError::NoRandomSession)?;
+    let number = tlog_ambient::random_u64().map_err(ConnectError::NoRandomSession)?;
     Ok(SessionId(number.max(1)))
 }
 

@@ -153,7 +153,16 @@ impl Driver {
                 },
             };
             tokio::select! {
+                // None of these comes so often that it would hold up those below it; what ends or changes the attempt comes first.
+                biased;
                 () = &mut closed => return Err(EndCause::Closed),
+                Some(request) = self.requests.recv() => self.handle_request(request),
+                Ok(()) = self.servers.changed() => {
+                    let servers = self.servers.borrow_and_update().clone();
+                    self.plan.set_servers(servers, None);
+                    self.failures.clear();
+                    attempt = None;
+                }
                 came = going_on => {
                     attempt = None;
                     match came {
@@ -163,13 +172,6 @@ impl Driver {
                     }
                 }
                 () = shared.wake.notified() => {}
-                Some(request) = self.requests.recv() => self.handle_request(request),
-                Ok(()) = self.servers.changed() => {
-                    let servers = self.servers.borrow_and_update().clone();
-                    self.plan.set_servers(servers, None);
-                    self.failures.clear();
-                    attempt = None;
-                }
             }
         }
     }
@@ -407,5 +409,5 @@ impl Drop for Driver {
 
 /// From 0 to 1. Where the system has no random number, clients come back in the same moment; that is all.
 pub(crate) fn jitter() -> f64 {
-    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+    tlog_ambient::random_u64().unwrap_or_default() as f64 / u64::MAX as f64
 }

@@ -175,7 +175,7 @@ pub enum ConnectError {
     },
     /// The system gave no random number for the session.
     #[error("no random session number: {0}")]
-    NoRandomSession(getrandom::Error),
+    NoRandomSession(tlog_ambient::RandomError),
 }
 
 fn with_semicolons(errors: &[impl fmt::Display]) -> String {

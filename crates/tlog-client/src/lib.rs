@@ -58,6 +58,7 @@ mod stats;
 mod tls;
 
 pub use client::Client;
+pub use dial::{Connecting, Connector, Reader, Writer};
 pub use durable::Durable;
 pub use error::{AppendError, ConnectError, EndCause, Ending, LostCause, SlaveSyncError, Unacknowledged};
 pub use event::{Event, Events};

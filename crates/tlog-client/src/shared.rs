@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tlog_proto::{Block, BlockHash, BlockIndex, Operation, Sequence, Timestamp};
 use tokio::sync::{Notify, Semaphore, broadcast, oneshot, watch};
@@ -212,6 +212,5 @@ impl Drop for WaitsForRoom<'_> {
 }
 
 fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+    Timestamp(tlog_ambient::unix_nanos())
 }

@@ -7,7 +7,7 @@ use tlog_proto::{AggregationNumber, Epoch, Sequence};
 use tlog_quorum::ShardCondition;
 use tlog_store::{Operation, ShardStore, StartRecord};
 
-use crate::exploration::{Rule, break_rule};
+use crate::broken::{Rule, break_rule};
 use crate::testing::{
     Cluster, append, block, content, durable, keys, marked_block, position, settings, vdisk,
 };

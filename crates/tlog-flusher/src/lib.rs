@@ -30,6 +30,9 @@ mod settings;
 mod status;
 mod writer;
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod broken;
+
 #[cfg(test)]
 mod beside_writes;
 #[cfg(test)]

@@ -304,8 +304,9 @@ impl Log {
         self.flush().await?;
         let mut closed = self.durability.clone();
         tokio::select! {
-            permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed()),
+            biased;
             _ = closed.wait_for(|state| state.closed.is_some()) => Err(self.closed()),
+            permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.map_err(|_| self.closed()),
         }
     }
 

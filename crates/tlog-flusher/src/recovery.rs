@@ -312,7 +312,7 @@ async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, O
 /// answers and is blank.
 fn settling(survey: &Survey, needed: usize) -> usize {
     #[cfg(test)]
-    if crate::exploration::is_broken(crate::exploration::Rule::Settling) {
+    if crate::broken::is_broken(crate::broken::Rule::Settling) {
         return needed;
     }
     match (is_settled(&survey.members), survey.unreachable_len()) {
@@ -348,7 +348,7 @@ fn members_left(set: &StoreSet, survey: &Survey) -> Result<usize, ReplaceError> 
         places().filter(out_of_place).filter_map(|store| survey.reason(store)).collect();
     #[cfg(test)]
     let stores =
-        if crate::exploration::is_broken(crate::exploration::Rule::AllLeft) { Vec::new() } else { stores };
+        if crate::broken::is_broken(crate::broken::Rule::AllLeft) { Vec::new() } else { stores };
     if !stores.is_empty() {
         return Err(ReplaceError::NotAllAnswer { vdisk: vdisk(), stores });
     }
@@ -357,13 +357,13 @@ fn members_left(set: &StoreSet, survey: &Survey) -> Result<usize, ReplaceError> 
     let needed = quorums.data().max(shared);
     #[cfg(test)]
     let needed =
-        if crate::exploration::is_broken(crate::exploration::Rule::Traces) { quorums.data() } else { needed };
+        if crate::broken::is_broken(crate::broken::Rule::Traces) { quorums.data() } else { needed };
     if left < needed {
         let blank = places().filter_map(|store| survey.reason(store)).collect();
         return Err(ReplaceError::TooFewLeft { vdisk: vdisk(), left, needed, blank });
     }
     #[cfg(test)]
-    if crate::exploration::is_broken(crate::exploration::Rule::AllLeft) {
+    if crate::broken::is_broken(crate::broken::Rule::AllLeft) {
         return Ok(left.min(needed));
     }
     Ok(left)
@@ -484,7 +484,7 @@ async fn adopt(
         })
         .count();
     #[cfg(test)]
-    let reduced = reduced && !crate::exploration::is_broken(crate::exploration::Rule::Traces);
+    let reduced = reduced && !crate::broken::is_broken(crate::broken::Rule::Traces);
     let doubt =
         |held: usize| (unknown > 0 || reduced) && held + unknown + not_asked >= set.quorums().acknowledged();
     let uncertain = || OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions));
@@ -561,7 +561,7 @@ async fn begin(
 /// The stores with the quorums that the log needs.
 fn as_written(set: &StoreSet, survey: &Survey) -> StoreSet {
     #[cfg(test)]
-    if crate::exploration::is_broken(crate::exploration::Rule::EarlierWrite) {
+    if crate::broken::is_broken(crate::broken::Rule::EarlierWrite) {
         return set.clone();
     }
     set.as_written(survey)
@@ -569,8 +569,8 @@ fn as_written(set: &StoreSet, survey: &Survey) -> StoreSet {
 
 /// How many stores an opening needs.
 pub(crate) fn opening_quorum(set: &StoreSet) -> usize {
-    #[cfg(test)]
-    if let Some(broken) = crate::exploration::broken_opening_quorum(set.quorums()) {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Some(broken) = crate::broken::broken_opening_quorum(set.quorums()) {
         return broken;
     }
     set.quorums().opening()

@@ -357,7 +357,7 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
     }
     #[cfg(test)]
     let adopted =
-        if crate::exploration::is_broken(crate::exploration::Rule::Adopted) { Vec::new() } else { adopted };
+        if crate::broken::is_broken(crate::broken::Rule::Adopted) { Vec::new() } else { adopted };
     for aggregation in &adopted {
         let number = aggregation.header.number;
         let shard = shard_of(aggregation, store, start.epoch).ok_or_else(|| source("no such shard"))?;

@@ -464,7 +464,7 @@ impl Writer {
     fn seal(&mut self, batch: Batch<OwnedSemaphorePermit>, now: Instant) -> Result<(), String> {
         let Batch { generation, session, blocks, permits } = batch;
         let mut nonce = [0; 12];
-        getrandom::fill(&mut nonce).map_err(|error| format!("no random numbers: {error}"))?;
+        tlog_ambient::fill_random(&mut nonce).map_err(|error| format!("no random numbers: {error}"))?;
         let number = self.next_number();
         let oldest = blocks.iter().map(|block| block.timestamp).min().unwrap_or_default();
         let request = SealRequest {
@@ -508,6 +508,10 @@ impl Writer {
         self.end = Some((last, header.session));
         if header.kind == Kind::Record {
             self.last_record = Some(number);
+        }
+        #[cfg(any(test, feature = "simulation"))]
+        if crate::broken::is_broken(crate::broken::Rule::Answers) {
+            self.durability.send_modify(|state| state.durable = Some(last));
         }
         self.last_id = aggregation.id;
         self.block_size = header.block_size;
@@ -706,15 +710,14 @@ fn newest_record(last: &Header) -> Option<AggregationNumber> {
 }
 
 fn write_quorum(set: &StoreSet) -> usize {
-    #[cfg(test)]
-    return crate::exploration::broken_write_quorum(set.quorums());
-    #[cfg(not(test))]
+    #[cfg(any(test, feature = "simulation"))]
+    return crate::broken::broken_write_quorum(set.quorums());
+    #[cfg(not(any(test, feature = "simulation")))]
     set.quorums().write()
 }
 
 fn wall_clock() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+    Timestamp(tlog_ambient::unix_nanos())
 }
 
 /// An interval that differs a little from vdisk to vdisk, so that thousands of logs that were opened together do not ask their

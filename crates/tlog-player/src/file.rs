@@ -156,7 +156,7 @@ impl Temporary {
         let mut name = OsString::from(".");
         name.push(path.file_name().ok_or_else(not_a_file)?);
         let mut random = [0; 8];
-        getrandom::fill(&mut random)
+        tlog_ambient::fill_random(&mut random)
             .map_err(|e| failed("name a file beside", path, io::Error::other(e.to_string())))?;
         name.push(format!(".{}.restoring", hex::encode(random)));
         let temporary = path.with_file_name(name);

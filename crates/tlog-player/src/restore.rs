@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub(crate) use tlog_ambient::blocking;
 use tlog_codec::{Opener, VdiskKeys};
 use tlog_proto::{AggregationNumber, BlockIndex, Timestamp, VdiskId};
 use tlog_quorum::ReadError;
@@ -406,16 +407,4 @@ fn gaps(state: &DiskState, len: u64) -> Vec<(u64, u64)> {
         at = offset.saturating_add(length);
     }
     gaps
-}
-
-/// Runs something that computes or blocks for long on a thread for that.
-pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down cancels it, and then nothing waits for the result.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }

@@ -36,6 +36,7 @@ impl StoreSet {
                 }
             };
             tokio::select! {
+                biased;
                 answer = waiting.next() => match answer {
                     Some((store, answer)) => {
                         counted += usize::from(answer.is_some());

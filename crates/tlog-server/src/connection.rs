@@ -55,10 +55,39 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
             Some(tls) => over_tls(tls, stream, peer, &shared, deadline).await,
         }
     };
+    unless_killed(&shared, served).await;
+}
+
+/// Serves a stream that is no TCP connection of ours, as if it were one without TLS.
+pub(crate) async fn serve_stream(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+) {
+    let deadline = pin!(sleep(shared.settings.handshake_timeout));
+    let caller = Caller::unknown();
+    let served = over_stream(&mut stream, peer, &caller, &shared, deadline);
+    unless_killed(&shared, served).await;
+}
+
+async fn unless_killed(shared: &Shared, served: impl Future<Output = ()>) {
     tokio::select! {
         biased;
         () = shared.kill.cancelled() => {}
         () = served => {}
+    }
+}
+
+async fn over_stream(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    peer: SocketAddr,
+    caller: &Caller,
+    shared: &Arc<Shared>,
+    deadline: Pin<&mut Sleep>,
+) {
+    let (read, write) = tokio::io::split(&mut *stream);
+    if converse(read, write, peer, caller, shared, deadline).await == Linger::Yes {
+        linger(stream).await;
     }
 }
 
@@ -77,12 +106,7 @@ async fn over_tls(
     mut deadline: Pin<&mut Sleep>,
 ) {
     match tls::accept(tls, stream, peer, shared, deadline.as_mut()).await {
-        Ok((mut stream, caller)) => {
-            let (read, write) = tokio::io::split(&mut stream);
-            if converse(read, write, peer, &caller, shared, deadline).await == Linger::Yes {
-                linger(&mut stream).await;
-            }
-        }
+        Ok((mut stream, caller)) => over_stream(&mut stream, peer, &caller, shared, deadline).await,
         Err(NotAccepted::Told(mut stream)) => linger(&mut stream).await,
         Err(NotAccepted::Plain(mut stream)) => {
             // Most likely a client of ours that was not told of TLS. It understands this, and no alert.

@@ -87,6 +87,8 @@ pub(crate) enum LiveEvent {
 pub(crate) async fn from_live(live: &mut Option<Live>, comparing: bool) -> LiveEvent {
     let Some(live) = live else { return pending().await };
     tokio::select! {
+        // The slave answers once for each command that arrives: it holds up nothing.
+        biased;
         synced = wait_for(&mut live.slave) => LiveEvent::Slave(synced),
         batch = live.hello.inbound.recv(), if !comparing && !live.at_end => LiveEvent::Arrived(batch),
     }

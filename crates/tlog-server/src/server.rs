@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tlog_proto::VdiskId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,13 @@ impl Server {
             () = self.accept(&listener) => {}
         }
         drop(listener);
+        self.stop().await
+    }
+
+    /// Steps 2 to 4 of [`Server::run`]: for whoever serves streams that it accepts itself ([`Server::serve_stream`]), and does not any
+    /// more.
+    pub async fn stop(&self) -> RunReport {
+        let shared = &self.shared;
         info!("stopping: making everything durable");
         shared.stop.cancel();
         shared.tasks.close();
@@ -105,16 +113,39 @@ impl Server {
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr) {
-        metrics::counter!("tlog_server_connections_total").increment(1);
         let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
-        let Some(counted) = Counted::new(&shared) else {
+        self.serve_with(peer, connection::serve(stream, peer, shared, tls));
+    }
+
+    /// Serves a stream that was accepted elsewhere, as if it were a connection without TLS that [`Server::run`] accepted: one of another
+    /// kind, or a simulated one. Does not wait for its end. `peer` is shown in logs and status.
+    pub fn serve_stream(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+        peer: SocketAddr,
+    ) {
+        self.serve_with(peer, connection::serve_stream(stream, peer, Arc::clone(&self.shared)));
+    }
+
+    /// Everything of the server is gone at once, as where its process is killed: nothing is flushed, and nobody is told.
+    #[cfg(feature = "simulation")]
+    pub fn kill(&self) {
+        self.shared.kill.cancel();
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+    }
+
+    fn serve_with(&self, peer: SocketAddr, serving: impl Future<Output = ()> + Send + 'static) {
+        metrics::counter!("tlog_server_connections_total").increment(1);
+        let shared = &self.shared;
+        let Some(counted) = Counted::new(shared) else {
             metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "too_many").increment(1);
             warn!(%peer, max = shared.settings.max_connections, "too many connections, closing this one");
             return;
         };
         debug!(%peer, "accepted");
-        self.shared.tasks.spawn(async move {
-            connection::serve(stream, peer, shared, tls).await;
+        shared.tasks.spawn(async move {
+            serving.await;
             drop(counted);
         });
     }

@@ -194,7 +194,7 @@ pub(crate) struct Slot<P> {
 ///
 /// Invariant: `held` has exactly the keys of `slots`. It is kept because a status is asked for often, and a log has many
 /// numbers and few gaps.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slots<P> {
     slots: BTreeMap<AggregationNumber, Slot<P>>,
     held: NumberRanges,

@@ -22,13 +22,13 @@ pub struct MemoryStore {
     chains: Arc<MemoryChains>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct MemoryLog {
     meta: LogMeta,
     slots: Slots<Stored>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stored {
     Whole(Shard),
     /// The store itself can tell that it is damaged.
@@ -51,6 +51,12 @@ impl MemoryStore {
     pub fn wipe(&self) {
         self.logs().clear();
         self.chains.wipe();
+    }
+
+    /// Remembers what it holds now; what comes back sets a store to that again, as a restart does that loses the newest writes.
+    pub fn copy(&self) -> impl FnOnce(&MemoryStore) + Send + use<> {
+        let copy = self.logs().clone();
+        move |store| *store.logs() = copy
     }
 
     /// Changes what is stored under a number in a way that this store does not notice, as rot below a store's own checksums
@@ -101,7 +107,7 @@ impl MemoryStore {
 /// A new random identity.
 pub(crate) fn new_identity() -> Result<StoreIdentity, StoreErrorKind> {
     let mut identity = [0; 16];
-    getrandom::fill(&mut identity)
+    tlog_ambient::fill_random(&mut identity)
         .map_err(|error| StoreErrorKind::Unavailable { source: std::io::Error::other(error.to_string()) })?;
     Ok(StoreIdentity(identity))
 }

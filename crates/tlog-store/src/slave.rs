@@ -168,9 +168,9 @@ macro_rules! random_id {
 
         impl $name {
             /// Another one than all there are.
-            pub fn random() -> Result<Self, getrandom::Error> {
+            pub fn random() -> Result<Self, tlog_ambient::RandomError> {
                 let mut bytes = [0; 16];
-                getrandom::fill(&mut bytes).map(|()| Self(bytes))
+                tlog_ambient::fill_random(&mut bytes).map(|()| Self(bytes))
             }
 
             /// From 32 hexadecimal digits.

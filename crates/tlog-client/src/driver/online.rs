@@ -71,8 +71,20 @@ impl Driver {
             }
             let writes = !link.wire.is_empty() || link.unflushed;
             let left = tokio::select! {
+                // What comes seldom first, so that nothing holds it up. Answers before deadlines, which they may move, and both before
+                // writing, which may always be possible. What is handed over is taken in with every event.
+                biased;
                 () = &mut closed => Some(Left::Ended(EndCause::Closed)),
+                Some(request) = self.requests.recv() => {
+                    self.handle_request(request);
+                    None
+                }
+                Ok(()) = self.servers.changed() => self.handle_servers(&server),
                 read = link.reader.response() => self.handle_responses(read, &mut link).await,
+                () = &mut alarm => {
+                    alarm.as_mut().reset(Instant::now() + NEVER);
+                    self.handle_time()
+                }
                 written = write(&mut link.writer, &mut link.wire, &mut link.unflushed), if writes => match written {
                     Ok(()) => {
                         self.handle_written(&link);
@@ -81,15 +93,6 @@ impl Driver {
                     Err(error) => Some(self.handle_write_error(error, &mut link).await),
                 },
                 () = shared.wake.notified() => None,
-                Some(request) = self.requests.recv() => {
-                    self.handle_request(request);
-                    None
-                }
-                Ok(()) = self.servers.changed() => self.handle_servers(&server),
-                () = &mut alarm => {
-                    alarm.as_mut().reset(Instant::now() + NEVER);
-                    self.handle_time()
-                }
             };
             if let Some(left) = left {
                 self.publish();

@@ -30,7 +30,7 @@ use tlog_quorum::{Quorums, ShardCondition, Standing, StoreSet};
 use tlog_store::{FaultControl, FaultyStore, MemoryStore, RandomFaults, ShardStore, StoreIdentity};
 
 use self::unruly::Unruly;
-pub(crate) use self::unruly::{Rule, break_rule, broken_opening_quorum, broken_write_quorum, is_broken};
+use crate::broken::{Rule, any_broken, break_rule, is_broken};
 use crate::testing::{Cluster, Stored, keys, mark, marked_block, part, settings, stored_up_to, vdisk};
 use crate::{Log, LogSettings, LogStatus, OpenError, PruneError, Pruned};
 
@@ -97,7 +97,7 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let data = [1, 1, 2, 3, 4][rng.random_range(0..5)];
         // A broken rule shows itself soonest where little else goes wrong.
-        let calm = unruly::any_broken();
+        let calm = any_broken();
         let parity = [0, 1, 2, 2, 3][rng.random_range(if calm { 1..5 } else { 0..5 })];
         let write = rng.random_range(data + parity.min(1)..=data + parity);
         // A call that is given up and sent again must not be torn when it arrives: that would be rot of what was answered.
@@ -126,7 +126,7 @@ impl World {
             cluster,
             may_be_blank,
             lost_beyond: false,
-            settings_change: unruly::is_broken(Rule::EarlierWrite) || (!calm && seed.is_multiple_of(4)),
+            settings_change: is_broken(Rule::EarlierWrite) || (!calm && seed.is_multiple_of(4)),
             drawer: Vec::new(),
             faults,
             told,
@@ -545,7 +545,7 @@ impl World {
 
     async fn run(&mut self) {
         let steps = [40, 80, 200][self.rng.random_range(0..3)];
-        let calm = unruly::any_broken();
+        let calm = any_broken();
         let operator = is_broken(Rule::Traces) || is_broken(Rule::AllLeft);
         for _ in 0..steps {
             match self.rng.random_range(0..100) {

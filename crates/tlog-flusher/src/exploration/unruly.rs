@@ -1,68 +1,16 @@
-//! The rules that the exploration breaks on purpose, and the store that does not know them.
+//! The store as a writer sees it that does not know the rules which the exploration breaks on purpose.
 
-use std::cell::Cell;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
-use tlog_quorum::Quorums;
 use tlog_store::{
     FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreDurability,
     StoreError, StoreIdentity,
 };
 
-/// A rule that can be broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rule {
-    /// Start records rule out what a later opening did not adopt.
-    StartRecords,
-    /// An opening needs a majority, so that any two share a store.
-    Majority,
-    /// A store that came back empty is told by its identity.
-    Identity,
-    /// What the old identity had answered for aggregations in flight is forgotten.
-    Forget,
-    /// W stores, not fewer, hold an aggregation before it is acknowledged.
-    WriteQuorum,
-    /// A blank store gets what the opening adopted before it becomes a member.
-    Adopted,
-    /// A log of which stores were lost for good is not opened where what is gone may have been acknowledged.
-    Traces,
-    /// Where stores were lost for good, all that are left are asked, and told.
-    AllLeft,
-    /// Where it is not known whether enough members know the newest list of them, one more is asked.
-    Settling,
-    /// A log is opened with the quorums of the lowest W that it was written with.
-    EarlierWrite,
-    /// The last committed aggregation is never removed.
-    LastStays,
-}
-
-thread_local! {
-    static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
-}
-
-/// Which rule the writers of this thread do not know from now on.
-pub(crate) fn break_rule(rule: Option<Rule>) {
-    BROKEN.set(rule);
-}
-
-pub(crate) fn any_broken() -> bool {
-    BROKEN.get().is_some()
-}
-
-pub(crate) fn is_broken(rule: Rule) -> bool {
-    BROKEN.get() == Some(rule)
-}
-
-pub(crate) fn broken_opening_quorum(quorums: Quorums) -> Option<usize> {
-    is_broken(Rule::Majority).then(|| quorums.total() - quorums.write() + quorums.data())
-}
-
-pub(crate) fn broken_write_quorum(quorums: Quorums) -> usize {
-    if is_broken(Rule::WriteQuorum) { quorums.data() } else { quorums.write() }
-}
+use crate::broken::{Rule, is_broken};
 
 /// A store as a writer sees it that may not know one of the rules, over a network: what is on its way arrives even if the
 /// writer has given it up, or is gone.

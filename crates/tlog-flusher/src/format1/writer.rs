@@ -213,6 +213,5 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 fn wall_clock() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+    Timestamp(tlog_ambient::unix_nanos())
 }

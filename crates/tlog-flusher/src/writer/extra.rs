@@ -34,7 +34,7 @@ impl Writer {
     ) -> Result<(), ExtraError> {
         let (after, session) = self.end.ok_or(ExtraError::EmptyLog)?;
         let mut nonce = [0; 12];
-        getrandom::fill(&mut nonce)
+        tlog_ambient::fill_random(&mut nonce)
             .map_err(|error| ExtraError::Seal(format!("no random numbers: {error}")))?;
         let (content, about, bytes) = match &content {
             ExtraContent::Checkpoint { blocks, about } => {

@@ -32,7 +32,7 @@ impl Writer {
         let committed = self.tracker.committed();
         // The last one stays: an opening finds there what the next one follows.
         #[cfg(test)]
-        let committed = match crate::exploration::is_broken(crate::exploration::Rule::LastStays) {
+        let committed = match crate::broken::is_broken(crate::broken::Rule::LastStays) {
             true => committed.next(),
             false => committed,
         };

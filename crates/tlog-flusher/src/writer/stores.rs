@@ -275,7 +275,7 @@ impl Writer {
     /// A store turned out to be empty or another one: it counts for nothing until it is filled and entered.
     pub(super) fn handle_blank(&mut self, now: Instant, store: usize) {
         #[cfg(test)]
-        if crate::exploration::is_broken(crate::exploration::Rule::Identity) {
+        if crate::broken::is_broken(crate::broken::Rule::Identity) {
             return;
         }
         let Some(lane) = self.lanes.get_mut(store) else {
@@ -287,7 +287,7 @@ impl Writer {
         tracing::warn!(vdisk = %self.set.vdisk(), store = %address(&self.set, store),
             "a store came back empty or was replaced; it is filled before it counts");
         #[cfg(test)]
-        let forget = !crate::exploration::is_broken(crate::exploration::Rule::Forget);
+        let forget = !crate::broken::is_broken(crate::broken::Rule::Forget);
         #[cfg(not(test))]
         let forget = true;
         if forget {

@@ -330,6 +330,7 @@ impl<T: Send + Sync + 'static> Engine<T> {
     async fn rest(&mut self, pause: Duration) {
         let pause = if self.answer_in_vain().await { pause } else { pause.min(self.options.first_pause) };
         tokio::select! {
+            biased;
             Some(request) = self.requests.recv() => self.pending.push(request),
             () = sleep(pause) => {}
         }

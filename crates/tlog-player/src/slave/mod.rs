@@ -17,6 +17,8 @@
 //! `docs/slave-sync.md` explains how, and has what is stored.
 
 mod adopt;
+#[cfg(feature = "simulation")]
+pub mod broken;
 mod cluster;
 mod cursor;
 mod engine;

@@ -1,0 +1,97 @@
+//! Readers: the whole log, and the disk restored at moments of it, beside everything else that happens.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use tlog_player::{
+    LogReader, MemoryTarget, Moment, OpenError, ReadOptions, ReplayOptions, RestoreOptions,
+};
+use tlog_proto::AggregationNumber;
+
+use crate::model::{Disk, Entry, disk_after, marks};
+use crate::stores::Process;
+use crate::world::World;
+
+/// What a reader makes of the log, or why it could not be read.
+pub(crate) type Read<T> = Result<T, String>;
+
+/// Reads the whole log. The reader comes back with it.
+pub(crate) async fn read_log(world: &World, process: &Arc<Process>) -> Read<(LogReader, Vec<Entry>)> {
+    let set = world.stores(process).ok_or("as many stores as shards")?;
+    let reader = LogReader::open(set).await.map_err(|error| match error {
+        OpenError::UnknownVdisk { .. } => "there is no log".to_owned(),
+        error => error.to_string(),
+    })?;
+    let log = replayed(world, &reader).await?;
+    Ok((reader, log))
+}
+
+async fn replayed(world: &World, reader: &LogReader) -> Read<Vec<Entry>> {
+    let all = AggregationNumber(1)..=reader.extent().last;
+    let mut replay = reader.replay(all, &world.keys, ReplayOptions::default());
+    let mut log = Vec::new();
+    while let Some(replayed) = replay.next().await.map_err(|error| error.to_string())? {
+        let info = replayed.info;
+        let entry = |block| Entry { number: info.number, id: info.id, generation: info.generation, block };
+        log.extend(replayed.blocks.into_iter().map(entry));
+    }
+    Ok(log)
+}
+
+/// Somebody reads the log while everything goes on, and restores a moment of it. Nothing but what comes out is checked: that stores
+/// are out of reach is no fault.
+pub(crate) async fn look(world: Arc<World>, mut rng: SmallRng) {
+    let process = Process::new();
+    let reader = read_log(&world, &process).await;
+    let (reader, log) = match reader {
+        Ok(read) => read,
+        Err(why) => return world.tell(|| format!("the log cannot be read just now: {why}")),
+    };
+    world.tally(|tally| tally.reads += 1);
+    world.tell(|| format!("a reader sees{}", marks(&log)));
+    let checked = world.model().check(&log, None);
+    if let Err(what) = checked {
+        return world.find(what);
+    }
+    if log.is_empty() || !rng.random_bool(0.5) {
+        return;
+    }
+    if let Err(why) = restore(&world, &reader, &log, &mut rng).await {
+        world.tell(|| format!("no restore just now: {why}"));
+    }
+}
+
+/// Restores a moment and compares it with what the writes up to there make; a difference is found by the world. An error: it could not be
+/// read.
+pub(crate) async fn restore(world: &World, reader: &LogReader, log: &[Entry], rng: &mut SmallRng) -> Read<()> {
+    let count = if rng.random_bool(0.4) { log.len() } else { rng.random_range(1..=log.len()) };
+    let Some(last) = log.get(count.saturating_sub(1)) else { return Ok(()) };
+    let moment = match count == log.len() {
+        true => Moment::Newest,
+        false => Moment::Sequence { generation: Some(last.generation), sequence: last.block.sequence },
+    };
+    let block_size = u32::try_from(world.scenario.block_bytes).unwrap_or(u32::MAX);
+    let options = ReadOptions { block_size: Some(block_size), accept_uncertain_end: true, ..ReadOptions::default() };
+    let state = reader.disk_state(&world.keys, moment, &options).await.map_err(|error| error.to_string())?;
+    let target = Arc::new(MemoryTarget::default());
+    let restored =
+        reader.restore(&world.keys, &state, Arc::clone(&target), &RestoreOptions::default(), |_| {}).await;
+    restored.map_err(|error| error.to_string())?;
+    world.tally(|tally| tally.restores += 1);
+    let expected = image(&disk_after(log, count), world.scenario.block_bytes);
+    if target.bytes() != expected {
+        world.find(format!("the restore of {moment:?} is not the disk after {count} writes:{}", marks(log)));
+    }
+    Ok(())
+}
+
+/// The disk as a file.
+fn image(disk: &Disk, block_bytes: usize) -> Vec<u8> {
+    let mut image = Vec::new();
+    for (index, data) in disk {
+        image.resize(usize::try_from(*index).unwrap_or(usize::MAX).saturating_mul(block_bytes), 0);
+        image.extend_from_slice(data);
+    }
+    image
+}
