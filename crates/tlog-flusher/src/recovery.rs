@@ -347,8 +347,7 @@ fn members_left(set: &StoreSet, survey: &Survey) -> Result<usize, ReplaceError> 
     let stores: Vec<String> =
         places().filter(out_of_place).filter_map(|store| survey.reason(store)).collect();
     #[cfg(test)]
-    let stores =
-        if crate::broken::is_broken(crate::broken::Rule::AllLeft) { Vec::new() } else { stores };
+    let stores = if crate::broken::is_broken(crate::broken::Rule::AllLeft) { Vec::new() } else { stores };
     if !stores.is_empty() {
         return Err(ReplaceError::NotAllAnswer { vdisk: vdisk(), stores });
     }
@@ -356,8 +355,7 @@ fn members_left(set: &StoreSet, survey: &Survey) -> Result<usize, ReplaceError> 
     let shared = quorums.total() - opening_quorum(set).min(quorums.acknowledged()) + 1;
     let needed = quorums.data().max(shared);
     #[cfg(test)]
-    let needed =
-        if crate::broken::is_broken(crate::broken::Rule::Traces) { quorums.data() } else { needed };
+    let needed = if crate::broken::is_broken(crate::broken::Rule::Traces) { quorums.data() } else { needed };
     if left < needed {
         let blank = places().filter_map(|store| survey.reason(store)).collect();
         return Err(ReplaceError::TooFewLeft { vdisk: vdisk(), left, needed, blank });

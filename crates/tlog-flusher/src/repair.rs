@@ -356,8 +356,7 @@ pub(crate) async fn refill(order: RefillOrder) -> Result<Refilled, RefillError> 
         return Err(error);
     }
     #[cfg(test)]
-    let adopted =
-        if crate::broken::is_broken(crate::broken::Rule::Adopted) { Vec::new() } else { adopted };
+    let adopted = if crate::broken::is_broken(crate::broken::Rule::Adopted) { Vec::new() } else { adopted };
     for aggregation in &adopted {
         let number = aggregation.header.number;
         let shard = shard_of(aggregation, store, start.epoch).ok_or_else(|| source("no such shard"))?;

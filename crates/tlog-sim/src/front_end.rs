@@ -35,7 +35,10 @@ struct Kept {
 enum Over {
     Killed(Kept),
     Ended(Kept, EndCauseKind),
-    Finished,
+    /// Everything is durable.
+    Finished(Client),
+    /// Nobody gives orders any more.
+    Alone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +47,8 @@ enum EndCauseKind {
     Other,
 }
 
-/// Writes the disk until it is told to finish; answers once everything is durable then.
-pub(crate) async fn run(world: Arc<World>, mut orders: watch::Receiver<Orders>) {
+/// Writes the disk until it is told to finish; answers once everything is durable then, with the client, which has the log kept open.
+pub(crate) async fn run(world: Arc<World>, mut orders: watch::Receiver<Orders>) -> Option<Client> {
     let mut rng = world.rng();
     let mut kept: Option<Kept> = None;
     loop {
@@ -65,7 +68,8 @@ pub(crate) async fn run(world: Arc<World>, mut orders: watch::Receiver<Orders>) 
             }
         };
         kept = match over {
-            Over::Finished => return,
+            Over::Finished(client) => return Some(client),
+            Over::Alone => return None,
             // Whoever was thrown out does not come back as who it was.
             Over::Ended(of, EndCauseKind::TakenOver) => {
                 world.model().end_life(of.life);
@@ -171,7 +175,9 @@ fn check_refusal(world: &World, error: &ConnectError) {
         return;
     }
     for error in all {
-        if let ConnectError::Gap { .. } | ConnectError::TakenOver { .. } | ConnectError::LogEndUnknown { .. } = error
+        if let ConnectError::Gap { .. }
+        | ConnectError::TakenOver { .. }
+        | ConnectError::LogEndUnknown { .. } = error
         {
             world.find(format!("a client that nobody disturbs is refused: {error}"));
         }
@@ -226,7 +232,7 @@ async fn live(
         };
         tokio::select! {
             biased;
-            changed = orders.changed() => if changed.is_err() { return Over::Finished },
+            changed = orders.changed() => if changed.is_err() { return Over::Alone },
             () = step => {}
         }
     }
@@ -292,7 +298,7 @@ async fn finish(world: &Arc<World>, client: &Client, kept: Kept, rng: &mut Small
         Ok(()) => {
             // Those who watch over writes are told before they note it.
             sleep(Duration::from_millis(5)).await;
-            Over::Finished
+            Over::Finished(client.clone())
         }
         Err(ending) => {
             world.tell(|| format!("the client of life {} has ended: {ending}", kept.life));

@@ -51,10 +51,13 @@ impl LogStorage for Storage {
         let set = world.stores(&self.process).ok_or_else(|| failed("as many stores as shards"))?;
         let opened = Log::open(set, world.keys.clone(), world.scenario.log.clone()).await;
         let machine = self.machine;
+        world.note_opening(matches!(opened, Err(tlog_flusher::OpenError::UncertainEnd(_))));
         match opened {
             Ok(log) => {
                 world.tally(|tally| tally.openings += 1);
-                world.tell(|| format!("server {machine} has opened the log: epoch {}, {:?}", log.epoch(), log.end()));
+                world.tell(|| {
+                    format!("server {machine} has opened the log: epoch {}, {:?}", log.epoch(), log.end())
+                });
                 Ok(Arc::new(OpenLog::new(AnyLog::Two(Arc::new(log)))))
             }
             Err(error) => {
@@ -123,7 +126,9 @@ impl Machine {
             world.tell(|| format!("server {number} is asked to stop"));
             tokio::spawn(async move {
                 let report = server.stop().await;
-                world.tell(|| format!("server {number} has stopped, everything durable: {}", report.all_durable()));
+                world.tell(|| {
+                    format!("server {number} has stopped, everything durable: {}", report.all_durable())
+                });
             });
         }
     }

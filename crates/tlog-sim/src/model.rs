@@ -137,14 +137,13 @@ impl Model {
         let there: BTreeSet<u64> = log.iter().map(|entry| mark_of(&entry.block)).collect();
         let is_due = |write: &&Write| write.acknowledged.is_some_and(|acknowledged| acknowledged <= at);
         let lost = self.writes.iter().zip(0..).filter(|(write, mark)| is_due(write) && !there.contains(mark));
-        let lost: Vec<String> = lost.map(|(write, mark)| format!("{mark} (sequence {})", write.block.sequence)).collect();
+        let lost: Vec<String> =
+            lost.map(|(write, mark)| format!("{mark} (sequence {})", write.block.sequence)).collect();
         match lost.is_empty() {
             true => Ok(()),
-            false => Err(format!(
-                "acknowledged and lost: writes {}; the log has {}",
-                lost.join(", "),
-                marks(log)
-            )),
+            false => {
+                Err(format!("acknowledged and lost: writes {}; the log has {}", lost.join(", "), marks(log)))
+            }
         }
     }
 
@@ -154,7 +153,10 @@ impl Model {
             let known = *self.seen.entry(entry.number).or_insert(entry.id);
             if known != entry.id {
                 let number = entry.number;
-                return Err(format!("the log has forked: aggregation {number} was {known} and is {}", entry.id));
+                return Err(format!(
+                    "the log has forked: aggregation {number} was {known} and is {}",
+                    entry.id
+                ));
             }
         }
         let last = log.last().map(|entry| entry.number).unwrap_or_default();
@@ -173,13 +175,23 @@ impl Model {
             let mark = mark_of(&entry.block);
             let write = usize::try_from(mark).ok().and_then(|mark| self.writes.get(mark));
             let Some(write) = write else {
-                return Err(format!("nobody wrote what is in aggregation {}: {:?}", entry.number, entry.block));
+                return Err(format!(
+                    "nobody wrote what is in aggregation {}: {:?}",
+                    entry.number, entry.block
+                ));
             };
             if write.block != entry.block {
-                return Err(format!("write {mark} was changed: it was {:?} and is {:?}", write.block, entry.block));
+                return Err(format!(
+                    "write {mark} was changed: it was {:?} and is {:?}",
+                    write.block, entry.block
+                ));
             }
             if !found.insert(mark) {
-                return Err(format!("write {mark} (sequence {}) is there twice: {}", write.block.sequence, marks(log)));
+                return Err(format!(
+                    "write {mark} (sequence {}) is there twice: {}",
+                    write.block.sequence,
+                    marks(log)
+                ));
             }
         }
         Ok(())
@@ -193,7 +205,9 @@ impl Model {
         let mut before: Option<(Generation, Sequence)> = None;
         for entry in log {
             let mark = mark_of(&entry.block);
-            let Some(write) = usize::try_from(mark).ok().and_then(|mark| self.writes.get(mark)) else { continue };
+            let Some(write) = usize::try_from(mark).ok().and_then(|mark| self.writes.get(mark)) else {
+                continue;
+            };
             let at = (entry.generation, entry.block.sequence);
             let follows = before.is_none_or(|(generation, sequence)| match at.0 == generation {
                 true => at.1 == sequence.next(),
@@ -227,7 +241,8 @@ impl Model {
 
     fn check_ruled_out(&self, write: &Write, mark: u64, entry: &Entry) -> Result<(), String> {
         let Some(ended) = self.lives.get(write.life).and_then(|life| life.ended) else { return Ok(()) };
-        let later = self.lives.iter().filter(|life| life.began > ended).filter_map(|life| life.goes_on_at).min();
+        let later =
+            self.lives.iter().filter(|life| life.began > ended).filter_map(|life| life.goes_on_at).min();
         match later {
             // A client that came when this one was gone was told that the log ended before it.
             Some(goes_on_at) if entry.block.sequence >= goes_on_at && self.one_generation() => Err(format!(
@@ -281,7 +296,8 @@ mod tests {
     fn written(model: &mut Model, life: usize, sequences: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
         let entry = |sequence: u64| {
             let (mark, index) = (model.next_mark(), BlockIndex::new(sequence).unwrap());
-            let block = Block::set(Sequence(sequence), index, timestamp(1 << 30, mark), vec![mark as u8; 8].into());
+            let block =
+                Block::set(Sequence(sequence), index, timestamp(1 << 30, mark), vec![mark as u8; 8].into());
             model.issue(life, block.clone());
             let (number, id) = (AggregationNumber(sequence), AggregationId([sequence as u8; 32]));
             Entry { number, id, generation: Generation(1), block }

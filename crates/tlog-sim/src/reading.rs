@@ -1,13 +1,13 @@
 //! Readers: the whole log, and the disk restored at moments of it, beside everything else that happens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use tlog_player::{
-    LogReader, MemoryTarget, Moment, OpenError, ReadOptions, ReplayOptions, RestoreOptions,
-};
+use tlog_player::{LogReader, MemoryTarget, Moment, OpenError, ReadOptions, ReplayOptions, RestoreOptions};
 use tlog_proto::AggregationNumber;
+use tokio::time::{Instant, sleep};
 
 use crate::model::{Disk, Entry, disk_after, marks};
 use crate::stores::Process;
@@ -25,6 +25,33 @@ pub(crate) async fn read_log(world: &World, process: &Arc<Process>) -> Read<(Log
     })?;
     let log = replayed(world, &reader).await?;
     Ok((reader, log))
+}
+
+/// The same as soon as every store counts and the end is certain, which takes a while after faults have stopped: blank stores are filled, and
+/// told what is committed.
+pub(crate) async fn read_log_to_its_end(world: &World, limit: Duration) -> Read<(LogReader, Vec<Entry>)> {
+    let process = Process::new();
+    let until = Instant::now() + limit;
+    loop {
+        let read = read_log(world, &process).await;
+        let settled = match &read {
+            Ok((reader, _)) => reader.extent().uncertain.is_none() && reader.absent_stores().is_empty(),
+            Err(_) => false,
+        };
+        // Of what is broken it is not known whether it ever settles.
+        if settled || world.scenario.broken.is_some() {
+            return read;
+        }
+        if Instant::now() >= until {
+            let (reader, _) = read?;
+            return Err(format!(
+                "{:?} after {limit:?}, without {:?}",
+                reader.extent(),
+                reader.absent_stores()
+            ));
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
 }
 
 async fn replayed(world: &World, reader: &LogReader) -> Read<Vec<Entry>> {
@@ -64,7 +91,12 @@ pub(crate) async fn look(world: Arc<World>, mut rng: SmallRng) {
 
 /// Restores a moment and compares it with what the writes up to there make; a difference is found by the world. An error: it could not be
 /// read.
-pub(crate) async fn restore(world: &World, reader: &LogReader, log: &[Entry], rng: &mut SmallRng) -> Read<()> {
+pub(crate) async fn restore(
+    world: &World,
+    reader: &LogReader,
+    log: &[Entry],
+    rng: &mut SmallRng,
+) -> Read<()> {
     let count = if rng.random_bool(0.4) { log.len() } else { rng.random_range(1..=log.len()) };
     let Some(last) = log.get(count.saturating_sub(1)) else { return Ok(()) };
     let moment = match count == log.len() {
@@ -72,7 +104,8 @@ pub(crate) async fn restore(world: &World, reader: &LogReader, log: &[Entry], rn
         false => Moment::Sequence { generation: Some(last.generation), sequence: last.block.sequence },
     };
     let block_size = u32::try_from(world.scenario.block_bytes).unwrap_or(u32::MAX);
-    let options = ReadOptions { block_size: Some(block_size), accept_uncertain_end: true, ..ReadOptions::default() };
+    let options =
+        ReadOptions { block_size: Some(block_size), accept_uncertain_end: true, ..ReadOptions::default() };
     let state = reader.disk_state(&world.keys, moment, &options).await.map_err(|error| error.to_string())?;
     let target = Arc::new(MemoryTarget::default());
     let restored =

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
+use tlog_client::Client;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::front_end::{self, Orders};
@@ -63,7 +65,9 @@ pub fn run(seed: u64, broken: Option<Rule>, told: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| runtime.block_on(simulate(seed, broken, told))));
+            let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+                runtime.block_on(simulate(seed, broken, told))
+            }));
             ran.unwrap_or_else(|_| Outcome { found: None, tally: Tally::default(), story: Vec::new() })
         }
         Err(error) => {
@@ -88,8 +92,9 @@ async fn simulate(seed: u64, broken: Option<Rule>, told: bool) -> Outcome {
     slave.start(&world);
     let orders = watch::Sender::new(Orders::default());
     let front_ends = if world.scenario.rivals { 2 } else { 1 };
-    let writing: Vec<_> =
-        (0..front_ends).map(|_| tokio::spawn(front_end::run(Arc::clone(&world), orders.subscribe()))).collect();
+    let writing: Vec<_> = (0..front_ends)
+        .map(|_| tokio::spawn(front_end::run(Arc::clone(&world), orders.subscribe())))
+        .collect();
     for _ in 0..world.scenario.faults {
         sleep(world.scenario.pause.mul_f64(rng.random())).await;
         if world.found().is_some() {
@@ -105,12 +110,7 @@ async fn simulate(seed: u64, broken: Option<Rule>, told: bool) -> Outcome {
 }
 
 /// Something goes wrong, or somebody looks.
-async fn strike(
-    world: &Arc<World>,
-    slave: &Arc<Slave>,
-    orders: &watch::Sender<Orders>,
-    rng: &mut SmallRng,
-) {
+async fn strike(world: &Arc<World>, slave: &Arc<Slave>, orders: &watch::Sender<Orders>, rng: &mut SmallRng) {
     let machine = world.machines.get(rng.random_range(0..world.machines.len()));
     let bay = world.bays.get(rng.random_range(0..world.bays.len()));
     let (Some(machine), Some(bay)) = (machine, bay) else { return };
@@ -172,7 +172,8 @@ async fn strike(
             });
         }
         55..60 => {
-            let slow = Duration::from_millis(*[0, 0, 30, 300, 1200].get(rng.random_range(0..5)).unwrap_or(&0));
+            let slow =
+                Duration::from_millis(*[0, 0, 30, 300, 1200].get(rng.random_range(0..5)).unwrap_or(&0));
             world.tell(|| format!("{bay:?} takes {slow:?} longer"));
             bay.set_slow(slow);
         }
@@ -257,10 +258,11 @@ async fn finish(
     world: &Arc<World>,
     slave: &Arc<Slave>,
     orders: &watch::Sender<Orders>,
-    writing: Vec<tokio::task::JoinHandle<()>>,
+    writing: Vec<JoinHandle<Option<Client>>>,
     rng: &mut SmallRng,
 ) {
     world.tell(|| "faults stop".to_owned());
+    world.tell_stores().await;
     world.weather.clear();
     world.net.heal();
     for bay in &world.bays {
@@ -273,20 +275,25 @@ async fn finish(
     }
     orders.send_modify(|orders| orders.finish = true);
     let all = futures::future::join_all(writing);
-    if world.scenario.broken.is_none() && timeout(LIVENESS, all).await.is_err() {
+    // What is broken may keep things from going on; what it does to data is what counts.
+    let limit = if world.scenario.broken.is_none() { LIVENESS } else { Duration::from_secs(30) };
+    let finished = timeout(limit, all).await;
+    if finished.is_err() && world.scenario.broken.is_none() {
+        world.tell_stores().await;
+        if world.is_torn() {
+            return;
+        }
         return world.find(format!("not everything is durable {LIVENESS:?} after faults have stopped"));
-    } else if world.scenario.broken.is_some() {
-        // What is broken may keep things from going on; what it does to data is what counts.
-        sleep(Duration::from_secs(30)).await;
     }
     let now = world.model().now();
-    let read = reading::read_log(world, &Process::new()).await;
+    let read = reading::read_log_to_its_end(world, LIVENESS).await;
     let (reader, log) = match read {
         Ok(read) => read,
         Err(why) if why == "there is no log" && world.model().acknowledged == 0 => return,
         Err(why) => return world.find(format!("the log cannot be read at the end: {why}")),
     };
-    world.tell(|| format!("at the end:{}", marks(&log)));
+    world.tell(|| format!("at the end:{} ({:?})", marks(&log), reader.extent()));
+    world.tell_stores().await;
     world.tally(|tally| tally.reads += 1);
     let checked = world.model().check(&log, Some(now));
     if let Err(what) = checked {

@@ -94,7 +94,9 @@ impl Slave {
         let record = metadata.record(&world.vdisk).await.ok().and_then(|state| state.record.position);
         world.tally(|tally| tally.slave_looks += 1);
         let recorded = record.map(|position| position.point);
-        world.tell(|| format!("the slave is after {}:{}, and says {recorded:?}", latest.aggregation, latest.blocks));
+        world.tell(|| {
+            format!("the slave is after {}:{}, and says {recorded:?}", latest.aggregation, latest.blocks)
+        });
         let look = Look { latest, recorded, disk };
         self.looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
     }

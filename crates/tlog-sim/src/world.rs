@@ -1,6 +1,6 @@
 //! What all actors of a run share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::model::Model;
 use crate::net::Net;
 use crate::rule::Rule;
 use crate::scenario::Scenario;
-use crate::story::Story;
 use crate::stores::{Bay, Link, Process, Weather};
+use crate::story::Story;
 
 /// Time limit of a request to a store.
 const STORE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(crate) struct World {
     seeds: Mutex<SmallRng>,
     hosts: AtomicU64,
     found: Mutex<Option<String>>,
+    /// An opening said last that stores are damaged so that the end cannot be told.
+    uncertain: AtomicBool,
     tally: Mutex<Tally>,
 }
 
@@ -88,6 +90,7 @@ impl World {
             seeds: Mutex::new(seeds),
             hosts: AtomicU64::new(0),
             found: Mutex::default(),
+            uncertain: AtomicBool::new(false),
             tally: Mutex::default(),
             scenario,
         })
@@ -131,6 +134,17 @@ impl World {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// An opening came to an end; `uncertain`: with the answer that the end of the log cannot be told.
+    pub(crate) fn note_opening(&self, uncertain: bool) {
+        self.uncertain.store(uncertain, Ordering::Relaxed);
+    }
+
+    /// Whether the log does not open because of what was torn: where several stores hold half of an aggregation, nobody can tell whether it was
+    /// acknowledged, and it takes an operator to go on.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.scenario.rates.torn > 0.0 && self.uncertain.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_broken(&self, rule: Rule) -> bool {
         self.scenario.broken == Some(rule)
     }
@@ -157,6 +171,27 @@ impl World {
         Some(set.survey().await)
     }
 
+    /// Tells what every disk has, one a line.
+    pub(crate) async fn tell_stores(&self) {
+        let Some(survey) = self.survey().await else { return };
+        for view in &survey.views {
+            let Ok(state) = &view.answer else { continue };
+            self.tell(|| {
+                let starts: Vec<_> =
+                    state.starts.iter().map(|start| (start.epoch.0, start.number.0)).collect();
+                format!(
+                    "  {} {:?}: epoch {}, members {:?}, starts {starts:?}, committed {}, holds {:?}",
+                    view.address,
+                    view.standing,
+                    state.epoch,
+                    state.members.version(),
+                    state.committed,
+                    state.held
+                )
+            });
+        }
+    }
+
     /// How many more stores may be lost right now with everything acknowledged kept, if `place` is not counted: what is blank or has lost
     /// something and was not repaired yet is lost already.
     pub(crate) async fn spare(&self, place: usize) -> usize {
@@ -177,6 +212,8 @@ impl World {
             false => at != place && view.standing == Standing::Blank,
         };
         let lost = survey.views.iter().enumerate().filter(|view| counts(*view)).count();
+        // A list of members that enters a store may not have got far enough to count; then the store is still lost.
+        let lost = lost + usize::from(!survey.members.change.is_multiple_of(2));
         self.scenario.may_be_lost.saturating_sub(lost)
     }
 }

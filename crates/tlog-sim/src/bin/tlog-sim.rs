@@ -9,9 +9,15 @@ fn main() {
     for seed in from..=to {
         let t = std::time::Instant::now();
         let outcome = tlog_sim::run(seed, rule, told);
-        for line in &outcome.story { println!("{line}"); }
-        if let Some(found) = &outcome.found { println!("seed {seed}: {found}"); }
-        if t.elapsed().as_millis() > 300 { println!("seed {seed} took {:?}", t.elapsed()); }
+        for line in &outcome.story {
+            println!("{line}");
+        }
+        if let Some(found) = &outcome.found {
+            println!("seed {seed}: {found}");
+        }
+        if t.elapsed().as_millis() > 300 {
+            println!("seed {seed} took {:?}", t.elapsed());
+        }
         sum.add(outcome.tally);
     }
     println!("{:?} {sum:?}", began.elapsed());

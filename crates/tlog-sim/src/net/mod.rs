@@ -95,8 +95,7 @@ pub(crate) enum Fault {
 
 impl Net {
     pub(crate) fn new(rng: SmallRng, latency: Duration) -> Arc<Self> {
-        let state =
-            State { rng, latency, connections: Vec::new(), unreachable: BTreeSet::new(), port: 1024 };
+        let state = State { rng, latency, connections: Vec::new(), unreachable: BTreeSet::new(), port: 1024 };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -119,18 +118,14 @@ impl Net {
         let mut state = self.state();
         state.connections.retain(|connection| !connection.is_over());
         let latency = state.latency;
-        let (up, down) =
-            (Pipe::new(state.rng.random(), latency), Pipe::new(state.rng.random(), latency));
+        let (up, down) = (Pipe::new(state.rng.random(), latency), Pipe::new(state.rng.random(), latency));
         state.port = state.port.checked_add(1).unwrap_or(1024);
-        let peer = SocketAddr::from((Ipv4Addr::new(10, 0, 0, u8::try_from(client).unwrap_or(u8::MAX)), state.port));
+        let peer =
+            SocketAddr::from((Ipv4Addr::new(10, 0, 0, u8::try_from(client).unwrap_or(u8::MAX)), state.port));
         let connection = Connection { client, server, up: Arc::clone(&up), down: Arc::clone(&down) };
         state.connections.push(connection);
         let ((up_write, up_read), (down_write, down_read)) = (ends(up), ends(down));
-        (
-            Stream { read: down_read, write: up_write },
-            Stream { read: up_read, write: down_write },
-            peer,
-        )
+        (Stream { read: down_read, write: up_write }, Stream { read: up_read, write: down_write }, peer)
     }
 
     /// Whether a server can be connected to.

@@ -193,11 +193,7 @@ impl Drop for ReadEnd {
 }
 
 impl AsyncWrite for WriteEnd {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.pipe.state();
         if let Some(kind) = state.broken {
             return Poll::Ready(Err(kind.into()));

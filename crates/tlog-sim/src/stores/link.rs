@@ -61,10 +61,8 @@ impl Link {
         if self.process.is_dead() {
             std::future::pending::<()>().await;
         }
-        let fate = Fate::drawn(
-            &mut self.rng.lock().unwrap_or_else(PoisonError::into_inner),
-            self.weather.rates(),
-        );
+        let fate =
+            Fate::drawn(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner), self.weather.rates());
         let reached = self.process.reaches(self.bay.place) && !self.bay.is_down();
         if !reached {
             return match fate.told {

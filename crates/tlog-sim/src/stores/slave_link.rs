@@ -130,8 +130,7 @@ impl SlaveStore for SlaveLink {
         claim: Claim,
     ) -> Result<(), StoreError> {
         let vdisk = vdisk.clone();
-        self.call(async move |store: Arc<MemorySlave>| store.promise(&vdisk, epoch, owner, claim).await)
-            .await
+        self.call(async move |store: Arc<MemorySlave>| store.promise(&vdisk, epoch, owner, claim).await).await
     }
 
     async fn keep(
