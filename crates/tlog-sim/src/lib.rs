@@ -55,5 +55,5 @@ mod story;
 mod world;
 
 pub use rule::{NoSuchRule, Rule};
-pub use run::{Outcome, run};
+pub use run::{Options, Outcome, run};
 pub use world::Tally;

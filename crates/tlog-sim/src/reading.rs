@@ -38,8 +38,7 @@ pub(crate) async fn read_log_to_its_end(world: &World, limit: Duration) -> Read<
             Ok((reader, _)) => reader.extent().uncertain.is_none() && reader.absent_stores().is_empty(),
             Err(_) => false,
         };
-        // Of what is broken it is not known whether it ever settles.
-        if settled || world.scenario.broken.is_some() {
+        if settled {
             return read;
         }
         if Instant::now() >= until {

@@ -57,17 +57,30 @@ fn note_panics() {
     });
 }
 
-/// Runs one seed, in virtual time. `told` keeps the story. The same arguments make the same run.
-pub fn run(seed: u64, broken: Option<Rule>, told: bool) -> Outcome {
+/// How a seed is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// A rule that does not hold. The seeds are then about what shows it: simpler, and otherwise calm.
+    pub rule: Option<Rule>,
+    /// The rule holds all the same: the same seeds must then find nothing.
+    pub obeyed: bool,
+    /// The story is kept.
+    pub told: bool,
+}
+
+/// Runs one seed, in virtual time. The same arguments make the same run.
+pub fn run(seed: u64, options: Options) -> Outcome {
     note_panics();
+    let Options { rule, obeyed, told } = options;
+    let broken = rule.filter(|_| !obeyed);
     let _broken = break_rule(broken);
+    let scenario = Scenario::of(seed, rule, broken);
     PANIC.set(Some(None));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-                runtime.block_on(simulate(seed, broken, told))
-            }));
+            let ran =
+                panic::catch_unwind(panic::AssertUnwindSafe(|| runtime.block_on(simulate(scenario, told))));
             ran.unwrap_or_else(|_| Outcome { found: None, tally: Tally::default(), story: Vec::new() })
         }
         Err(error) => {
@@ -79,10 +92,10 @@ pub fn run(seed: u64, broken: Option<Rule>, told: bool) -> Outcome {
     Outcome { found: panicked.or(outcome.found), ..outcome }
 }
 
-async fn simulate(seed: u64, broken: Option<Rule>, told: bool) -> Outcome {
+async fn simulate(scenario: Scenario, told: bool) -> Outcome {
     // Some day in 2026.
-    let _entered = tlog_ambient::simulation::enter(seed, Duration::from_secs(1_770_000_000));
-    let world = World::new(Scenario::of(seed, broken), told);
+    let _entered = tlog_ambient::simulation::enter(scenario.seed, Duration::from_secs(1_770_000_000));
+    let world = World::new(scenario, told);
     world.tell(|| world.scenario.describe());
     let slave = Arc::new(Slave::new(world.scenario.slave_stores));
     let mut rng = world.rng();
@@ -216,8 +229,8 @@ fn start_soon(world: &Arc<World>, rng: &mut SmallRng) {
 
 fn some_places(world: &World, rng: &mut SmallRng) -> Vec<usize> {
     let total = world.bays.len();
-    let most = if world.is_broken(Rule::Majority) { total.saturating_sub(1) } else { 2.min(total) };
-    let count = *[0, 0, 1, 1, most].get(rng.random_range(0..5)).unwrap_or(&0);
+    let most = total.saturating_sub(1);
+    let count = *[0, 0, 1, 1, most, 2.min(most)].get(rng.random_range(0..6)).unwrap_or(&0);
     let mut places: Vec<usize> = (0..total).collect();
     while places.len() > count {
         places.swap_remove(rng.random_range(0..places.len()));
@@ -241,7 +254,7 @@ async fn lose(world: &Arc<World>, bay: &Arc<crate::stores::Bay>, rng: &mut Small
         }
         return;
     }
-    match bay.has_old_disk() && world.scenario.broken.is_none() && rng.random_bool(0.3) {
+    match bay.has_old_disk() && world.scenario.about.is_none() && rng.random_bool(0.3) {
         true => {
             bay.put_back();
             world.tell(|| format!("{bay:?}: an old disk"));
@@ -275,10 +288,8 @@ async fn finish(
     }
     orders.send_modify(|orders| orders.finish = true);
     let all = futures::future::join_all(writing);
-    // What is broken may keep things from going on; what it does to data is what counts.
-    let limit = if world.scenario.broken.is_none() { LIVENESS } else { Duration::from_secs(30) };
-    let finished = timeout(limit, all).await;
-    if finished.is_err() && world.scenario.broken.is_none() {
+    let finished = timeout(LIVENESS, all).await;
+    if finished.is_err() {
         world.tell_stores().await;
         if world.is_torn() {
             return;

@@ -33,6 +33,8 @@ const SHAPES_FOR_MAJORITY: &[(usize, usize, usize)] = &[(1, 1, 2), (1, 2, 3), (1
 /// All that a seed decides at the beginning.
 pub(crate) struct Scenario {
     pub(crate) seed: u64,
+    /// The rule that is to show itself, if it is broken.
+    pub(crate) about: Option<Rule>,
     pub(crate) broken: Option<Rule>,
     pub(crate) vdisk: VdiskId,
     pub(crate) quorums: Quorums,
@@ -71,10 +73,10 @@ fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> Option<T> {
 }
 
 impl Scenario {
-    pub(crate) fn of(seed: u64, broken: Option<Rule>) -> Self {
+    pub(crate) fn of(seed: u64, about: Option<Rule>, broken: Option<Rule>) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x05ee_d0f7_1063);
         let rng = &mut rng;
-        let shapes = match broken {
+        let shapes = match about {
             Some(Rule::Majority) => SHAPES_FOR_MAJORITY,
             _ => SHAPES,
         };
@@ -82,10 +84,10 @@ impl Scenario {
         let redundancy = Redundancy::new(data, parity).expect("the table has valid ones");
         let quorums = Quorums::new(redundancy, write).expect("the table has valid ones");
         let (total, opening) = (quorums.total(), quorums.opening());
-        let loses_tails = survives_lost_tail(quorums) && broken.is_none() && rng.random_bool(0.6);
+        let loses_tails = survives_lost_tail(quorums) && about.is_none() && rng.random_bool(0.6);
         let losses = quorums.losses_at_acknowledgement();
         // With more, nothing is lost, but it takes an operator's word to go on.
-        let may_be_lost = if broken.is_some() { losses } else { losses.min(total - opening) };
+        let may_be_lost = losses.min(total - opening);
         let longest_delay = one_of(rng, &[5, 20, 20, 60, 1500]).unwrap_or(20);
         let rough = rng.random_bool(0.5);
         let rare = if rough { 0.03 } else { 0.004 };
@@ -95,18 +97,19 @@ impl Scenario {
             lost_request: rare,
             lost_answer: rare,
             twice: rare,
-            torn: if broken.is_none() && rng.random_bool(0.2) { 0.01 } else { 0.0 },
+            torn: if about.is_none() && rng.random_bool(0.2) { 0.01 } else { 0.0 },
         };
-        let several = broken.is_none();
+        let several = about.is_none();
         Self {
             seed,
+            about,
             broken,
             vdisk: VdiskId::new("disk").expect("a legal name"),
             quorums,
             servers: one_of(rng, &[1, 2, 2, 2, 3]).unwrap_or(2),
             rivals: several && rng.random_bool(0.15),
             resets: several && rng.random_bool(0.15),
-            slave_stores: if broken == Some(Rule::DataFirst) || rng.random_bool(0.3) {
+            slave_stores: if about == Some(Rule::DataFirst) || rng.random_bool(0.3) {
                 rng.random_range(1..=3)
             } else {
                 0
