@@ -21,6 +21,7 @@ usage: cargo xtask <task>
   codegen [--check]   make the Rust code of schema/tlog.capnp; --check only compares it with what is committed
   tidy                check layering, file heads and sizes, documentation links and generated code
   test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments
+  sim [ARGUMENT...]   run seeds of the simulation, such as --seeds 10000; --help says more
   ci [--skip-test]    formatting, clippy, tidy, documentation, licences, then test
 ";
 
@@ -44,6 +45,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["codegen", "--check"] => codegen::check(root),
         ["tidy"] => tidy::run(root),
         ["test", arguments @ ..] => steps::test(root, arguments),
+        ["sim", arguments @ ..] => steps::sim(root, arguments),
         ["ci"] => steps::ci(root, true),
         ["ci", "--skip-test"] => steps::ci(root, false),
         [] | ["help" | "-h" | "--help"] => {

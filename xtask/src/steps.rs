@@ -19,6 +19,12 @@ pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     })
 }
 
+/// Builds the simulator for speed and runs seeds with it.
+pub(crate) fn sim(root: &Path, arguments: &[&str]) -> Result<()> {
+    let run = ["run", "--quiet", "--release", "--locked", "--package", "tlog-sim", "--bin", "tlog-sim", "--"];
+    cargo(root, &[&run[..], arguments].concat(), &[])
+}
+
 /// Every check, the cheap ones first; stops at the first that fails.
 pub(crate) fn ci(root: &Path, with_test: bool) -> Result<()> {
     step("fmt", || cargo(root, &["fmt", "--all", "--check"], &[]))?;

@@ -4,10 +4,11 @@
 mod scripted;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use scripted::{SHORT, ScriptedServer, at, starting_at, vdisk};
-use tlog_client::{Client, ClientOptions, ConnectError, Start};
+use tlog_client::{Client, ClientOptions, ConnectError, Connecting, Connector, Reader, Start, Writer};
 use tlog_proto::{
     FrameError, Generation, HandshakeResponse, HandshakeStatus, Limits, LogPosition, Refusal, Sequence,
     SessionId, Version,
@@ -32,6 +33,36 @@ async fn answered_with_bytes(bytes: &[u8]) -> ConnectError {
         peer
     };
     tokio::join!(Client::connect(server.addr(), vdisk(), options), script).0.unwrap_err()
+}
+
+/// Goes to one address, whatever a server is called.
+struct Detour(String);
+
+impl Connector for Detour {
+    fn connect(&self, server: &str) -> Connecting {
+        let (address, known) = (self.0.clone(), server == "nowhere:1");
+        Box::pin(async move {
+            if !known {
+                return Err(std::io::ErrorKind::HostUnreachable.into());
+            }
+            let (reader, writer) = tokio::net::TcpStream::connect(address).await?.into_split();
+            Ok((Box::new(reader) as Reader, Box::new(writer) as Writer))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_connector_makes_the_connections_and_its_errors_are_those_of_a_server_out_of_reach() {
+    let server = ScriptedServer::start().await;
+    let detour = Arc::new(Detour(server.addr()));
+    let connect = Client::connect_over(detour.clone(), "elsewhere:1, nowhere:1", vdisk(), starting_at(20));
+    let (client, mut peer) = tokio::join!(connect, server.accept_handshake());
+    let client = client.unwrap();
+    assert_eq!(client.server().as_deref(), Some("nowhere:1"));
+    let _durable = client.set(at(3), vec![3; 64]).await.unwrap();
+    peer.expect_blocks(20..=20).await;
+    let error = Client::connect_over(detour, "elsewhere:1", vdisk(), starting_at(1)).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -206,6 +206,9 @@ async fn live(
 ) -> Over {
     let kept = Kept { life, session: client.session() };
     let kills = orders.borrow_and_update().kills;
+    // Who connects does not always write soon.
+    let mut idle =
+        if rng.random_bool(0.3) { Duration::from_millis(rng.random_range(0..4000)) } else { Duration::ZERO };
     loop {
         let now = *orders.borrow_and_update();
         if now.kills != kills {
@@ -221,6 +224,7 @@ async fn live(
         }
         let step = async {
             match rng.random_range(0..10) {
+                _ if !idle.is_zero() => sleep(std::mem::take(&mut idle)).await,
                 0..6 => write(world, client, life, rng).await,
                 6..8 => {
                     let patience = Duration::from_millis(rng.random_range(1..2000));

@@ -41,8 +41,10 @@
 //! What it deliberately does not do: TLS, stored format 1, real stores, the documents of vdisks and clusters. It depends on no adapter
 //! and nothing depends on it.
 
+mod faults;
 mod front_end;
 mod machine;
+mod many;
 mod model;
 mod net;
 mod reading;
@@ -54,6 +56,7 @@ mod stores;
 mod story;
 mod world;
 
+pub use many::{Many, run_many};
 pub use rule::{NoSuchRule, Rule};
 pub use run::{Options, Outcome, run};
 pub use world::Tally;

@@ -96,12 +96,7 @@ pub(crate) async fn restore(
     log: &[Entry],
     rng: &mut SmallRng,
 ) -> Read<()> {
-    let count = if rng.random_bool(0.4) { log.len() } else { rng.random_range(1..=log.len()) };
-    let Some(last) = log.get(count.saturating_sub(1)) else { return Ok(()) };
-    let moment = match count == log.len() {
-        true => Moment::Newest,
-        false => Moment::Sequence { generation: Some(last.generation), sequence: last.block.sequence },
-    };
+    let (count, moment) = moment_of(log, rng);
     let block_size = u32::try_from(world.scenario.block_bytes).unwrap_or(u32::MAX);
     let options =
         ReadOptions { block_size: Some(block_size), accept_uncertain_end: true, ..ReadOptions::default() };
@@ -116,6 +111,26 @@ pub(crate) async fn restore(
         world.find(format!("the restore of {moment:?} is not the disk after {count} writes:{}", marks(log)));
     }
     Ok(())
+}
+
+/// A moment, and how many writes are up to it.
+fn moment_of(log: &[Entry], rng: &mut SmallRng) -> (usize, Moment) {
+    let picked = log.get(rng.random_range(0..log.len().max(1)));
+    match (picked, rng.random_range(0..3)) {
+        (Some(Entry { block, .. }), 0) => {
+            // Clocks step back: what is later in the log may have an earlier time, and what is earlier a later one.
+            let is_before = |entry: &Entry| entry.block.timestamp <= block.timestamp;
+            let last = log.iter().rposition(is_before).unwrap_or_default();
+            (last + 1, Moment::At(block.timestamp))
+        }
+        (Some(Entry { generation, block, .. }), 1) => {
+            let at = |entry: &Entry| (entry.generation, entry.block.sequence);
+            let last = log.iter().rposition(|entry| at(entry) == (*generation, block.sequence));
+            let moment = Moment::Sequence { generation: Some(*generation), sequence: block.sequence };
+            (last.unwrap_or_default() + 1, moment)
+        }
+        _ => (log.len(), Moment::Newest),
+    }
 }
 
 /// The disk as a file.

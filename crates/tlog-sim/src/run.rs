@@ -12,14 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::faults;
 use crate::front_end::{self, Orders};
 use crate::model::marks;
-use crate::net::{Fault, Host};
 use crate::reading;
 use crate::rule::{Rule, break_rule};
 use crate::scenario::Scenario;
 use crate::slave::Slave;
-use crate::stores::Process;
 use crate::world::{Tally, World};
 
 /// After so long without faults everything must be durable, and the slave as its log. Generous: what counts is that it happens.
@@ -114,156 +113,12 @@ async fn simulate(scenario: Scenario, told: bool) -> Outcome {
             break;
         }
         world.tally(|tally| tally.faults += 1);
-        strike(&world, &slave, &orders, &mut rng).await;
+        faults::strike(&world, &slave, &orders, &mut rng).await;
     }
     if world.found().is_none() {
         finish(&world, &slave, &orders, writing, &mut rng).await;
     }
     Outcome { found: world.found(), tally: world.tallied(), story: world.story.take() }
-}
-
-/// Something goes wrong, or somebody looks.
-async fn strike(world: &Arc<World>, slave: &Arc<Slave>, orders: &watch::Sender<Orders>, rng: &mut SmallRng) {
-    let machine = world.machines.get(rng.random_range(0..world.machines.len()));
-    let bay = world.bays.get(rng.random_range(0..world.bays.len()));
-    let (Some(machine), Some(bay)) = (machine, bay) else { return };
-    let host = Host::Server(rng.random_range(0..world.machines.len()));
-    match rng.random_range(0..100) {
-        0..12 => {
-            match rng.random_bool(0.8) {
-                true => machine.kill(world),
-                false => machine.stop(world),
-            }
-            if rng.random_bool(0.3) {
-                kill_client(orders);
-            }
-            start_soon(world, rng);
-        }
-        12..20 => {
-            kill_client(orders);
-            if rng.random_bool(0.3) {
-                machine.kill(world);
-                start_soon(world, rng);
-            }
-        }
-        20..30 => {
-            let fault = match rng.random_range(0..4) {
-                0 => Fault::Reset,
-                1 => Fault::Hold(Duration::from_millis(rng.random_range(100..8000))),
-                _ => {
-                    let (up, down) = [(true, true), (true, false), (false, true)][rng.random_range(0..3)];
-                    Fault::Silence { up, down }
-                }
-            };
-            world.tell(|| format!("connections of {host:?}: {fault:?}"));
-            world.net.strike(host, fault);
-        }
-        30..35 => {
-            let server = rng.random_range(0..world.machines.len());
-            world.tell(|| format!("server {server} cannot be connected to for a while"));
-            world.net.set_reachable(server, false);
-            let (world, after) = (Arc::clone(world), Duration::from_millis(rng.random_range(100..6000)));
-            tokio::spawn(async move {
-                sleep(after).await;
-                world.net.set_reachable(server, true);
-            });
-        }
-        35..47 => {
-            let places = some_places(world, rng);
-            world.tell(|| format!("{machine:?} cannot reach the stores {places:?}"));
-            machine.cut_off(places);
-        }
-        47..55 => {
-            let after = Duration::from_millis(rng.random_range(50..6000));
-            world.tell(|| format!("{bay:?} is down for {after:?}"));
-            bay.set_down(true);
-            let bay = Arc::clone(bay);
-            tokio::spawn(async move {
-                sleep(after).await;
-                bay.restart();
-                bay.set_down(false);
-            });
-        }
-        55..60 => {
-            let slow =
-                Duration::from_millis(*[0, 0, 30, 300, 1200].get(rng.random_range(0..5)).unwrap_or(&0));
-            world.tell(|| format!("{bay:?} takes {slow:?} longer"));
-            bay.set_slow(slow);
-        }
-        60..72 => lose(world, bay, rng).await,
-        72..76 => {
-            let by = rng.random_range(-7_200_000_000_000..7_200_000_000_000);
-            world.tell(|| format!("the clock steps by {} s", by / 1_000_000_000));
-            tlog_ambient::simulation::step_clock(by);
-        }
-        76..80 => {
-            world.tell(|| "a scrub".to_owned());
-            if let Some(set) = world.stores(&Process::new()) {
-                tokio::spawn(async move { tlog_flusher::scrub(&set, u64::MAX, |_| {}).await.map(drop) });
-            }
-        }
-        80..88 => {
-            slave.kill(world);
-            slave.look(world).await;
-            slave.start(world);
-        }
-        88..90 => slave.look(world).await,
-        _ => drop(tokio::spawn(reading::look(Arc::clone(world), world.rng()))),
-    }
-}
-
-fn kill_client(orders: &watch::Sender<Orders>) {
-    orders.send_modify(|orders| orders.kills += 1);
-}
-
-/// Every server that does not run is started, in a while.
-fn start_soon(world: &Arc<World>, rng: &mut SmallRng) {
-    let (world, after) = (Arc::clone(world), Duration::from_millis(rng.random_range(0..4000)));
-    tokio::spawn(async move {
-        sleep(after).await;
-        for machine in world.machines.iter().filter(|machine| !machine.is_running()) {
-            machine.start(&world);
-        }
-    });
-}
-
-fn some_places(world: &World, rng: &mut SmallRng) -> Vec<usize> {
-    let total = world.bays.len();
-    let most = total.saturating_sub(1);
-    let count = *[0, 0, 1, 1, most, 2.min(most)].get(rng.random_range(0..6)).unwrap_or(&0);
-    let mut places: Vec<usize> = (0..total).collect();
-    while places.len() > count {
-        places.swap_remove(rng.random_range(0..places.len()));
-    }
-    places
-}
-
-/// A store loses something, as far as an acknowledgement promises that it may.
-async fn lose(world: &Arc<World>, bay: &Arc<crate::stores::Bay>, rng: &mut SmallRng) {
-    if world.scenario.loses_tails && rng.random_bool(0.5) {
-        world.tell(|| format!("{bay:?} keeps what it has"));
-        bay.keep();
-        return;
-    }
-    if world.spare(bay.place).await == 0 {
-        return;
-    }
-    if world.scenario.loses_tails && rng.random_bool(0.6) {
-        if bay.lose_tail() {
-            world.tell(|| format!("{bay:?} restarts without its newest writes"));
-        }
-        return;
-    }
-    match bay.has_old_disk() && world.scenario.about.is_none() && rng.random_bool(0.3) {
-        true => {
-            bay.put_back();
-            world.tell(|| format!("{bay:?}: an old disk"));
-        }
-        false => {
-            bay.wipe();
-            world.tell(|| format!("{bay:?}: an empty disk"));
-        }
-    }
 }
 
 /// Faults stop. Then everything that was handed over becomes durable, and the log is what it must be.

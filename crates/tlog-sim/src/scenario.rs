@@ -72,12 +72,16 @@ fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> Option<T> {
     of.get(rng.random_range(0..of.len().max(1))).copied()
 }
 
+/// Those in which an opening can do without stores that hold what was not acknowledged.
+const SHAPES_FOR_STARTS: &[(usize, usize, usize)] = &[(1, 2, 2), (1, 2, 3), (1, 3, 4), (2, 3, 5), (2, 2, 4)];
+
 impl Scenario {
     pub(crate) fn of(seed: u64, about: Option<Rule>, broken: Option<Rule>) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x05ee_d0f7_1063);
         let rng = &mut rng;
         let shapes = match about {
             Some(Rule::Majority) => SHAPES_FOR_MAJORITY,
+            Some(Rule::StartRecords) => SHAPES_FOR_STARTS,
             _ => SHAPES,
         };
         let (data, parity, write) = one_of(rng, shapes).unwrap_or((4, 2, 5));
@@ -106,7 +110,10 @@ impl Scenario {
             broken,
             vdisk: VdiskId::new("disk").expect("a legal name"),
             quorums,
-            servers: one_of(rng, &[1, 2, 2, 2, 3]).unwrap_or(2),
+            servers: match about {
+                Some(Rule::Majority) => 2,
+                _ => one_of(rng, &[1, 2, 2, 2, 3]).unwrap_or(2),
+            },
             rivals: several && rng.random_bool(0.15),
             resets: several && rng.random_bool(0.15),
             slave_stores: if about == Some(Rule::DataFirst) || rng.random_bool(0.3) {

@@ -18,17 +18,18 @@ pub(super) const LIST: &str = "docs/dependencies.md";
 /// The two libraries that speak the protocol know nothing of storage, tests included: that is what keeps them usable
 /// with another store, and testable without any. Nothing depends on `tlog`, which puts everything together.
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
+    ("tlog-ambient", &[]),
     ("tlog-proto", &[]),
     ("tlog-crypto", &[]),
     ("tlog-codec", &["tlog-proto", "tlog-crypto"]),
-    ("tlog-store", &["tlog-proto"]),
+    ("tlog-store", &["tlog-ambient", "tlog-proto"]),
     ("tlog-redis", &["tlog-proto", "tlog-store", "tlog-config", "tlog-testbed"]),
     ("tlog-config", &["tlog-proto", "tlog-testbed"]),
     ("tlog-quorum", &["tlog-proto", "tlog-codec", "tlog-store"]),
-    ("tlog-flusher", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
-    ("tlog-player", &["tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
+    ("tlog-flusher", &["tlog-ambient", "tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
+    ("tlog-player", &["tlog-ambient", "tlog-proto", "tlog-codec", "tlog-store", "tlog-quorum"]),
     ("tlog-server", &["tlog-proto"]),
-    ("tlog-client", &["tlog-proto"]),
+    ("tlog-client", &["tlog-ambient", "tlog-proto"]),
     (
         "tlog",
         &[
@@ -47,6 +48,20 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         ],
     ),
     ("tlog-testbed", &[]),
+    (
+        "tlog-sim",
+        &[
+            "tlog-ambient",
+            "tlog-proto",
+            "tlog-codec",
+            "tlog-store",
+            "tlog-quorum",
+            "tlog-flusher",
+            "tlog-player",
+            "tlog-server",
+            "tlog-client",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -54,6 +69,9 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 /// is tested is that both do their part: what a slave holds after a server was killed is up to the syncer and the server.
 const TESTS_MAY_DEPEND_ON: &[(&str, &[&str])] =
     &[("tlog-player", &["tlog-redis", "tlog-config", "tlog-testbed"])];
+
+/// The feature with the switches that only a simulation may have, and the crate that may ask for it.
+const SIMULATION: (&str, &str) = ("simulation", "tlog-sim");
 
 /// What cargo knows about the workspace's own crates.
 pub(super) fn metadata(root: &Path) -> Result<Value> {
@@ -92,6 +110,22 @@ pub(super) fn forbidden(metadata: &Value) -> Faults {
         }
     }
     faults
+}
+
+/// Whoever asks for what only the simulator may have.
+pub(super) fn simulated(metadata: &Value) -> Faults {
+    let (feature, simulator) = SIMULATION;
+    let others = packages(metadata).filter(|(name, _)| *name != simulator);
+    let asks = |dependency: &&Value| {
+        let features = dependency.get("features").and_then(Value::as_array);
+        is_ours(dependency) && features.into_iter().flatten().any(|asked| asked == feature)
+    };
+    others
+        .flat_map(|(name, package)| dependencies(package).filter(asks).map(move |on| (name, name_of(on))))
+        .map(|(name, on)| {
+            format!("crate {name} asks for the feature `{feature}` of {on}; only {simulator} may: it has switches that break rules")
+        })
+        .collect()
 }
 
 /// Foreign crates that `list`, the text of [`LIST`], does not name in backticks.
@@ -151,6 +185,13 @@ mod tests {
         check("tlog-new", "tlog-proto", Value::Null, 1);
         check("tlog-player", "tlog-redis", json!("dev"), 0);
         check("tlog-player", "tlog-redis", Value::Null, 1);
+    }
+
+    #[test]
+    fn what_breaks_rules_is_for_the_simulator_alone() {
+        let asks = json!([{ "name": "tlog-flusher", "path": "/somewhere", "features": ["simulation"] }]);
+        assert!(simulated(&workspace("tlog-sim", asks.clone())).is_empty());
+        assert_eq!(simulated(&workspace("tlog", asks)).len(), 1);
     }
 
     #[test]

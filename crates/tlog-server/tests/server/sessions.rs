@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tlog_proto::{BlockStatus, ClientMessage, HandshakeStatus, LogPosition, Sequence, VdiskId};
-use tlog_server::{CloseReason, ServerSettings, SlaveSync, SlaveSyncError, SlaveSyncOutcome};
+use tlog_server::{CloseReason, Server, ServerSettings, SlaveSync, SlaveSyncError, SlaveSyncOutcome};
 use tokio::sync::watch;
 
 use crate::support::*;
@@ -28,6 +28,25 @@ async fn each_block_is_answered_by_itself_and_what_is_flushed_together_together(
     assert_eq!((vdisk.received, vdisk.ordered), (Some(Sequence(14)), Some(position(14))));
     assert_eq!((vdisk.durable, vdisk.open), (Some(position(13)), true));
     assert!(vdisk.peer.is_some() && vdisk.unflushed_bytes > 64 && vdisk.last_error.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_that_was_accepted_elsewhere_is_served_like_a_connection() {
+    let server = Server::new(ServerSettings::default(), Arc::new(MemoryLogs::default()), None).unwrap();
+    let (ours, theirs) = tokio::io::duplex(4096);
+    server.serve_stream(theirs, "10.0.0.1:7".parse().unwrap());
+    let mut client = Client::over(ours);
+    client.say_hello(handshake("vd", 7, 1)).await;
+    assert_eq!(client.hears_handshake().await.status, HandshakeStatus::Ok);
+    client.sends_blocks(1..=3).await;
+    client.hears_recv_ok(1..=3).await;
+    client.asks_to_flush(3).await;
+    client.hears_just(BlockStatus::ForceFlushReceived).await;
+    client.hears_flush_ok(1..=3).await;
+    assert_eq!(server.status().vdisks[0].peer, Some("10.0.0.1:7".parse().unwrap()));
+    let report = server.stop().await;
+    assert!(report.all_durable() && report.vdisks.len() == 1, "{report:?}");
+    client.sees_the_end().await;
 }
 
 #[tokio::test]
