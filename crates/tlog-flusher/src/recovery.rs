@@ -7,16 +7,17 @@
 //!   -> start(e, last adopted + 1) on enough of them -> the writer writes the adopted ones again until W hold them
 //! ```
 //! Nothing that could have been acknowledged is ever cut: where shards of the next number are damaged or out of reach in such
-//! numbers that it may have been acknowledged, the opening is refused.
+//! numbers that it may have been acknowledged, the opening is refused. Where something is cut because stores do not hold it, they are
+//! asked once more who they are.
 
 use std::fmt;
 
 use tlog_codec::{EncodedAggregation, Header, KeyId};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 use tlog_quorum::{
-    OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
+    Candidate, OtherShape, ReadError, ShardCondition, Standing, StoreSet, Survey, TooFewStores, doubtful,
 };
-use tlog_store::{Members, NumberRanges, StartRecord};
+use tlog_store::{LogState, Members, NumberRanges, StartRecord};
 
 use crate::format1::{Foundation, GoingOnError, follows};
 use crate::lookup::LookupError;
@@ -483,19 +484,41 @@ async fn adopt(
         .count();
     #[cfg(test)]
     let reduced = reduced && !crate::broken::is_broken(crate::broken::Rule::Traces);
-    let doubt =
-        |held: usize| (unknown > 0 || reduced) && held + unknown + not_asked >= set.quorums().acknowledged();
-    let uncertain = || OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions));
+    let following: Vec<_> = candidates.iter().filter(|c| follows(number, c.head.header.prev, prev)).collect();
     // Highest epoch first: what a newer opening adopted or wrote goes before what it did not.
-    for candidate in candidates.iter().filter(|c| follows(number, c.head.header.prev, prev)) {
-        if candidate.is_whole() {
-            return candidate.rebuild().map(Some).map_err(|_| uncertain());
+    let choose = |unknown: usize| {
+        let doubt = |held: usize| {
+            (unknown > 0 || reduced) && held + unknown + not_asked >= set.quorums().acknowledged()
+        };
+        let counts = |candidate: &&&Candidate| candidate.is_whole() || doubt(candidate.present());
+        match following.iter().find(counts) {
+            Some(candidate) if candidate.is_whole() => Ok(Some(*candidate)),
+            None if !doubt(0) => Ok(None),
+            _ => Err(OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions))),
         }
-        if doubt(candidate.present()) {
-            return Err(uncertain());
-        }
+    };
+    let mut chosen = choose(unknown)?;
+    // What has k whole shards proves itself. Whatever else is decided here is, because stores do not hold something.
+    if chosen.map(|chosen| chosen.head.id) != following.first().map(|first| first.head.id) || chosen.is_none()
+    {
+        chosen = choose(unknown + exchanged(set, survey, &conditions).await)?;
     }
-    if doubt(0) { Err(uncertain()) } else { Ok(None) }
+    let rebuilt = chosen.map(|candidate| candidate.rebuild()).transpose();
+    rebuilt.map_err(|_| OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)))
+}
+
+/// How many of the stores that said that they do not hold something may not be the ones that have promised: reading a shard does not tell
+/// who answers, and a disk that was in the place before knows the log, and nothing of what was written since.
+async fn exchanged(set: &StoreSet, survey: &Survey, conditions: &[ShardCondition]) -> usize {
+    let lacks = |store: usize| {
+        matches!(
+            conditions.get(store),
+            Some(ShardCondition::Missing | ShardCondition::RuledOut(_) | ShardCondition::Held(_))
+        )
+    };
+    let lacking: Vec<(usize, &LogState)> = survey.counted().filter(|(store, _)| lacks(*store)).collect();
+    let now = set.survey_of(|store| lacking.iter().any(|(lacking, _)| *lacking == store)).await.identities();
+    lacking.iter().filter(|(store, state)| now.get(*store).copied().flatten() != state.identity).count()
 }
 
 /// The list of members that this opening writes down.

@@ -33,6 +33,44 @@ async fn what_is_appended_becomes_durable_and_is_there_after_opening_again() {
     assert_eq!(content(&cluster).await, (1..=12).chain(5..=7).collect::<Vec<_>>());
 }
 
+/// An old disk says truly that it does not have what was written since. In the place of a member that has just promised that must not be
+/// taken for what the member says.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_exchanged_while_a_log_is_opened_ends_nothing() {
+    let cluster = Cluster::new(4, 2, None);
+    let (log, _) = cluster.open().await;
+    append(&log, 1, 1..=5).await;
+    durable(&log, position(1, 5)).await.unwrap();
+    // Store 2 gets another disk, which is filled and then counts.
+    let old = cluster.bays[2].pull();
+    assert!(log.wait_until_complete(Duration::from_secs(60)).await);
+    log.close().await.unwrap();
+    let (log, controls) = cluster.open().await;
+    // Acknowledged with five: store 4 does not have it, and nobody is told that it is committed.
+    controls[4].set_down(true);
+    append(&log, 1, 6..=10).await;
+    durable(&log, position(1, 10)).await.unwrap();
+    drop(log);
+
+    let (set, controls) = cluster.connect(2);
+    controls.iter().for_each(|control| control.set_delay(Duration::from_millis(10)));
+    let opening = tokio::spawn(Log::open(set, keys(), settings()));
+    controls[2].called(Operation::Heads, 1).await; // it has promised
+    let member = cluster.bays[2].insert(old);
+    controls[0].set_down(true);
+    controls[5].called(Operation::Shard, 1).await; // everybody is asked for what may be adopted
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    controls[0].set_down(false);
+    let refused = opening.await.unwrap().unwrap_err();
+    assert!(matches!(refused, OpenError::UncertainEnd(_)), "{refused}");
+
+    drop(cluster.bays[2].insert(member));
+    let (log, _) = cluster.open().await;
+    assert_eq!(log.end().last, Some(Sequence(10)), "acknowledged and lost");
+    log.close().await.unwrap();
+    assert_eq!(content(&cluster).await, (1..=10).collect::<Vec<_>>());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_aggregation_that_is_not_full_is_flushed_when_it_is_old_enough() {
     let cluster = Cluster::new(2, 1, None);
