@@ -199,8 +199,15 @@ pub(crate) async fn recover(
         let reduced = quorum < opening_quorum(set);
         let committed = survey.committed();
         let doubts = doubts(set, &survey).await;
-        check_held(set, &survey, &doubts)?;
-        let (mut last_id, committed_last) = committed_end(set, &survey).await?;
+        let found = async {
+            check_held(set, &survey, &doubts)?;
+            committed_end(set, &survey).await
+        };
+        let (mut last_id, committed_last) = match found.await {
+            // What is not there was perhaps not looked for on the stores that have promised.
+            Err(OpenError::DataLost { .. }) if exchanged(set, &survey, |_| true).await > 0 => continue,
+            found => found?,
+        };
         let mut last = committed_last;
         let mut adopted = Vec::new();
         let mut number = committed.next();
@@ -501,22 +508,22 @@ async fn adopt(
     // What has k whole shards proves itself. Whatever else is decided here is, because stores do not hold something.
     if chosen.map(|chosen| chosen.head.id) != following.first().map(|first| first.head.id) || chosen.is_none()
     {
-        chosen = choose(unknown + exchanged(set, survey, &conditions).await)?;
+        let lacks = |store: usize| {
+            matches!(
+                conditions.get(store),
+                Some(ShardCondition::Missing | ShardCondition::RuledOut(_) | ShardCondition::Held(_))
+            )
+        };
+        chosen = choose(unknown + exchanged(set, survey, lacks).await)?;
     }
     let rebuilt = chosen.map(|candidate| candidate.rebuild()).transpose();
     rebuilt.map_err(|_| OpenError::UncertainEnd(set.unreadable(number, &candidates, &conditions)))
 }
 
-/// How many of the stores that said that they do not hold something may not be the ones that have promised: reading a shard does not tell
-/// who answers, and a disk that was in the place before knows the log, and nothing of what was written since.
-async fn exchanged(set: &StoreSet, survey: &Survey, conditions: &[ShardCondition]) -> usize {
-    let lacks = |store: usize| {
-        matches!(
-            conditions.get(store),
-            Some(ShardCondition::Missing | ShardCondition::RuledOut(_) | ShardCondition::Held(_))
-        )
-    };
-    let lacking: Vec<(usize, &LogState)> = survey.counted().filter(|(store, _)| lacks(*store)).collect();
+/// How many of the counted stores that `lack` something may not be the ones that have promised: reading a shard does not tell who answers,
+/// and a disk that was in the place before knows the log, and nothing of what was written since.
+async fn exchanged(set: &StoreSet, survey: &Survey, lack: impl Fn(usize) -> bool) -> usize {
+    let lacking: Vec<(usize, &LogState)> = survey.counted().filter(|(store, _)| lack(*store)).collect();
     let now = set.survey_of(|store| lacking.iter().any(|(lacking, _)| *lacking == store)).await.identities();
     lacking.iter().filter(|(store, state)| now.get(*store).copied().flatten() != state.identity).count()
 }

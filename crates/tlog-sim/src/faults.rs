@@ -12,6 +12,7 @@ use crate::front_end::Orders;
 use crate::net::{Fault, Host};
 use crate::reading;
 use crate::rule::Rule;
+use crate::scenario::one_of;
 use crate::slave::Slave;
 use crate::stores::{Bay, Process};
 use crate::world::World;
@@ -55,7 +56,8 @@ pub(crate) async fn strike(
                 0 => Fault::Reset,
                 1 => Fault::Hold(Duration::from_millis(rng.random_range(100..8000))),
                 _ => {
-                    let (up, down) = [(true, true), (true, false), (false, true)][rng.random_range(0..3)];
+                    let directions = [(true, true), (true, false), (false, true)];
+                    let (up, down) = one_of(rng, &directions).unwrap_or((true, true));
                     Fault::Silence { up, down }
                 }
             };
@@ -89,8 +91,7 @@ pub(crate) async fn strike(
             });
         }
         55..60 => {
-            let slow =
-                Duration::from_millis(*[0, 0, 30, 300, 1200].get(rng.random_range(0..5)).unwrap_or(&0));
+            let slow = Duration::from_millis(one_of(rng, &[0, 0, 30, 300, 1200]).unwrap_or_default());
             world.tell(|| format!("{bay:?} takes {slow:?} longer"));
             bay.set_slow(slow);
         }
@@ -213,7 +214,7 @@ fn kill_all(world: &World) {
 fn some_places(world: &World, rng: &mut SmallRng) -> Vec<usize> {
     let total = world.bays.len();
     let most = total.saturating_sub(1);
-    let count = *[0, 0, 1, 1, most, 2.min(most)].get(rng.random_range(0..6)).unwrap_or(&0);
+    let count = one_of(rng, &[0, 0, 1, 1, most, 2.min(most)]).unwrap_or_default();
     let mut places: Vec<usize> = (0..total).collect();
     while places.len() > count {
         places.swap_remove(rng.random_range(0..places.len()));

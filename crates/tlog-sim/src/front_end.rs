@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::machine::ClientHost;
 use crate::model;
 use crate::net::Host;
+use crate::scenario::one_of;
 use crate::world::World;
 
 /// What front-ends are told.
@@ -92,10 +93,10 @@ fn options(world: &World, rng: &mut SmallRng) -> ClientOptions {
     ClientOptions {
         connect_timeout: Duration::from_secs(2),
         handshake_timeout: Duration::from_secs(10),
-        answer_timeout: Duration::from_millis([500, 2000, 5000][rng.random_range(0..3)]),
-        resend_timeout: Duration::from_millis([400, 2000][rng.random_range(0..2)]),
+        answer_timeout: Duration::from_millis(one_of(rng, &[500, 2000, 5000]).unwrap_or(2000)),
+        resend_timeout: Duration::from_millis(one_of(rng, &[400, 2000]).unwrap_or(400)),
         flush_after: Duration::from_secs(4),
-        max_unflushed_bytes: [2048, 64 << 10][rng.random_range(0..2)],
+        max_unflushed_bytes: one_of(rng, &[2048, 64 << 10]).unwrap_or(2048),
         limits: tlog_proto::Limits { max_block_bytes: world.scenario.block_bytes, ..Default::default() },
         ..ClientOptions::default()
     }
@@ -130,6 +131,7 @@ async fn connect(
         servers.reverse();
     }
     let goes_on = !reset && again.is_none();
+    let asked = world.model().now();
     let start = options.start;
     let client = match Client::connect_over(connector, servers, world.vdisk.clone(), options).await {
         Ok(client) => client,
@@ -146,7 +148,7 @@ async fn connect(
     world.tally(|tally| tally.lives += 1);
     let life = match &again {
         Some((life, _)) => *life,
-        None => world.model().begin_life(goes_on.then_some(first)),
+        None => world.model().begin_life(asked, goes_on.then_some(first)),
     };
     world.tell(|| {
         let (server, session) = (client.server(), client.session());

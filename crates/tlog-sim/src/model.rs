@@ -39,7 +39,7 @@ struct Write {
 struct Life {
     /// Marks of its writes, in order.
     writes: Vec<u64>,
-    /// When it was accepted.
+    /// When it asked a server first: what it is told is at least as new.
     began: u64,
     /// When it was gone; nothing that it sends later may count.
     ended: Option<u64>,
@@ -74,9 +74,9 @@ impl Model {
         self.tick
     }
 
-    /// A front-end was accepted.
-    pub(crate) fn begin_life(&mut self, goes_on_at: Option<Sequence>) -> usize {
-        let began = self.tick();
+    /// A front-end was accepted that had asked at a time of [`Self::now`].
+    pub(crate) fn begin_life(&mut self, began: u64, goes_on_at: Option<Sequence>) -> usize {
+        self.tick();
         self.lives.push(Life { writes: Vec::new(), began, ended: None, goes_on_at });
         self.lives.len() - 1
     }
@@ -242,7 +242,7 @@ impl Model {
     fn check_ruled_out(&self, write: &Write, mark: u64, entry: &Entry) -> Result<(), String> {
         let Some(ended) = self.lives.get(write.life).and_then(|life| life.ended) else { return Ok(()) };
         let later =
-            self.lives.iter().filter(|life| life.began > ended).filter_map(|life| life.goes_on_at).min();
+            self.lives.iter().filter(|life| life.began >= ended).filter_map(|life| life.goes_on_at).min();
         match later {
             // A client that came when this one was gone was told that the log ended before it.
             Some(goes_on_at) if entry.block.sequence >= goes_on_at && self.one_generation() => Err(format!(
@@ -307,7 +307,7 @@ mod tests {
 
     fn check(change: impl FnOnce(&mut Model, &mut Vec<Entry>), expected: &str) {
         let mut model = Model::default();
-        let life = model.begin_life(Some(Sequence(1)));
+        let life = model.begin_life(0, Some(Sequence(1)));
         let mut log = written(&mut model, life, 1..=5);
         (0..4).for_each(|mark| model.acknowledge(mark));
         model.check(&log, Some(model.now())).unwrap();
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn what_was_acknowledged_and_is_not_there_is_found_also_where_nobody_saw_it() {
         let mut model = Model::default();
-        let life = model.begin_life(Some(Sequence(1)));
+        let life = model.begin_life(0, Some(Sequence(1)));
         let mut log = written(&mut model, life, 1..=5);
         model.acknowledge(4);
         log.pop();
@@ -342,15 +342,15 @@ mod tests {
     #[test]
     fn an_order_that_nobody_can_have_seen_is_found() {
         let mut model = Model::default();
-        let life = model.begin_life(Some(Sequence(1)));
+        let life = model.begin_life(0, Some(Sequence(1)));
         let log = written(&mut model, life, 1..=3);
         let gap = [log[0].clone(), log[2].clone()];
         assert!(model.check(&gap, None).unwrap_err().contains("comes behind"));
         let mut model = Model::default();
-        let life = model.begin_life(Some(Sequence(1)));
+        let life = model.begin_life(0, Some(Sequence(1)));
         let dead = written(&mut model, life, 1..=3);
         model.end_life(life);
-        model.begin_life(Some(Sequence(2)));
+        model.begin_life(model.now(), Some(Sequence(2)));
         model.check(&dead[..1], None).unwrap();
         assert!(model.check(&dead, None).unwrap_err().contains("came back"));
     }

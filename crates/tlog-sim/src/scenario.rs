@@ -68,7 +68,8 @@ fn survives_lost_tail(quorums: Quorums) -> bool {
     data >= 2 && opening * 2 >= total + 2 && opening > total - quorums.write() + data
 }
 
-fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> Option<T> {
+/// One of several, or nothing of none.
+pub(crate) fn one_of<T: Copy>(rng: &mut SmallRng, of: &[T]) -> Option<T> {
     of.get(rng.random_range(0..of.len().max(1))).copied()
 }
 

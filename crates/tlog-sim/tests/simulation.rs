@@ -1,5 +1,7 @@
 //! The simulation finds nothing, repeats, and finds what is broken on purpose.
 
+#![allow(clippy::panic, clippy::unwrap_used)]
+
 use tlog_sim::{Options, Rule, run, run_many};
 
 /// Seeds of a usual run. `cargo xtask sim --seeds N` runs more.

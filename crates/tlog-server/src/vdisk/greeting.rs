@@ -16,10 +16,12 @@ impl Vdisk<'_> {
     /// A log that stayed open while nothing was written may have been taken over by another server meanwhile. It is asked each
     /// time that somebody comes: where the log ends decides what becomes of the client's blocks.
     pub(super) fn handle_hello(&mut self, hello: Hello) {
+        // Only whoever came first came before the log was opened: opening may take long, and another server may have been quicker.
+        let fresh = std::mem::take(&mut self.fresh);
         if hello.verdict.is_closed() {
             return;
         }
-        if std::mem::take(&mut self.fresh) {
+        if fresh {
             return self.greet(hello);
         }
         self.unconfirmed.push(hello);

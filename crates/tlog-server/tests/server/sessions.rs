@@ -360,6 +360,28 @@ async fn a_log_that_another_server_took_over_meanwhile_is_opened_again_before_a_
     second.hears_just(tlog_proto::BlockStatus::FlushFailed).await;
 }
 
+/// It may have taken long to open, so that another server was quicker: only whoever came before it knows that it is new.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_opened_for_somebody_who_gave_up_is_not_new_for_whoever_comes_next() {
+    let logs = Arc::new(MemoryLogs::default());
+    let disk = logs.disk("vd");
+    disk.openings.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
+    let server = Server::new(ServerSettings::default(), logs, None).unwrap();
+    let come = async |session| {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        server.serve_stream(theirs, "10.0.0.1:7".parse().unwrap());
+        let mut client = Client::over(ours);
+        client.say_hello(handshake("vd", session, 1)).await;
+        client
+    };
+    let refused = come(7).await.hears_handshake().await;
+    assert_eq!(refused.refusal, Some(tlog_proto::Refusal::LogUnavailable), "it takes too long");
+    let mut second = come(8).await;
+    disk.openings.add_permits(1);
+    assert_eq!(second.hears_handshake().await.status, HandshakeStatus::Ok);
+    assert_eq!((*disk.opened.borrow(), *disk.confirms.borrow()), (1, 1), "it was not asked");
+}
+
 #[tokio::test]
 async fn a_client_that_comes_back_after_another_one_is_told_so() {
     let server = Running::start().await;

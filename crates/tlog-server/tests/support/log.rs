@@ -26,6 +26,8 @@ pub struct Disk {
     full: watch::Sender<bool>,
     /// Finds wait for a permit.
     finds: Semaphore,
+    /// So does opening.
+    pub openings: Semaphore,
     /// How often it was opened, and closed.
     pub opened: watch::Sender<usize>,
     pub closed: watch::Sender<usize>,
@@ -58,6 +60,7 @@ impl MemoryLogs {
                 durability: watch::Sender::new(Durability::default()),
                 full: watch::Sender::new(false),
                 finds: Semaphore::new(Semaphore::MAX_PERMITS),
+                openings: Semaphore::new(Semaphore::MAX_PERMITS),
                 opened: watch::Sender::new(0),
                 closed: watch::Sender::new(0),
                 flushes: watch::Sender::new(0),
@@ -161,6 +164,7 @@ impl LogStorage for MemoryLogs {
             return Err(OpenError::UnknownVdisk(vdisk.clone()));
         }
         let disk = self.disk(vdisk.as_str());
+        let _permit = disk.openings.acquire().await.unwrap();
         let mut state = disk.state.lock().unwrap();
         assert!(!std::mem::replace(&mut state.open, true), "{vdisk} is opened while it is open");
         let durable = state.durable.checked_sub(1).map(|last| state.blocks[last].position());
