@@ -6,11 +6,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tlog_player::slave::{SlaveCluster, SlaveSyncOptions, SlaveSyncState, SlaveSyncer};
+use tlog_player::slave::{SlaveCluster, SlaveSyncOptions, SlaveSyncState, SlaveSyncer, SlaveWaitError};
 use tlog_proto::{Generation, LogPosition};
 use tlog_store::slave::{MemorySlave, SlaveGate, SlavePoint, SlaveStore};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::model::{Disk, Entry, disk_after};
 use crate::stores::{Process, SlaveLink};
@@ -106,15 +106,26 @@ impl Slave {
         if self.stores.is_empty() {
             return;
         }
-        self.start(world);
-        let running = self.running().as_ref().map(|(syncer, _)| Arc::clone(syncer));
-        let (Some(syncer), Some(end)) = (running, position_of(log)) else { return };
-        match timeout(limit, syncer.wait_until(end)).await {
-            Ok(Ok(())) => self.look(world).await,
-            Ok(Err(error)) => world.find(format!("the slave cannot be brought up to date: {error}")),
-            Err(_) => {
-                let state: SlaveSyncState = syncer.status().borrow().state.clone();
-                world.find(format!("the slave is not up to date after {limit:?}: {state:?}"));
+        let Some(end) = position_of(log) else { return };
+        let until = Instant::now() + limit;
+        loop {
+            self.start(world);
+            let running = self.running().as_ref().map(|(syncer, _)| Arc::clone(syncer));
+            let Some(syncer) = running else { return };
+            match timeout_at(until, syncer.wait_until(end)).await {
+                Ok(Ok(())) => break self.look(world).await,
+                // A request of one that was killed came late, and looked like another syncer: whoever keeps the slave starts one again.
+                Ok(Err(SlaveWaitError::Fenced | SlaveWaitError::Ended)) => {
+                    self.kill(world);
+                    sleep(Duration::from_secs(1)).await;
+                }
+                Ok(Err(error)) => {
+                    break world.find(format!("the slave cannot be brought up to date: {error}"));
+                }
+                Err(_) => {
+                    let state: SlaveSyncState = syncer.status().borrow().state.clone();
+                    break world.find(format!("the slave is not up to date after {limit:?}: {state:?}"));
+                }
             }
         }
         self.check(world, log);

@@ -13,12 +13,15 @@ pub(crate) struct Bay {
     state: Mutex<State>,
 }
 
+/// Sets a disk back.
+type Kept = Box<dyn FnOnce(&MemoryStore) + Send>;
+
 struct State {
     disk: Arc<MemoryStore>,
     /// Disks that were in it.
     drawer: Vec<Arc<MemoryStore>>,
     /// Sets the disk back to what was certainly on it at some time.
-    kept: Option<Box<dyn FnOnce(&MemoryStore) + Send>>,
+    kept: Option<Kept>,
     down: bool,
     /// Every request takes so much longer.
     slow: Duration,
