@@ -4,6 +4,7 @@
 //! deliberately does not know how the project works inside; it builds, checks and tests it.
 
 mod codegen;
+mod counts;
 mod setup;
 mod steps;
 mod tidy;
@@ -20,8 +21,10 @@ usage: cargo xtask <task>
                       and Ubuntu install what is missing, else print the commands
   codegen [--check]   make the Rust code of schema/tlog.capnp; --check only compares it with what is committed
   tidy                check layering, file heads and sizes, documentation links and generated code
-  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments
+  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments; without arguments counts, too
   sim [ARGUMENT...]   run seeds of the simulation, such as --seeds 10000; --help says more
+  counts [--update]   count the instructions of a block in each stage and fail where one has grown by more than
+                      10 %; --update writes down what was counted
   ci [--skip-test]    formatting, clippy, tidy, documentation, licences, then test
 ";
 
@@ -44,6 +47,8 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["codegen"] => codegen::write(root),
         ["codegen", "--check"] => codegen::check(root),
         ["tidy"] => tidy::run(root),
+        ["counts"] => counts::run(root, false),
+        ["counts", "--update"] => counts::run(root, true),
         ["test", arguments @ ..] => steps::test(root, arguments),
         ["sim", arguments @ ..] => steps::sim(root, arguments),
         ["ci"] => steps::ci(root, true),

@@ -6,17 +6,22 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{setup, tidy};
+use crate::{counts, setup, tidy};
 
 /// What a plain build leaves out, as it needs more than Rust and a C compiler.
 const FEATURES: [&str; 2] = ["--features", "tlog-config/etcd,tlog/etcd"];
 
-/// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples.
+/// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples. Where nobody asks for
+/// some tests only, what a block costs is one of them.
 pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     step("setup", setup::run)?;
     step("test", || {
         cargo(root, &[&["test", "--workspace", "--locked"], &FEATURES[..], arguments].concat(), &[])
-    })
+    })?;
+    if arguments.is_empty() {
+        step("counts", || counts::run(root, false))?;
+    }
+    Ok(())
 }
 
 /// Builds the simulator for speed and runs seeds with it.
@@ -58,7 +63,8 @@ fn step(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+/// Runs cargo in the workspace.
+pub(crate) fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(arguments)

@@ -62,6 +62,18 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "tlog-client",
         ],
     ),
+    (
+        "tlog-counts",
+        &[
+            "tlog-proto",
+            "tlog-crypto",
+            "tlog-codec",
+            "tlog-store",
+            "tlog-quorum",
+            "tlog-flusher",
+            "tlog-server",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -74,7 +86,7 @@ const TESTS_MAY_DEPEND_ON: &[(&str, &[&str])] =
 const SIMULATION: (&str, &str) = ("simulation", "tlog-sim");
 
 /// What cargo knows about the workspace's own crates.
-pub(super) fn metadata(root: &Path) -> Result<Value> {
+pub(crate) fn metadata(root: &Path) -> Result<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--no-deps", "--locked", "--format-version", "1"])

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::codegen;
 
+pub(crate) use dependencies::metadata;
+
 /// What a check found, as sentences for a person: where it is, what is wrong, and how to mend it.
 type Faults = Vec<String>;
 
