@@ -133,6 +133,42 @@ fn settings_of_the_server_and_of_the_load_count() {
 }
 
 #[test]
+fn many_vdisks_and_a_long_log_are_measured_and_verified() {
+    let report = report(&[
+        "scale",
+        "--stores",
+        "directory",
+        "--idle",
+        "1,5",
+        "--active",
+        "2,4",
+        "--seconds",
+        "0.3",
+        "--history",
+        "60",
+    ]);
+    assert_eq!(report["benchmark"], "scale");
+    assert!(report["verified_blocks"].as_u64().unwrap() >= 6);
+    let keys = [
+        "idle_0_server_mb",
+        "idle_1_kib_per_vdisk",
+        "idle_5_server_mb",
+        "idle_5_connect_ms",
+        "active_2_data_mb_per_s",
+        "active_4_slowest_to_mean",
+        "active_4_to_2",
+        "history_open_ms",
+        "history_read_open_ms",
+    ];
+    measured(&report, &keys);
+    assert_eq!(report["medians"]["history_aggregations"]["median"], 60.0);
+    let error = failure(&["scale", "--stores", "memory"]);
+    assert!(error.contains("--history 0"), "{error}");
+    let error = failure(&["scale", "--idle", "5,1", "--history", "0"]);
+    assert!(error.contains("must rise"), "{error}");
+}
+
+#[test]
 fn one_block_at_a_time_is_flushed_and_waited_for() {
     let report = report(&["write", "--stores", "directory", "--flush-each", "--blocks", "20"]);
     assert_eq!((&report["verified_blocks"], &report["load"]["flush_each"]), (&20.into(), &true.into()));

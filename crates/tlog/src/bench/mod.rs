@@ -21,6 +21,7 @@ pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod reading_back;
 mod redis;
+pub(crate) mod scale;
 pub(crate) mod server_metrics;
 pub(crate) mod site;
 pub(crate) mod store_load;

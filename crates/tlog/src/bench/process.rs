@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -144,10 +144,35 @@ pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
 
 /// Most memory that a process ever had, in bytes.
 pub(crate) fn peak_memory(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+/// Memory that a process has now, in bytes.
+pub(crate) fn memory(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
+}
+
+/// Lets this process, and those that it starts from now on, have so many files and connections open at once.
+pub(crate) fn allow_open_files(files: u64) -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= files) {
+        return Ok(());
+    }
+    if limit.maximum.is_some_and(|most| most < files) {
+        bail!(
+            "{files} files and connections are to be open at once, and the system allows {}: raise that (ulimit -Hn), or take fewer vdisks",
+            limit.maximum.unwrap_or_default()
+        );
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit })
+        .with_context(|| format!("{files} open files are not allowed; see ulimit -n"))
 }
 
 #[cfg(test)]
@@ -159,6 +184,7 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu_seconds(pid).unwrap() >= 0.0);
         assert!(peak_memory(pid).unwrap() > 100_000);
+        assert!(memory(pid).unwrap() > 100_000 && memory(pid) <= peak_memory(pid));
         assert!(cpu_seconds(u32::MAX).is_none() && peak_memory(u32::MAX).is_none());
     }
 

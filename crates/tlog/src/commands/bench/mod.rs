@@ -4,6 +4,7 @@ mod codec;
 mod load_arguments;
 mod report;
 mod restore;
+mod scale;
 mod store;
 mod write;
 
@@ -15,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::report::Machine;
 
-/// Measures writing, restoring, the codec and the stores, and checks that the log holds exactly what was acknowledged.
+/// Measures writing, restoring, the codec, the stores and many vdisks at once, and checks that the log holds exactly what was acknowledged.
 ///
 /// Each kind of measurement has a help of its own. What is started for one - stores, a server - is on free ports of this machine and in a
 /// directory for temporary files, and is gone afterwards, also after Ctrl-C.
@@ -25,7 +26,8 @@ use self::report::Machine;
     tlog bench write --stores directory --flush-size 250 --runs 5\n  \
     tlog bench restore                     reads a log back that it has written\n  \
     tlog bench codec --data text           microseconds per block of each stage\n  \
-    tlog bench store --stores redis-aof    what the stores alone can take")]
+    tlog bench store --stores redis-aof    what the stores alone can take\n  \
+    tlog bench scale                       many vdisks on one server, and a long log")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +39,7 @@ enum Command {
     Restore(restore::Arguments),
     Codec(codec::Arguments),
     Store(store::Arguments),
+    Scale(scale::Arguments),
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -49,6 +52,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Restore(arguments) => restore::run(arguments, machine).await,
             Command::Codec(arguments) => codec::run(arguments, machine).await,
             Command::Store(arguments) => store::run(arguments, machine).await,
+            Command::Scale(arguments) => scale::run(arguments, machine).await,
         }
     };
     tokio::select! {
