@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::front_end::Orders;
+use crate::front_end::Command;
 use crate::net::{Fault, Host};
 use crate::reading;
 use crate::rule::Rule;
@@ -18,12 +17,7 @@ use crate::stores::{Bay, Process};
 use crate::world::World;
 
 /// Something goes wrong, or somebody looks.
-pub(crate) async fn strike(
-    world: &Arc<World>,
-    slave: &Arc<Slave>,
-    orders: &watch::Sender<Orders>,
-    rng: &mut SmallRng,
-) {
+pub(crate) async fn strike(world: &Arc<World>, slave: &Arc<Slave>, orders: &Command, rng: &mut SmallRng) {
     match world.scenario.about {
         Some(Rule::StartRecords) if rng.random_bool(0.5) => return rack(world, orders, rng).await,
         Some(Rule::Majority) if rng.random_bool(0.5) => return split(world, orders, rng).await,
@@ -119,8 +113,8 @@ pub(crate) async fn strike(
     }
 }
 
-fn kill_client(orders: &watch::Sender<Orders>) {
-    orders.send_modify(|orders| orders.kills += 1);
+fn kill_client(orders: &Command) {
+    orders.give(|orders| orders.kills += 1);
 }
 
 /// Every server that does not run is started, in a while.
@@ -136,7 +130,7 @@ fn start_soon(world: &Arc<World>, rng: &mut SmallRng) {
 
 /// Some stores and all servers are in one rack: the servers reach these stores alone, then all of them are gone, the client
 /// too. Servers come back elsewhere, then the stores, and then the servers are gone once more.
-async fn rack(world: &Arc<World>, orders: &watch::Sender<Orders>, rng: &mut SmallRng) {
+async fn rack(world: &Arc<World>, orders: &Command, rng: &mut SmallRng) {
     let total = world.bays.len();
     let most = world.quorums().data().max(total - world.quorums().opening()).min(total - 1).max(1);
     let mut out: Vec<usize> = (0..total).collect();
@@ -170,7 +164,7 @@ async fn rack(world: &Arc<World>, orders: &watch::Sender<Orders>, rng: &mut Smal
 }
 
 /// Half of the servers reach some of the stores, the others the rest; a server is killed now and then.
-async fn split(world: &Arc<World>, orders: &watch::Sender<Orders>, rng: &mut SmallRng) {
+async fn split(world: &Arc<World>, orders: &Command, rng: &mut SmallRng) {
     let total = world.bays.len();
     let (one, other): (Vec<usize>, Vec<usize>) = (0..total).partition(|_| rng.random_bool(0.5));
     world.tell(|| format!("half of the servers reach the stores {one:?}, the others {other:?}"));

@@ -26,6 +26,25 @@ pub(crate) struct Orders {
     pub(crate) finish: bool,
 }
 
+/// Gives orders to all front-ends, in their order: each has a channel of its own, since which of several that wait at one channel runs first
+/// is left to chance.
+pub(crate) struct Command(Vec<watch::Sender<Orders>>);
+
+impl Command {
+    pub(crate) fn new(front_ends: usize) -> Self {
+        Self((0..front_ends).map(|_| watch::Sender::new(Orders::default())).collect())
+    }
+
+    /// What each front-end listens to.
+    pub(crate) fn listen(&self) -> impl Iterator<Item = watch::Receiver<Orders>> {
+        self.0.iter().map(watch::Sender::subscribe)
+    }
+
+    pub(crate) fn give(&self, change: impl Fn(&mut Orders)) {
+        self.0.iter().for_each(|orders| orders.send_modify(&change));
+    }
+}
+
 /// A life that goes on: its session, and the first sequence that is not acknowledged.
 struct Kept {
     life: usize,

@@ -8,12 +8,11 @@ use std::time::Duration;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tlog_client::Client;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::faults;
-use crate::front_end::{self, Orders};
+use crate::front_end::{self, Command};
 use crate::model::marks;
 use crate::reading;
 use crate::rule::{Rule, break_rule};
@@ -102,11 +101,9 @@ async fn simulate(scenario: Scenario, told: bool) -> Outcome {
         machine.start(&world);
     }
     slave.start(&world);
-    let orders = watch::Sender::new(Orders::default());
-    let front_ends = if world.scenario.rivals { 2 } else { 1 };
-    let writing: Vec<_> = (0..front_ends)
-        .map(|_| tokio::spawn(front_end::run(Arc::clone(&world), orders.subscribe())))
-        .collect();
+    let orders = Command::new(if world.scenario.rivals { 2 } else { 1 });
+    let writing: Vec<_> =
+        orders.listen().map(|orders| tokio::spawn(front_end::run(Arc::clone(&world), orders))).collect();
     for _ in 0..world.scenario.faults {
         sleep(world.scenario.pause.mul_f64(rng.random())).await;
         if world.found().is_some() {
@@ -125,7 +122,7 @@ async fn simulate(scenario: Scenario, told: bool) -> Outcome {
 async fn finish(
     world: &Arc<World>,
     slave: &Arc<Slave>,
-    orders: &watch::Sender<Orders>,
+    orders: &Command,
     writing: Vec<JoinHandle<Option<Client>>>,
     rng: &mut SmallRng,
 ) {
@@ -141,7 +138,7 @@ async fn finish(
         machine.cut_off(Vec::new());
         machine.start(world);
     }
-    orders.send_modify(|orders| orders.finish = true);
+    orders.give(|orders| orders.finish = true);
     let all = futures::future::join_all(writing);
     let finished = timeout(LIVENESS, all).await;
     if finished.is_err() {
