@@ -3,6 +3,7 @@
 //! It is compiled before anything else can run, so it stays light: no argument parser, no async, few crates. It
 //! deliberately does not know how the project works inside; it builds, checks and tests it.
 
+mod bench_report;
 mod codegen;
 mod counts;
 mod setup;
@@ -25,6 +26,9 @@ usage: cargo xtask <task>
   sim [ARGUMENT...]   run seeds of the simulation, such as --seeds 10000; --help says more
   counts [--update]   count the instructions of a block in each stage and fail where one has grown by more than
                       10 %; --update writes down what was counted
+  bench-report [--quick | --from DIR]
+                      measure how cost grows with vdisks, block size, flush-size, shards and history, and write the charts
+                      and tables of docs/performance.md; --from takes files of an earlier one (target/bench-report)
   ci [--skip-test]    formatting, clippy, tidy, documentation, licences, then test
 ";
 
@@ -49,6 +53,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["tidy"] => tidy::run(root),
         ["counts"] => counts::run(root, false),
         ["counts", "--update"] => counts::run(root, true),
+        ["bench-report", arguments @ ..] => bench_report::run(root, arguments),
         ["test", arguments @ ..] => steps::test(root, arguments),
         ["sim", arguments @ ..] => steps::sim(root, arguments),
         ["ci"] => steps::ci(root, true),

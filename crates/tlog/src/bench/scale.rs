@@ -67,21 +67,31 @@ impl Scale<'_> {
         let mut clients = Vec::with_capacity(most);
         let before = memory_of(&server)?;
         figures.add("idle_0_server_mb", "no vdisk: server, MB", before / 1e6);
+        // What the first vdisk has the process take once and for all is no cost of the others.
+        let mut earlier = before;
         for &count in counts {
             let begun = Instant::now();
             let connecting =
                 stream::iter(clients.len()..count).map(|number| one_block(&server, &content, number));
             let connected: Vec<Client> = connecting.buffered(CONNECTING).try_collect().await?;
-            let took = begun.elapsed().as_secs_f64() * 1000.0 / connected.len().max(1) as f64;
+            let took_part = connected.len();
+            let took = millis(begun) / took_part.max(1) as f64;
             clients.extend(connected);
             tokio::time::sleep(IDLE).await;
             let (now, shown) = (memory_of(&server)?, count_in_words(count));
             let of_each = (now - before) / 1024.0 / count as f64;
+            let of_further = (now - earlier) / 1024.0 / took_part.max(1) as f64;
+            earlier = now;
             figures.add(format!("idle_{count}_server_mb"), format!("{shown} idle: server, MB"), now / 1e6);
             figures.add(
                 format!("idle_{count}_kib_per_vdisk"),
                 format!("{shown} idle: KiB of the server for each"),
                 of_each,
+            );
+            figures.add(
+                format!("idle_{count}_kib_per_further_vdisk"),
+                format!("{shown} idle: KiB of the server for each beyond those before"),
+                of_further,
             );
             figures.add(
                 format!("idle_{count}_connect_ms"),
