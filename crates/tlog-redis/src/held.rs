@@ -4,7 +4,6 @@
 //! the server. An abandoned one keeps its [`Place`] until a command that began after it is answered, for a server
 //! answers in order. Else a hung server would take up more and more memory under callers that give up early.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 

@@ -32,7 +32,8 @@ fn running() -> (Arc<Shared>, mpsc::Sender<Request>, DuplexStream) {
         ..ClientOptions::default()
     };
     let vdisk = VdiskId::new("myimg").unwrap();
-    let dialer = Dialer { vdisk, session: SessionId(7), options: Arc::new(options.bounded()) };
+    let options = Arc::new(options.bounded());
+    let dialer = Dialer { vdisk, session: SessionId(7), options, connector: None };
     let accepted = Accepted {
         server: "pipe".into(),
         reader: FrameReader::new(Box::new(reader), Limits::default()),

@@ -164,7 +164,7 @@ impl LogStorage for MemoryLogs {
             return Err(OpenError::UnknownVdisk(vdisk.clone()));
         }
         let disk = self.disk(vdisk.as_str());
-        let _permit = disk.openings.acquire().await.unwrap();
+        let permit = disk.openings.acquire().await.unwrap();
         let mut state = disk.state.lock().unwrap();
         assert!(!std::mem::replace(&mut state.open, true), "{vdisk} is opened while it is open");
         let durable = state.durable.checked_sub(1).map(|last| state.blocks[last].position());
@@ -172,6 +172,7 @@ impl LogStorage for MemoryLogs {
         drop(state);
         disk.durability.send_replace(Durability { durable, closed: None });
         disk.opened.send_modify(|opened| *opened += 1);
+        drop(permit);
         Ok(Arc::new(Open { disk, end }))
     }
 }
