@@ -14,7 +14,7 @@ use tlog_config::{Configuration, SourceHealth};
 use tlog_crypto::Keyring;
 use tlog_proto::{Limits, VdiskId};
 use tlog_server::{RunReport, Server, ServerCertificate, ServerSettings, ServerTls, SlaveSync, TlsFiles};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operations};
@@ -237,12 +237,35 @@ fn keys_for_writing(settings: &Settings) -> Result<Option<Arc<Keyring>>, KeysErr
     Ok(Some(Arc::new(keys.keyring)))
 }
 
+/// Connections that may wait to be accepted: all clients of a server come back at once when it has been started again. With the 128 of the
+/// standard library the system drops some, and resets them when they speak. It takes no more than `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
 async fn bind(address: &ListenAddress) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address.pair()).await.with_context(|| {
+    listen(address.pair()).await.with_context(|| {
         format!(
             "cannot listen on {address}; if another tlog-server runs there, stop it or choose another port"
         )
     })
+}
+
+/// On the first of the addresses of a name that can be had.
+async fn listen(address: (&str, u16)) -> std::io::Result<TcpListener> {
+    let mut failed = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let listening = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // As a server that was stopped a moment ago leaves connections behind.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        match listening() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// What other processes find beside the lock of a directory store.
@@ -433,5 +456,36 @@ impl ServerOperations {
             "vdisks": vdisks,
             "problems": problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn hundreds_of_clients_may_come_before_the_first_is_accepted() {
+        const CLIENTS: u32 = 500;
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
+        if most.and_then(|most| most.trim().parse::<u32>().ok()).is_some_and(|most| most < CLIENTS) {
+            println!("skipped: this system lets fewer than {CLIENTS} connections wait (net.core.somaxconn)");
+            return;
+        }
+        let listener = listen(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            let connecting = tokio::net::TcpStream::connect(address);
+            let connected = tokio::time::timeout(Duration::from_secs(10), connecting).await;
+            clients.push(connected.unwrap_or_else(|_| panic!("client {number} is not let in")).unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_an_error() {
+        let listener = listen(("127.0.0.1", 0)).await.unwrap();
+        let taken = listener.local_addr().unwrap();
+        let error = listen(("127.0.0.1", taken.port())).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tlog_client::{BLOCK_OVERHEAD, Client, ClientOptions, Durable, Event, Events, TlsOptions};
 use tlog_proto::{Sequence, VdiskId};
 use tokio::sync::{Semaphore, mpsc};
@@ -29,6 +30,9 @@ use super::latency::Latencies;
 
 /// How long the open loop's clock sleeps at least: so much later than due are blocks handed over at most, while it is in time.
 const TICK: Duration = Duration::from_micros(200);
+
+/// How many clients connect at the same time.
+const CONNECTING: usize = 64;
 
 /// Blocks that may be outstanding in the open loop: the client's bound on bytes lets no more through, however small they are.
 const MOST_OUTSTANDING: usize = 1 << 18;
@@ -123,7 +127,8 @@ impl Load {
                 client.with_context(|| format!("vdisk {vdisk} at {server}"))
             }
         });
-        let clients = try_join_all(connecting).await?;
+        // Not all at once: with more than the system lets wait at a listener it drops some, and resets them later.
+        let clients = stream::iter(connecting).buffered(CONNECTING).try_collect().await?;
         Ok(Connected { load: self, clients })
     }
 }
