@@ -195,6 +195,10 @@ impl World {
     /// How many more stores may be lost right now with everything acknowledged kept, if `place` is not counted: what is blank or has lost
     /// something and was not repaired yet is lost already.
     pub(crate) async fn spare(&self, place: usize) -> usize {
+        // A log that is being begun has promised nothing, and a list of members may be on its way that counts on a store which is lost now.
+        if self.model().acknowledged == 0 {
+            return 0;
+        }
         let Some(survey) = self.survey().await.filter(|survey| !survey.is_new()) else { return 0 };
         let epoch = survey.highest_epoch();
         let (first, head, committed) = (survey.first(), survey.head(), survey.committed());
