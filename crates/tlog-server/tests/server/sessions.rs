@@ -366,7 +366,8 @@ async fn a_log_that_was_opened_for_somebody_who_gave_up_is_not_new_for_whoever_c
     let logs = Arc::new(MemoryLogs::default());
     let disk = logs.disk("vd");
     disk.openings.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
-    let server = Server::new(ServerSettings::default(), logs, None).unwrap();
+    let settings = ServerSettings { open_timeout: SOON / 2, ..ServerSettings::default() };
+    let server = Server::new(settings, logs, None).unwrap();
     let come = async |session| {
         let (ours, theirs) = tokio::io::duplex(4096);
         server.serve_stream(theirs, "10.0.0.1:7".parse().unwrap());
