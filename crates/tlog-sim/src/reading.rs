@@ -7,6 +7,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use tlog_player::{LogReader, MemoryTarget, Moment, OpenError, ReadOptions, ReplayOptions, RestoreOptions};
 use tlog_proto::AggregationNumber;
+use tlog_store::LogState;
 use tokio::time::{Instant, sleep};
 
 use crate::model::{Disk, Entry, disk_after, marks};
@@ -35,7 +36,15 @@ pub(crate) async fn read_log_to_its_end(world: &World, limit: Duration) -> Read<
     loop {
         let read = read_log(world, &process).await;
         let settled = match &read {
-            Ok((reader, _)) => reader.extent().uncertain.is_none() && reader.absent_stores().is_empty(),
+            Ok((reader, _)) => {
+                let survey = reader.survey();
+                // What a store lost that cannot be told from one that never had it, the writer knows, and fills in.
+                let all = survey.first()..=survey.head();
+                let is_whole = |(_, state): (usize, &LogState)| state.held.missing_in(all.clone()).is_empty();
+                reader.extent().uncertain.is_none()
+                    && reader.absent_stores().is_empty()
+                    && (!world.scenario.loses_tails || survey.counted().all(is_whole))
+            }
             Err(_) => false,
         };
         if settled {
