@@ -6,11 +6,13 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 use tlog_proto::AggregationNumber;
 
@@ -39,6 +41,30 @@ impl Log {
             checked(&bytes, Part::Whole, number, (head_len, payload_len))?;
         let head = content.split_to(head_len as usize);
         Some(ShardSlot::Held(Shard { epoch, id, head, payload: content.split_to(payload_len as usize) }))
+    }
+
+    /// The record of a shard up to the end of its head part, by the index as it is; none where it would have to be waited for.
+    pub(super) fn head_at_once(&self, number: AggregationNumber) -> Option<(Header, Bytes)> {
+        let (file, offset, head_len, payload_len) = self.place_of_head(number)?;
+        let bytes = read_at_once(&file, offset, HEADER + head_len as usize)?;
+        checked(&bytes, Part::Head, number, (head_len, payload_len))
+    }
+
+    /// Has the system begin to read the heads of these, so that a disk has all of them to do at once and nobody waits for one after the
+    /// other. What cannot be asked for is only read later.
+    pub(super) fn will_read_heads(&self, numbers: &[AggregationNumber]) {
+        for &number in numbers {
+            if let Some((file, offset, head_len, _)) = self.place_of_head(number) {
+                let length = NonZeroU64::new(HEADER as u64 + u64::from(head_len));
+                let _ = fadvise(&file, offset, length, Advice::WillNeed);
+            }
+        }
+    }
+
+    fn place_of_head(&self, number: AggregationNumber) -> Option<(Arc<File>, u64, u32, u32)> {
+        let Place::At(position, head_len, payload_len) = self.place(number).ok()?? else { return None };
+        let file = self.shared.files.get_open(&self.vdisk, position.segment)?;
+        Some((file, position.offset.into(), head_len, payload_len))
     }
 
     /// Bytes of a payload, unchecked; none where they would have to be waited for.
@@ -113,11 +139,10 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::path::Path;
 
-    use rustix::fs::{Advice, fadvise};
     use tlog_proto::{AggregationId, Epoch, VdiskId};
 
     use super::*;
-    use crate::{DirectoryOptions, DirectoryStore, Members, ShardStore, StartRecord};
+    use crate::{DirectoryOptions, DirectoryStore, HeadSlot, Members, ShardStore, StartRecord};
 
     fn disk() -> VdiskId {
         VdiskId::new("disk").unwrap()
@@ -175,7 +200,8 @@ mod tests {
                 let read = log.parts_now(AggregationNumber(number), &parts).unwrap();
                 let at_once = log.parts_at_once(AggregationNumber(number), &parts);
                 assert!(at_once.is_none() || at_once == read, "{at_once:?}");
-                assert_eq!(log.parts_at_once(AggregationNumber(number), &[0..5001]), None);
+                let beyond = std::slice::from_ref(&(0..5001));
+                assert_eq!(log.parts_at_once(AggregationNumber(number), beyond), None);
             }
             assert_eq!(at_once(store, 4), None);
         }
@@ -218,6 +244,17 @@ mod tests {
         for number in [1, 2, 3].into_iter().cycle().take(30) {
             let Found { file, .. } = log.find_at_once(AggregationNumber(number)).unwrap();
             file.sync_all().unwrap();
+            fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            let range = AggregationNumber(1)..=AggregationNumber(3);
+            let heads = writer.heads(&disk(), range, usize::MAX).await.unwrap();
+            let ids: Vec<AggregationId> = heads
+                .iter()
+                .map(|(_, slot)| match slot {
+                    HeadSlot::Held(head) => head.id,
+                    HeadSlot::Damaged => panic!("damaged"),
+                })
+                .collect();
+            assert_eq!(ids, [1, 2, 3].map(|number| shard(1, number).id));
             fadvise(&file, 0, None, Advice::DontNeed).unwrap();
             assert_eq!(waited_for(&writer, number).await, ShardSlot::Held(shard(1, number)));
         }

@@ -138,8 +138,17 @@ impl Log {
             let numbers: Vec<AggregationNumber> = self.with_index(|index| {
                 Ok(index.slots.range(from..=last).take(LOOKED_UP).map(|(number, _)| number).collect())
             })?;
-            for &number in &numbers {
-                let slot = match self.read(number, Part::Head, |log| log.place(number))? {
+            let mut asked_for = false;
+            for (at, &number) in numbers.iter().enumerate() {
+                let cached = self.head_at_once(number).map(|(header, head)| Found::Record(header, head));
+                if cached.is_none() && !std::mem::replace(&mut asked_for, true) {
+                    self.will_read_heads(numbers.get(at..).unwrap_or_default());
+                }
+                let found = match cached {
+                    Some(found) => found,
+                    None => self.read(number, Part::Head, |log| log.place(number))?,
+                };
+                let slot = match found {
                     // Dropped since it was looked up.
                     Found::Nothing => continue,
                     Found::Damaged => HeadSlot::Damaged,
@@ -166,7 +175,7 @@ impl Log {
         self.with_index(known)
     }
 
-    fn place(&self, number: AggregationNumber) -> Result<Option<Place>, StoreErrorKind> {
+    pub(super) fn place(&self, number: AggregationNumber) -> Result<Option<Place>, StoreErrorKind> {
         // A reader's index was brought up to date when the operation began.
         let index = guard(&self.index);
         Ok(index.as_ref().and_then(|index| index.slots.get(number)).map(|slot| slot.place))
