@@ -61,6 +61,7 @@ impl Conversation {
             flushed: true,
             awaited: VecDeque::new(),
             input: BytesMut::new(),
+            wanted: 0,
         };
         tokio::spawn(driver.run(closed.clone()));
         Self { requests, _close_when_dropped: closed.clone().drop_guard(), closed }
@@ -99,6 +100,8 @@ struct Driver<S> {
     awaited: VecDeque<(usize, oneshot::Sender<RedisResult<Value>>)>,
     /// What came in and is no whole answer yet.
     input: BytesMut,
+    /// Before so many bytes have come in there is no whole one: a long answer is not looked through again for each piece of it.
+    wanted: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -170,7 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<RedisResult<()>> {
         let mut read = 0;
         loop {
-            let missing = self.hand_out()?;
+            self.hand_out()?;
+            let missing = self.wanted.saturating_sub(self.input.len());
             self.input.reserve(missing.clamp(READ_BUFFER, READ_AT_ONCE));
             let came = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input))?;
             if came == 0 {
@@ -185,13 +189,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    /// Hands out the answers that are whole. How many bytes are missing, at least, to the next one.
-    fn hand_out(&mut self) -> RedisResult<usize> {
-        loop {
+    /// Hands out the answers that are whole.
+    fn hand_out(&mut self) -> RedisResult<()> {
+        while self.input.len() >= self.wanted {
             let length = match frame::of(&self.input)? {
                 frame::Extent::Whole(length) => length,
-                frame::Extent::Missing(bytes) => return Ok(bytes),
+                frame::Extent::Missing(bytes) => {
+                    self.wanted = self.input.len() + bytes;
+                    return Ok(());
+                }
             };
+            self.wanted = 0;
             let Some((answers, _)) = self.awaited.front_mut() else {
                 return Err(frame::garbled("it answers what was not asked"));
             };
@@ -205,6 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             self.input.advance(length);
         }
+        Ok(())
     }
 }
 

@@ -8,6 +8,8 @@ use redis::{RedisError, RedisResult, Value};
 const MOST: usize = 512 << 20;
 /// Most values in one answer.
 const MOST_VALUES: usize = 1 << 24;
+/// Bytes of the shortest value.
+const SHORTEST: usize = 3;
 /// Longest line: a server's error can be long.
 const LONGEST_LINE: usize = 64 << 10;
 
@@ -28,13 +30,13 @@ pub(super) fn of(bytes: &[u8]) -> RedisResult<Extent> {
     while values > 0 {
         values -= 1;
         let rest = bytes.get(at..).unwrap_or_default();
-        let Some(&kind) = rest.first() else { return Ok(Extent::Missing(1)) };
+        let Some(&kind) = rest.first() else { return Ok(missing(SHORTEST, values)) };
         if !b"+-:$*".contains(&kind) {
             return Err(garbled("it is no answer of a Redis server"));
         }
         let Some(line) = line(rest) else {
             let garbage = rest.len() > LONGEST_LINE;
-            return if garbage { Err(garbled("a line of it has no end")) } else { Ok(Extent::Missing(1)) };
+            return if garbage { Err(garbled("a line of it has no end")) } else { Ok(missing(1, values)) };
         };
         at += line.len() + 2;
         match kind {
@@ -51,10 +53,15 @@ pub(super) fn of(bytes: &[u8]) -> RedisResult<Extent> {
             return Err(garbled("it is longer than any answer"));
         }
         if at > bytes.len() {
-            return Ok(Extent::Missing(at - bytes.len()));
+            return Ok(missing(at - bytes.len(), values));
         }
     }
     Ok(Extent::Whole(at))
+}
+
+/// So many bytes of a value, and as many more values.
+fn missing(bytes: usize, values: usize) -> Extent {
+    Extent::Missing(bytes + values * SHORTEST)
 }
 
 /// What a whole answer says.

@@ -45,7 +45,7 @@ impl Log {
 
     /// The record of a shard up to the end of its head part, by the index as it is; none where it would have to be waited for.
     pub(super) fn head_at_once(&self, number: AggregationNumber) -> Option<(Header, Bytes)> {
-        let (file, offset, head_len, payload_len) = self.place_of_head(number)?;
+        let Found { file, offset, head_len, payload_len } = self.found(self.place(number).ok()??)?;
         let bytes = read_at_once(&file, offset, HEADER + head_len as usize)?;
         checked(&bytes, Part::Head, number, (head_len, payload_len))
     }
@@ -54,17 +54,12 @@ impl Log {
     /// other. What cannot be asked for is only read later.
     pub(super) fn will_read_heads(&self, numbers: &[AggregationNumber]) {
         for &number in numbers {
-            if let Some((file, offset, head_len, _)) = self.place_of_head(number) {
+            let place = self.place(number).ok().flatten();
+            if let Some(Found { file, offset, head_len, .. }) = place.and_then(|place| self.found(place)) {
                 let length = NonZeroU64::new(HEADER as u64 + u64::from(head_len));
                 let _ = fadvise(&file, offset, length, Advice::WillNeed);
             }
         }
-    }
-
-    fn place_of_head(&self, number: AggregationNumber) -> Option<(Arc<File>, u64, u32, u32)> {
-        let Place::At(position, head_len, payload_len) = self.place(number).ok()?? else { return None };
-        let file = self.shared.files.get_open(&self.vdisk, position.segment)?;
-        Some((file, position.offset.into(), head_len, payload_len))
     }
 
     /// Bytes of a payload, unchecked; none where they would have to be waited for.
@@ -85,17 +80,19 @@ impl Log {
     }
 
     fn find_at_once(&self, number: AggregationNumber) -> Option<Found> {
-        let (position, head_len, payload_len) = {
+        let place = {
             let index = self.index.try_lock().ok()?;
             let index = index.as_ref().filter(|index| index.meta.is_some())?;
             if !self.shared.writing() && !self.is_up_to_date(index)? {
                 return None;
             }
-            match index.slots.get(number)?.place {
-                Place::At(position, head_len, payload_len) => (position, head_len, payload_len),
-                Place::Lost(_) => return None,
-            }
+            index.slots.get(number)?.place
         };
+        self.found(place)
+    }
+
+    fn found(&self, place: Place) -> Option<Found> {
+        let Place::At(position, head_len, payload_len) = place else { return None };
         let file = self.shared.files.get_open(&self.vdisk, position.segment)?;
         Some(Found { file, offset: position.offset.into(), head_len, payload_len })
     }
