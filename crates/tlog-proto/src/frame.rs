@@ -149,6 +149,22 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         !self.buffer.is_empty()
     }
 
+    /// Reads on until the stream ends, or breaks, with nothing in it that was not returned: its other end has gone. Returns no message;
+    /// what comes is kept for whoever reads next, up to [`Self::READ_BYTES`], and then nothing more is read. Cancel safe.
+    pub async fn gone(&mut self) {
+        loop {
+            if self.buffer.len() >= Self::READ_BYTES {
+                return std::future::pending().await;
+            }
+            match self.fill().await {
+                Ok(true) => {}
+                Ok(false) | Err(FrameError::Io(_)) => return,
+                // Who has sent something and closes may still listen.
+                Err(_) => return std::future::pending().await,
+            }
+        }
+    }
+
     /// The stream it reads from. What has been read from it and not been returned is gone.
     pub fn into_inner(self) -> R {
         self.reader

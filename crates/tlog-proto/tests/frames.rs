@@ -277,6 +277,22 @@ async fn a_connection_that_breaks_is_told_apart_from_one_that_was_closed() {
     assert_eq!(error.kind(), "io");
 }
 
+#[tokio::test]
+async fn a_reader_that_looks_whether_the_other_end_is_gone_keeps_what_comes_meanwhile() {
+    let stream = bytes_of(|out| set(1, 2, 3, "a").encode_into(out));
+    let mut frames = FrameReader::new(&stream[..], Limits::default());
+    // Something has come, and perhaps somebody listens.
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            () = frames.gone() => panic!("it has sent something that was not looked at"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert_eq!(frames.client_message().await.unwrap(), Some(set(1, 2, 3, "a").into()));
+    frames.gone().await;
+}
+
 proptest! {
     #[test]
     fn a_stream_is_read_whole_in_whatever_pieces_it_arrives(

@@ -157,7 +157,17 @@ where
         }
     };
     let vdisk = request.vdisk_id.clone();
-    let link = match connect(request, peer, shared).await {
+    // Whoever is gone before it is answered takes nothing over. Who only asks where the log ends takes nothing over in any case.
+    let asks = request.first_sequence == Greeting::QUESTION;
+    let connected = tokio::select! {
+        biased;
+        connected = connect(request, peer, shared) => connected,
+        () = reader.gone(), if !asks => {
+            info!(%vdisk, %peer, "the client was gone before its handshake was answered");
+            Connected::Gone
+        }
+    };
+    let link = match connected {
         Connected::Live(link) => link,
         Connected::Refused(answer) => {
             respond(&mut write, &answer, shared).await;

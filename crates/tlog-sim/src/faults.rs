@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use tokio::time::sleep;
 
 use crate::front_end::Command;
-use crate::net::{Fault, Host};
+use crate::net::{Fault, Host, LONGEST_HOLD};
 use crate::reading;
 use crate::rule::Rule;
 use crate::scenario::one_of;
@@ -48,7 +48,9 @@ pub(crate) async fn strike(world: &Arc<World>, slave: &Arc<Slave>, orders: &Comm
         20..30 => {
             let fault = match rng.random_range(0..4) {
                 0 => Fault::Reset,
-                1 => Fault::Hold(Duration::from_millis(rng.random_range(100..8000))),
+                1 => {
+                    Fault::Hold(Duration::from_millis(rng.random_range(100..LONGEST_HOLD.as_millis() as u64)))
+                }
                 _ => {
                     let directions = [(true, true), (true, false), (false, true)];
                     let (up, down) = one_of(rng, &directions).unwrap_or((true, true));

@@ -77,7 +77,11 @@ pub(crate) async fn run(world: Arc<World>, mut orders: watch::Receiver<Orders>) 
             Some((client, life)) => {
                 let over = live(&world, &client, life, &mut rng, &mut orders).await;
                 if let Over::Killed(_) = over {
-                    world.net.cut_off(Host::Client(host));
+                    let unknown_for = world.net.cut_off(Host::Client(host));
+                    // A server that has not answered its handshake yet may do so after it is gone.
+                    if client.server().is_none() {
+                        world.expect_ghost(unknown_for);
+                    }
                 }
                 drop(client);
                 over
@@ -267,6 +271,8 @@ async fn live(
 fn check_ending(world: &World, cause: &EndCause) -> EndCauseKind {
     let disturbed = world.scenario.rivals || world.scenario.resets;
     match cause {
+        // The one that is gone came back last, as far as anybody can tell.
+        EndCause::TakenOver { .. } if world.expects_ghost() => EndCauseKind::TakenOver,
         EndCause::TakenOver { .. } if disturbed => EndCauseKind::TakenOver,
         EndCause::Gap { .. } if disturbed => EndCauseKind::TakenOver,
         EndCause::Closed => EndCauseKind::Other,

@@ -18,6 +18,7 @@ use crate::reading;
 use crate::rule::{Rule, break_rule};
 use crate::scenario::Scenario;
 use crate::slave::Slave;
+use crate::story;
 use crate::world::{Tally, World};
 
 /// After so long without faults everything must be durable, and the slave as its log. Generous: what counts is that it happens.
@@ -64,12 +65,14 @@ pub struct Options {
     pub obeyed: bool,
     /// The story is kept.
     pub told: bool,
+    /// With what the product logs from this level on.
+    pub log: Option<tracing::Level>,
 }
 
 /// Runs one seed, in virtual time. The same arguments make the same run.
 pub fn run(seed: u64, options: Options) -> Outcome {
     note_panics();
-    let Options { rule, obeyed, told } = options;
+    let Options { rule, obeyed, told, log } = options;
     let broken = rule.filter(|_| !obeyed);
     let _broken = break_rule(broken);
     let scenario = Scenario::of(seed, rule, broken);
@@ -77,8 +80,9 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let ran =
-                panic::catch_unwind(panic::AssertUnwindSafe(|| runtime.block_on(simulate(scenario, told))));
+            let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+                runtime.block_on(simulate(scenario, told, log))
+            }));
             ran.unwrap_or_else(|_| Outcome { found: None, tally: Tally::default(), story: Vec::new() })
         }
         Err(error) => {
@@ -90,10 +94,11 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     Outcome { found: panicked.or(outcome.found), ..outcome }
 }
 
-async fn simulate(scenario: Scenario, told: bool) -> Outcome {
+async fn simulate(scenario: Scenario, told: bool, log: Option<tracing::Level>) -> Outcome {
     // Some day in 2026.
     let _entered = tlog_ambient::simulation::enter(scenario.seed, Duration::from_secs(1_770_000_000));
     let world = World::new(scenario, told);
+    let _logged = log.filter(|_| told).map(|from| story::log(&world.story, from));
     world.tell(|| world.scenario.describe());
     let slave = Arc::new(Slave::new(world.scenario.slave_stores));
     let mut rng = world.rng();

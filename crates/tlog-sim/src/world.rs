@@ -10,6 +10,7 @@ use tlog_codec::{Keyring, MasterKey, VdiskKeys};
 use tlog_proto::VdiskId;
 use tlog_quorum::{Quorums, Standing, StoreSet, Survey};
 use tlog_store::ShardStore;
+use tokio::time::Instant;
 
 use crate::machine::Machine;
 use crate::model::Model;
@@ -25,7 +26,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
-    pub(crate) story: Story,
+    pub(crate) story: Arc<Story>,
     pub(crate) vdisk: VdiskId,
     pub(crate) keys: VdiskKeys,
     pub(crate) net: Arc<Net>,
@@ -38,6 +39,8 @@ pub(crate) struct World {
     found: Mutex<Option<String>>,
     /// An opening said last that stores are damaged so that the end cannot be told.
     uncertain: AtomicBool,
+    /// Until then a handshake of a client that is gone may still be answered.
+    ghost_until: Mutex<Option<Instant>>,
     tally: Mutex<Tally>,
 }
 
@@ -79,7 +82,7 @@ impl World {
         let vdisk = scenario.vdisk.clone();
         let keyring = Arc::new(Keyring::new(MasterKey::from_bytes([7; 32])));
         Arc::new(Self {
-            story: Story::new(told),
+            story: Arc::new(Story::new(told)),
             keys: VdiskKeys::new(vdisk.clone(), keyring),
             vdisk,
             net: Net::new(SmallRng::seed_from_u64(seeds.random()), scenario.latency),
@@ -91,6 +94,7 @@ impl World {
             hosts: AtomicU64::new(0),
             found: Mutex::default(),
             uncertain: AtomicBool::new(false),
+            ghost_until: Mutex::default(),
             tally: Mutex::default(),
             scenario,
         })
@@ -118,6 +122,18 @@ impl World {
     pub(crate) fn tallied(&self) -> Tally {
         let tally = *self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         Tally { acknowledged: self.model().acknowledged as u64, ..tally }
+    }
+
+    /// A client is gone whose handshake a server may still answer, as it does not know of it for so long: the vdisk is that client's then, and
+    /// another one that comes back, having written nothing, is told so.
+    pub(crate) fn expect_ghost(&self, unknown_for: Duration) {
+        let mut ghost_until = self.ghost_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *ghost_until = (*ghost_until).max(Some(Instant::now() + unknown_for));
+    }
+
+    pub(crate) fn expects_ghost(&self) -> bool {
+        let ghost_until = *self.ghost_until.lock().unwrap_or_else(PoisonError::into_inner);
+        ghost_until.is_some_and(|until| Instant::now() < until)
     }
 
     pub(crate) fn tell(&self, what: impl FnOnce() -> String) {

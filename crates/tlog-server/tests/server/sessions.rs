@@ -383,6 +383,36 @@ async fn a_log_that_was_opened_for_somebody_who_gave_up_is_not_new_for_whoever_c
     assert_eq!((*disk.opened.borrow(), *disk.confirms.borrow()), (1, 1), "it was not asked");
 }
 
+/// Two clients come back while the log is opened, and the first of them is gone by then: the vdisk is the other's, which is not told of it.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_gone_before_it_is_answered_takes_nothing_over() {
+    let logs = Arc::new(MemoryLogs::default());
+    let disk = logs.disk("vd");
+    disk.openings.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
+    let server = Server::new(ServerSettings::default(), logs, None).unwrap();
+    let come_back = async |session| {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        server.serve_stream(theirs, "10.0.0.1:7".parse().unwrap());
+        let mut client = Client::over(ours);
+        client.say_hello(back("vd", session, 1)).await;
+        client
+    };
+    let gone = come_back(7).await;
+    settled().await;
+    drop(gone);
+    let mut second = come_back(8).await;
+    settled().await;
+    disk.openings.add_permits(1);
+    let response = second.hears_handshake().await;
+    assert_eq!((response.status, response.refusal), (HandshakeStatus::Ok, None));
+    second.works(1).await;
+}
+
+/// Time stands still while anything can go on.
+async fn settled() {
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+}
+
 #[tokio::test]
 async fn a_client_that_comes_back_after_another_one_is_told_so() {
     let server = Running::start().await;

@@ -31,6 +31,9 @@ struct Arguments {
     /// With --break: run the seeds that are about the rule while it holds
     #[arg(long, requires = "rule")]
     obeyed: bool,
+    /// Tell in the story what the product logs, from this level on: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<tracing::Level>,
     /// Print one line of JSON at the end, and no story
     #[arg(long)]
     json: bool,
@@ -38,7 +41,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let options = Options { rule: arguments.rule, obeyed: arguments.obeyed, told: false };
+    let options = Options { rule: arguments.rule, obeyed: arguments.obeyed, told: false, log: arguments.log };
     let many = match (arguments.seed, arguments.seeds) {
         (Some(seed), None) => one(seed, options, arguments.json),
         (first, count) => several(first.unwrap_or(1), count.unwrap_or(1000), &arguments, options),

@@ -21,6 +21,12 @@ use tokio::time::{Instant, sleep};
 
 use self::pipe::{Pipe, ReadEnd, WriteEnd, ends};
 
+/// How long connections are silent before keepalive finds out, at most.
+const LONGEST_SILENCE: Duration = Duration::from_secs(90);
+
+/// How long what was written may be held back, at most.
+pub(crate) const LONGEST_HOLD: Duration = Duration::from_secs(8);
+
 /// Who holds one end: a client's host, or a server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Host {
@@ -156,7 +162,9 @@ impl Net {
                     }
                     // What keepalive finds out at last.
                     let (up, down) = (Arc::clone(up), Arc::clone(down));
-                    let after = Duration::from_millis(state.rng.random_range(30_000..90_000));
+                    let after = Duration::from_millis(
+                        state.rng.random_range(30_000..LONGEST_SILENCE.as_millis() as u64),
+                    );
                     tokio::spawn(async move {
                         sleep(after).await;
                         up.break_now(io::ErrorKind::TimedOut);
@@ -173,13 +181,16 @@ impl Net {
     }
 
     /// The process of a host is gone: of what it has written some arrives, then the other ends see the end, an error, or nothing.
-    pub(crate) fn cut_off(self: &Arc<Self>, host: Host) {
-        let fault = match self.state().rng.random_range(0..3) {
-            0 => return, // the system closes its connections behind what was written
-            1 => Fault::Reset,
-            _ => Fault::Silence { up: true, down: true },
+    /// Answers for how long somebody may not know of it.
+    pub(crate) fn cut_off(self: &Arc<Self>, host: Host) -> Duration {
+        let (fault, unknown_for) = match self.state().rng.random_range(0..3) {
+            // The system closes its connections behind what was written.
+            0 => return LONGEST_HOLD + Duration::from_secs(1),
+            1 => (Fault::Reset, Duration::ZERO),
+            _ => (Fault::Silence { up: true, down: true }, LONGEST_SILENCE),
         };
         self.strike(host, fault);
+        unknown_for
     }
 
     /// From now on everything arrives, and soon. Connections that were silent are gone.
