@@ -64,11 +64,13 @@ impl VdiskLog for Forgetful {
         LogEnd::default()
     }
 
-    async fn append(&self, block: OrderedBlock) -> Result<(), Closed> {
-        let before = self.appended.fetch_add(1, Ordering::Relaxed);
-        if (before + 1).is_multiple_of(self.flush_size) {
-            let durable = Some(block.position());
-            self.durability.send_replace(Durability { durable, closed: None });
+    async fn append(&self, blocks: Vec<OrderedBlock>) -> Result<(), Closed> {
+        for block in blocks {
+            let before = self.appended.fetch_add(1, Ordering::Relaxed);
+            if (before + 1).is_multiple_of(self.flush_size) {
+                let durable = Some(block.position());
+                self.durability.send_replace(Durability { durable, closed: None });
+            }
         }
         Ok(())
     }
@@ -126,10 +128,11 @@ impl VdiskLog for Written {
         LogEnd::default()
     }
 
-    async fn append(&self, block: OrderedBlock) -> Result<(), Closed> {
-        let OrderedBlock { generation, session, block } = block;
-        let block = PositionedBlock { generation, session, block };
-        self.log.append(block).await.map_err(|error| Closed(reason(error.0)))
+    async fn append(&self, blocks: Vec<OrderedBlock>) -> Result<(), Closed> {
+        let positioned =
+            |OrderedBlock { generation, session, block }| PositionedBlock { generation, session, block };
+        let blocks = blocks.into_iter().map(positioned).collect();
+        self.log.append_all(blocks).await.map_err(|error| Closed(reason(error.0)))
     }
 
     fn flush(&self) {}

@@ -28,6 +28,11 @@ use crate::writer::Writer;
 /// Bytes that a block takes beside its data while it is not durable: for bounding memory.
 const BLOCK_OVERHEAD: usize = 256;
 
+/// Bytes that a block is counted with.
+pub(crate) fn cost(block: &Block) -> usize {
+    block.size().saturating_add(BLOCK_OVERHEAD)
+}
+
 /// How often an opening that takes long shows how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -102,7 +107,8 @@ impl fmt::Display for CloseReason {
 pub struct AppendError(pub CloseReason);
 
 pub(crate) enum Command {
-    Append(PositionedBlock, OwnedSemaphorePermit),
+    /// Blocks that follow each other, and the room that they take together.
+    Append(Vec<PositionedBlock>, OwnedSemaphorePermit),
     Extra(Extra),
     Prune(AggregationNumber, oneshot::Sender<Result<Pruned, PruneError>>),
     Flush,
@@ -245,8 +251,24 @@ impl Log {
     /// Takes the next block. Waits while more than the set number of bytes is not durable, and flushes these then. Blocks must come in the log's
     /// order: rising sequences without gaps within a generation.
     pub async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
-        let permit = self.room_for(block.block.size().saturating_add(BLOCK_OVERHEAD)).await?;
-        self.commands.send(Command::Append(block, permit)).await.map_err(|_| self.closed())
+        self.append_all(vec![block]).await
+    }
+
+    /// Takes the next blocks, as if each were appended after the other; costs less. Dropped in the middle, the first of them may have been taken.
+    pub async fn append_all(&self, blocks: Vec<PositionedBlock>) -> Result<(), AppendError> {
+        let bytes = blocks.iter().fold(0_usize, |bytes, block| bytes.saturating_add(cost(&block.block)));
+        if let Some(permit) = self.room_now(bytes) {
+            return self.send(Command::Append(blocks, permit)).await;
+        }
+        for block in blocks {
+            let permit = self.room_for(cost(&block.block)).await?;
+            self.send(Command::Append(vec![block], permit)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, command: Command) -> Result<(), AppendError> {
+        self.commands.send(command).await.map_err(|_| self.closed())
     }
 
     /// Stores a part of an image of the log at an earlier moment, whose time is `about`; its blocks rise in their indexes. Answers when
@@ -256,7 +278,7 @@ impl Log {
         blocks: Vec<Block>,
         about: Timestamp,
     ) -> Result<StoredAggregation, ExtraError> {
-        let bytes = blocks.iter().map(|block| block.size().saturating_add(BLOCK_OVERHEAD)).sum();
+        let bytes = blocks.iter().map(cost).sum();
         self.append_extra(ExtraContent::Checkpoint { blocks, about }, bytes).await
     }
 
@@ -291,11 +313,18 @@ impl Log {
         pruned.await.unwrap_or_else(|_| Err(self.closed().into()))
     }
 
+    /// None where it is not free.
+    fn room_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
+    }
+
     async fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
-        let cost = u32::try_from(bytes.min(self.settings.max_unflushed_bytes)).unwrap_or(u32::MAX);
-        match Arc::clone(&self.room).try_acquire_many_owned(cost) {
-            Ok(permit) => Ok(permit),
-            Err(_) => self.wait_for_room(cost).await,
+        // What is larger than all the room takes all of it.
+        let bytes = bytes.min(self.settings.max_unflushed_bytes);
+        match self.room_now(bytes) {
+            Some(permit) => Ok(permit),
+            None => self.wait_for_room(u32::try_from(bytes).unwrap_or(u32::MAX)).await,
         }
     }
 

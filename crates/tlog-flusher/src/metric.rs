@@ -1,16 +1,41 @@
 //! The metrics of writers, in one place. `docs/operations.md` lists them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::{Counter, Histogram};
 use tlog_proto::VdiskId;
 
-pub(crate) fn committed(vdisk: &VdiskId, blocks: u64, bytes: u64, stored: u64, took: Duration) {
-    let vdisk = || vdisk.to_string();
-    metrics::counter!("tlog_log_aggregations_committed_total", "vdisk" => vdisk()).increment(1);
-    metrics::counter!("tlog_log_blocks_committed_total", "vdisk" => vdisk()).increment(blocks);
-    metrics::counter!("tlog_log_bytes_committed_total", "vdisk" => vdisk()).increment(bytes);
-    metrics::counter!("tlog_log_bytes_stored_total", "vdisk" => vdisk()).increment(stored);
-    metrics::histogram!("tlog_log_commit_seconds").record(took.as_secs_f64());
+/// What becomes durable, of one vdisk; looked up once.
+pub(crate) struct Commits {
+    aggregations: Counter,
+    blocks: Counter,
+    bytes: Counter,
+    stored: Counter,
+    seconds: Histogram,
+}
+
+impl Commits {
+    pub(crate) fn new(vdisk: &VdiskId) -> Self {
+        let vdisk: Arc<str> = vdisk.as_str().into();
+        let count = |name: &'static str| metrics::counter!(name, "vdisk" => Arc::clone(&vdisk));
+        Self {
+            aggregations: count("tlog_log_aggregations_committed_total"),
+            blocks: count("tlog_log_blocks_committed_total"),
+            bytes: count("tlog_log_bytes_committed_total"),
+            stored: count("tlog_log_bytes_stored_total"),
+            seconds: metrics::histogram!("tlog_log_commit_seconds"),
+        }
+    }
+
+    /// An aggregation of so many blocks and bytes of data, for which so many were stored.
+    pub(crate) fn count(&self, blocks: u64, bytes: u64, stored: u64, took: Duration) {
+        self.aggregations.increment(1);
+        self.blocks.increment(blocks);
+        self.bytes.increment(bytes);
+        self.stored.increment(stored);
+        self.seconds.record(took.as_secs_f64());
+    }
 }
 
 pub(crate) fn opened(vdisk: &VdiskId, adopted: u64, took: Duration) {

@@ -28,7 +28,7 @@ use crate::aggregator::{Aggregator, Batch};
 use crate::commit::CommitTracker;
 use crate::extra::{Extra, StoredAggregation, ToldExtra};
 use crate::lane::{Lane, LaneStanding};
-use crate::log::{CloseReason, Command, Durability};
+use crate::log::{CloseReason, Command, Durability, PositionedBlock, cost};
 use crate::metric;
 use crate::recovery::Recovered;
 use crate::repair::{Claims, Filled, KeptFrom, Probe, RefillError, Refilled, shard_of};
@@ -136,6 +136,7 @@ pub(crate) struct Writer {
     /// It is the turn of one of these, so that a client which never pauses does not hold them up.
     extra_next: bool,
     tracker: CommitTracker,
+    commits: metric::Commits,
     in_flight: VecDeque<InFlight>,
     last_id: AggregationId,
     /// The last write that was sealed, and who sent it; none in an empty log.
@@ -217,6 +218,7 @@ impl Writer {
             extra_next: false,
             prunes: Vec::new(),
             aggregator: Aggregator::new(settings.max_blocks, settings.max_batch_bytes, settings.max_age),
+            commits: metric::Commits::new(set.vdisk()),
             tracker: CommitTracker::new(quorums.total(), write_quorum(&set), committed),
             start: recovered.start,
             starts: recovered.survey.starts().into(),
@@ -297,11 +299,13 @@ impl Writer {
     /// Blocks that were appended together are taken together: what follows an event costs more than they do.
     fn handle_commands(&mut self, mut command: Command, more: &mut mpsc::Receiver<Command>) {
         let now = Instant::now();
-        for _ in 0..BLOCKS_TOGETHER {
-            let Command::Append(block, permit) = command else {
+        let mut taken = 0;
+        while taken < BLOCKS_TOGETHER {
+            let Command::Append(blocks, permit) = command else {
                 return self.handle_command(command);
             };
-            self.aggregator.handle_block(now, block, permit);
+            taken += blocks.len();
+            self.handle_blocks(now, blocks, permit);
             command = match more.try_recv() {
                 Ok(next @ Command::Append(..)) => next,
                 Ok(other) => {
@@ -314,9 +318,18 @@ impl Writer {
         self.handle_command(command);
     }
 
+    /// Each block takes its part of the room with it; one that is larger than all the room takes what there is.
+    fn handle_blocks(&mut self, now: Instant, blocks: Vec<PositionedBlock>, mut room: OwnedSemaphorePermit) {
+        for block in blocks {
+            let bytes = cost(&block.block).min(room.num_permits());
+            let own = room.split(bytes).expect("no more than there is");
+            self.aggregator.handle_block(now, block, own);
+        }
+    }
+
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Append(block, permit) => self.aggregator.handle_block(Instant::now(), block, permit),
+            Command::Append(blocks, permit) => self.handle_blocks(Instant::now(), blocks, permit),
             Command::Extra(extra) => self.handle_extra(extra),
             Command::Prune(first, told) => self.handle_prune(first, told),
             Command::Flush => self.aggregator.handle_flush(),
@@ -431,7 +444,7 @@ impl Writer {
             let durable = LogPosition { generation: header.generation, sequence: header.last_sequence };
             let took = now.saturating_duration_since(done.since);
             let stored = done.aggregation.stored_bytes() as u64;
-            metric::committed(self.set.vdisk(), header.block_count.into(), done.bytes, stored, took);
+            self.commits.count(header.block_count.into(), done.bytes, stored, took);
             tracing::debug!(vdisk = %self.set.vdisk(), %number, %durable, "committed");
             self.durability.send_modify(|state| state.durable = Some(durable));
             self.publish_at = Some(now + self.settings.publish_after);

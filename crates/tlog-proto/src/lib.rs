@@ -51,7 +51,7 @@ mod generated {
 pub use aggregation::{Aggregation, AggregationError, AggregationParts};
 pub use block::{Block, BlockFault, Operation, UnverifiedBlock};
 pub use frame::{FrameError, FrameReader};
-pub use hash::{BlockHash, hash_many};
+pub use hash::{BlockHash, hash_many, hash_many_into};
 pub use ids::{
     AggregationId, AggregationNumber, BlockIndex, Epoch, Generation, IllegalVdiskId, LogPosition, Sequence,
     SessionId, Timestamp, VdiskId,

@@ -448,23 +448,28 @@ impl Response {
 
     /// Appends it to `out` as it goes over the wire.
     pub fn encode_into(&self, out: &mut BytesMut) {
-        let count = self.sequences.len();
-        let Some(mut flat) = Flat::begin(out, 3 + count, 3, count) else {
-            return self.build(out);
-        };
-        flat.struct_pointer(1, 1);
-        flat.word(u64::from(self.status.number() as u8));
-        flat.numbers_pointer(count);
-        self.sequences.iter().for_each(|sequence| flat.word(sequence.0));
+        Self::encode(self.status, &self.sequences, out);
     }
 
-    fn build(&self, out: &mut BytesMut) {
-        let count = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
-        wire::build(out, 1 + 2 + self.sequences.len(), |message| {
+    /// Appends a response to `out` that nobody has made a [`Response`] of.
+    pub fn encode(status: BlockStatus, sequences: &[Sequence], out: &mut BytesMut) {
+        let count = sequences.len();
+        let Some(mut flat) = Flat::begin(out, 3 + count, 3, count) else {
+            return Self::build(status, sequences, out);
+        };
+        flat.struct_pointer(1, 1);
+        flat.word(u64::from(status.number() as u8));
+        flat.numbers_pointer(count);
+        sequences.iter().for_each(|sequence| flat.word(sequence.0));
+    }
+
+    fn build(status: BlockStatus, sequences: &[Sequence], out: &mut BytesMut) {
+        let count = u32::try_from(sequences.len()).unwrap_or(u32::MAX);
+        wire::build(out, 1 + 2 + sequences.len(), |message| {
             let mut root = message.init_root::<tlog_response::Builder<'_>>();
-            root.set_status(self.status.number());
+            root.set_status(status.number());
             let mut list = root.init_sequences(count);
-            for (at, sequence) in (0..count).zip(&self.sequences) {
+            for (at, sequence) in (0..count).zip(sequences) {
                 list.set(at, sequence.0);
             }
         });
@@ -505,7 +510,7 @@ mod tests {
                 let response = Response { status, sequences: Vec::clone(&sequences) };
                 let (mut flat, mut built) = (BytesMut::new(), BytesMut::new());
                 response.encode_into(&mut flat);
-                response.build(&mut built);
+                Response::build(response.status, &response.sequences, &mut built);
                 prop_assert_eq!(flat, built);
             }
         }

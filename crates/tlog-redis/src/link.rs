@@ -9,6 +9,7 @@ use std::time::Duration;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value};
 use tlog_config::RedisServer;
 use tlog_store::StoreDurability;
+use tlog_store::observe::Appends;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -38,6 +39,7 @@ pub struct Link {
 struct Inner {
     server: RedisServer,
     address: Arc<str>,
+    appends: Appends,
     limits: LinkLimits,
     dialler: Dialler,
     room: Room,
@@ -120,6 +122,7 @@ impl Link {
             inner: Arc::new(Inner {
                 server,
                 address,
+                appends: Appends::default(),
                 limits,
                 dialler,
                 room,
@@ -134,6 +137,11 @@ impl Link {
     /// The server's address as it is shown; no user or password in it.
     pub fn address(&self) -> Arc<str> {
         Arc::clone(&self.inner.address)
+    }
+
+    /// Counts what is appended over it.
+    pub(crate) fn appends(&self) -> &Appends {
+        &self.inner.appends
     }
 
     /// The server.

@@ -479,9 +479,7 @@ impl ShardStore for RedisStore {
     ) -> Result<StoreIdentity, StoreError> {
         let begun = Instant::now();
         let result = self.appended(vdisk, number, &shard, committed).await;
-        metrics::histogram!("tlog_store_append_seconds", "store" => self.link.address())
-            .record(begun.elapsed());
-        self.answered("append", result)
+        self.link.appends().answered(&self.link.address(), begun.elapsed(), result)
     }
 
     async fn publish(

@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::budget::{Budget, Permit};
-use crate::outbox::{Ended, Outbox, Reason, ToWrite};
+use crate::outbox::{Answer, Ended, Outbox, Reason, ToWrite};
 use crate::registry::{Hello, Incoming, Shared, Verdict};
 use crate::session::{Greeting, cost};
 use crate::tls::{self, Caller, NotAccepted, ServerTls, TlsFault};
-use crate::verify::{Verified, verified};
+use crate::verify::{Verified, Verifier};
 
 /// Messages that are taken together, at most.
 const MAX_BATCH: usize = 64;
@@ -181,7 +181,8 @@ where
         return Linger::No;
     }
     let outbox = Arc::clone(&link.outbox);
-    let reading = Reading { reader, peer, shared, vdisk: vdisk.clone(), link, counted: 0 };
+    let arrived = Verifier::default();
+    let reading = Reading { reader, arrived, peer, shared, vdisk: vdisk.clone(), link, counted: 0 };
     let ended = tokio::select! {
         biased;
         reason = write_all(&mut write, &outbox, shared.settings.write_timeout) => reason,
@@ -375,6 +376,7 @@ async fn write_all(write: &mut (impl AsyncWrite + Unpin), outbox: &Outbox, limit
 /// The reading side.
 struct Reading<'a, R> {
     reader: FrameReader<R>,
+    arrived: Verifier,
     peer: SocketAddr,
     shared: &'a Shared,
     vdisk: VdiskId,
@@ -407,11 +409,11 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
                 Ok(message) => message,
                 Err(reason) => return Some(reason),
             };
-            let mut messages = vec![first];
+            self.arrived.push(first);
             let mut error = None;
-            while messages.len() < MAX_BATCH {
+            while self.arrived.len() < MAX_BATCH {
                 match self.reader.buffered_client_message() {
-                    Ok(Some(message)) => messages.push(message),
+                    Ok(Some(message)) => self.arrived.push(message),
                     Ok(None) => break,
                     Err(bad) => {
                         error = Some(bad);
@@ -420,7 +422,7 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
                 }
             }
             // What came whole before the fault counts.
-            if !self.hand_over(messages).await {
+            if !self.hand_over().await {
                 return None;
             }
             if let Some(error) = error {
@@ -471,17 +473,15 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
         Reason::BadMessage
     }
 
-    /// Checks messages and hands them to the vdisk's task. False where that is gone.
-    async fn hand_over(&mut self, messages: Vec<ClientMessage>) -> bool {
-        let verified = verified(messages).await;
-        let costs = verified.iter().filter_map(|message| match message {
-            Verified::Block(block) => Some(cost(block)),
-            _ => None,
-        });
-        let together = match costs.sum::<usize>() {
+    /// Checks what has arrived and hands it to the vdisk's task. False where that is gone.
+    async fn hand_over(&mut self) -> bool {
+        self.arrived.verify(&self.shared.metrics).await;
+        let together = match self.arrived.cost() {
             0 => None,
             bytes => self.permit_for_all(bytes),
         };
+        let mut arrived = std::mem::take(&mut self.arrived);
+        let verified = arrived.drain();
         let mut batch = Vec::with_capacity(verified.len());
         for message in verified {
             match message {
@@ -499,6 +499,7 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
                 Verified::Bad(sequence, kind) => self.refuse(sequence, kind),
             }
         }
+        self.arrived = arrived;
         batch.is_empty() || self.send(batch).await
     }
 
@@ -537,7 +538,8 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
         let reason = fault.kind();
         metrics::counter!("tlog_server_blocks_refused_total", "reason" => reason).increment(1);
         warn!(vdisk = %self.vdisk, peer = %self.peer, %sequence, reason, error = %fault, "block refused");
-        self.link.outbox.push(&Response { status: BlockStatus::RecvFailed, sequences: vec![sequence] });
+        let failed = Response { status: BlockStatus::RecvFailed, sequences: vec![sequence] };
+        self.link.outbox.push(Answer::Told(failed));
     }
 
     async fn send(&self, batch: Vec<Incoming>) -> bool {

@@ -23,6 +23,7 @@
 mod budget;
 mod connection;
 mod live;
+mod metric;
 mod outbox;
 mod permissions;
 mod port;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
-use tlog_proto::Response;
+use tlog_proto::{BlockStatus, Response, Sequence};
 use tokio::sync::Notify;
 
 /// Bytes that wait to be written to one connection. Whoever has an answer puts it in and goes on; the connection takes
@@ -25,6 +25,26 @@ pub(crate) struct Outbox {
 struct State {
     bytes: BytesMut,
     ended: Option<Ended>,
+}
+
+/// What a client is told.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// That this block has been received.
+    Received(Sequence),
+    /// Something else.
+    Told(Response),
+}
+
+impl Answer {
+    fn encode_into(&self, out: &mut BytesMut) {
+        match self {
+            Answer::Received(sequence) => {
+                Response::encode(BlockStatus::RecvOk, std::slice::from_ref(sequence), out);
+            }
+            Answer::Told(response) => response.encode_into(out),
+        }
+    }
 }
 
 /// How the server ends a connection.
@@ -111,19 +131,19 @@ impl Outbox {
     /// Bytes past which it is closed.
     pub(crate) const HARD: usize = 16 << 20;
 
-    /// Adds a response.
-    pub(crate) fn push(&self, response: &Response) {
-        self.push_all(std::slice::from_ref(response));
+    /// Adds an answer.
+    pub(crate) fn push(&self, answer: Answer) {
+        self.push_all(&[answer]);
     }
 
-    /// Adds responses, to be written together.
-    pub(crate) fn push_all(&self, responses: &[Response]) {
+    /// Adds answers, to be written together.
+    pub(crate) fn push_all(&self, answers: &[Answer]) {
         let mut state = self.state();
-        if responses.is_empty() || state.ended.is_some() {
+        if answers.is_empty() || state.ended.is_some() {
             return;
         }
-        for response in responses {
-            response.encode_into(&mut state.bytes);
+        for answer in answers {
+            answer.encode_into(&mut state.bytes);
         }
         if state.bytes.len() > Self::HARD {
             state.end(Ended::Aborted(Reason::NotReading));
@@ -201,12 +221,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use tlog_proto::{BlockStatus, Sequence};
-
     use super::*;
 
-    fn received(sequence: u64) -> Response {
-        Response { status: BlockStatus::RecvOk, sequences: vec![Sequence(sequence)] }
+    fn received(sequence: u64) -> Answer {
+        Answer::Received(Sequence(sequence))
     }
 
     #[tokio::test]
@@ -214,7 +232,7 @@ mod tests {
         let outbox = Outbox::default();
         outbox.push_all(&[received(1), received(2)]);
         outbox.end(Ended::Finished(Reason::Shutdown));
-        outbox.push(&received(3));
+        outbox.push(received(3));
         let ToWrite::Bytes(bytes) = outbox.next().await else { panic!("something waits") };
         assert_eq!(bytes.len(), 80);
         assert_eq!(outbox.next().await, ToWrite::End(Reason::Shutdown));
@@ -222,7 +240,7 @@ mod tests {
         assert_eq!(outbox.next().await, ToWrite::End(Reason::Replaced));
 
         let outbox = Outbox::default();
-        outbox.push(&received(1));
+        outbox.push(received(1));
         outbox.end(Ended::Aborted(Reason::Replaced));
         assert_eq!(outbox.next().await, ToWrite::End(Reason::Replaced));
         assert_eq!(outbox.aborted().await, Reason::Replaced);

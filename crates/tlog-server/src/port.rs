@@ -28,11 +28,11 @@ pub trait VdiskLog: Send + Sync + 'static {
         true
     }
 
-    /// Takes the next block of the log. Positions rise: within a generation the sequences follow each other without gaps,
+    /// Takes the next blocks of the log, at least one. Positions rise: within a generation the sequences follow each other without gaps,
     /// a new generation starts at any sequence. Waits while too many bytes are not durable yet, and then makes them durable
     /// without waiting for a full aggregation: nothing else will. Never called while an earlier call has not answered; the
     /// server drops the future only when it gives the log up.
-    async fn append(&self, block: OrderedBlock) -> Result<(), Closed>;
+    async fn append(&self, blocks: Vec<OrderedBlock>) -> Result<(), Closed>;
 
     /// Makes everything appended so far durable soon, without waiting for a full aggregation. Does not wait. May be called
     /// while an append waits for room; then it is about what was appended before that one. Calling it with nothing to

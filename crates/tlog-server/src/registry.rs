@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{Budget, Permit};
+use crate::metric::Metrics;
 use crate::outbox::Outbox;
 use crate::port::{LogStorage, SlaveSync};
 use crate::session::{ConnectionId, Greeting};
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) unflushed: Budget,
     /// Bytes of blocks that wait in windows.
     pub(crate) windows: Budget,
+    pub(crate) metrics: Metrics,
     pub(crate) tasks: TaskTracker,
     /// Stop reading, make durable what is there.
     pub(crate) stop: CancellationToken,
@@ -97,6 +99,7 @@ impl Shared {
             settings,
             storage,
             slave,
+            metrics: Metrics::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),

@@ -21,15 +21,17 @@
 //! The rules are those of `docs/sessions.md`. A duplicate that is durable is answered with FlushOK, any other accepted
 //! block with RecvOK, and with FlushOK once its place is durable.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use tlog_proto::{Block, BlockStatus, Generation, LogPosition, Response, Sequence, SessionId};
 
 use crate::port::{BlockDigest, LogEnd, OrderedBlock};
 use crate::tail::LogTail;
 use crate::window::{Offered, Window, WindowLimits};
+use awaiting::Awaiting;
 use placement::{Arrival, Core, Forced, Link};
 
+mod awaiting;
 mod placement;
 #[cfg(test)]
 mod simulation;
@@ -73,6 +75,8 @@ pub(crate) enum Action<P> {
     Accept { connection: ConnectionId, last_flushed: Option<Sequence>, end: LogPosition },
     /// The handshake failed.
     Refuse { connection: ConnectionId, why: Refusal, last_flushed: Option<Sequence> },
+    /// Tell the live connection that this block has been received. Nearly every block's answer.
+    Received(Sequence),
     /// Tell the live connection.
     Answer(Response),
     /// The next block of the log. The permit belongs to it until it is durable.
@@ -228,7 +232,7 @@ impl<P> Session<P> {
             accepted: false,
             starts_over,
             window: Window::new(expects, self.window_limits),
-            awaiting: BTreeSet::new(),
+            awaiting: Awaiting::default(),
             flushed: None,
             forced: Forced::default(),
             comparing: None,
@@ -342,10 +346,10 @@ impl<P> Session<P> {
                 core.place(link, Arrival { answered: false, ..arrival });
                 core.place_waiting(link);
             }
-            Offered::Waits => core.answer(BlockStatus::RecvOk, vec![sequence]),
+            Offered::Waits => core.received(sequence),
             Offered::Replaced(_) => {
                 core.note(Note::Duplicate);
-                core.answer(BlockStatus::RecvOk, vec![sequence]);
+                core.received(sequence);
             }
             Offered::TooFar => return core.not_held(sequence, NotHeld::TooFar),
             Offered::Full => return core.not_held(sequence, NotHeld::WindowFull),
@@ -407,11 +411,7 @@ impl<P> Session<P> {
         core.durable = Some(durable);
         core.log.forget(durable);
         if let Some(link) = &mut self.link {
-            let mut newly = Vec::new();
-            while let Some(position) = link.awaiting.first().copied().filter(|&first| first <= durable) {
-                link.awaiting.pop_first();
-                newly.push(position);
-            }
+            let newly = link.awaiting.take_until(durable);
             core.flushed(link, &newly);
         }
         let (ready, waiting): (Vec<_>, _) =

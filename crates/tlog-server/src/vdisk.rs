@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::budget::{Budget, Permit};
 use crate::live::{Live, LiveEvent, Slot, from_live, wait_for};
-use crate::outbox::{Ended, Reason};
+use crate::outbox::{Answer, Ended, Reason};
 use crate::port::{
     BlockDigest, CloseReason, Closed, Durability, OpenError, OrderedBlock, SlaveSyncError, SlaveSyncOutcome,
     VdiskLog,
@@ -106,7 +106,7 @@ struct Vdisk<'a> {
     /// Connections whose handshake has not been answered.
     greeted: HashMap<ConnectionId, Hello>,
     live: Option<Live>,
-    answers: Vec<Response>,
+    answers: Vec<Answer>,
     /// What the log is still to be told, in order.
     steps: VecDeque<Step>,
     /// Something was appended, or will be, after the last flush.
@@ -122,7 +122,8 @@ struct Vdisk<'a> {
 }
 
 enum Step {
-    Append(OrderedBlock),
+    /// Blocks that follow each other.
+    Append(Vec<OrderedBlock>),
     Flush,
 }
 
@@ -265,7 +266,8 @@ impl<'a> Vdisk<'a> {
             newest = Some(front.since);
         }
         if let Some(since) = newest {
-            metrics::histogram!("tlog_server_durable_seconds").record(since.elapsed().as_secs_f64());
+            let metrics = &self.registration.shared.metrics;
+            metrics.durable_seconds.record(since.elapsed().as_secs_f64());
         }
         self.session.handle_durable(durable);
     }
@@ -336,6 +338,7 @@ impl<'a> Vdisk<'a> {
     fn act(&mut self) {
         while let Some(action) = self.session.poll_action() {
             match action {
+                Action::Received(sequence) => self.answers.push(Answer::Received(sequence)),
                 Action::Answer(response) => self.answer(response),
                 Action::Append(block, permit) => self.ordered(block, permit),
                 Action::Flush => self.flush(),
@@ -362,12 +365,15 @@ impl<'a> Vdisk<'a> {
 
     fn answer(&mut self, response: Response) {
         if response.status == BlockStatus::FlushOk {
-            metrics::counter!("tlog_server_blocks_flushed_total").increment(response.sequences.len() as u64);
-            if let Some(last) = self.answers.last_mut().filter(|last| last.status == BlockStatus::FlushOk) {
+            let metrics = &self.registration.shared.metrics;
+            metrics.blocks_flushed.increment(response.sequences.len() as u64);
+            if let Some(Answer::Told(last)) = self.answers.last_mut()
+                && last.status == BlockStatus::FlushOk
+            {
                 return last.sequences.extend(response.sequences);
             }
         }
-        self.answers.push(response);
+        self.answers.push(Answer::Told(response));
     }
 
     fn ordered(&mut self, block: OrderedBlock, permit: Permit) {
@@ -377,8 +383,15 @@ impl<'a> Vdisk<'a> {
         let position = block.position();
         self.unflushed_bytes += bytes;
         self.undurable.push_back(Undurable { position, bytes, since: Instant::now(), _permit: permit });
-        self.steps.push_back(Step::Append(block));
         self.dirty = true;
+        if let Some(Step::Append(blocks)) = self.steps.back_mut() {
+            return blocks.push(block);
+        }
+        // Those that came with it follow it, most likely.
+        let more = self.live.as_ref().map_or(0, |live| live.arrived.len());
+        let mut blocks = Vec::with_capacity(1 + more);
+        blocks.push(block);
+        self.steps.push_back(Step::Append(blocks));
     }
 
     /// A block that has waited takes from where the others do, if there is room; else it stays counted as waiting.
@@ -402,7 +415,7 @@ impl<'a> Vdisk<'a> {
             self.appending = Some(Box::pin(async move {
                 for step in steps {
                     match step {
-                        Step::Append(block) => log.append(block).await?,
+                        Step::Append(blocks) => log.append(blocks).await?,
                         Step::Flush => log.flush(),
                     }
                 }
@@ -474,8 +487,8 @@ impl<'a> Vdisk<'a> {
 
     fn publish(&self) {
         let shared = &self.registration.shared;
-        metrics::gauge!("tlog_server_unflushed_bytes").set(shared.unflushed.taken() as f64);
-        metrics::gauge!("tlog_server_window_bytes").set(shared.windows.taken() as f64);
+        shared.metrics.unflushed_bytes.set(shared.unflushed.taken() as f64);
+        shared.metrics.window_bytes.set(shared.windows.taken() as f64);
         let (window_blocks, window_bytes) = self.session.waiting();
         let mut status = lock(&self.registration.status);
         status.peer = self.live.as_ref().map(|live| live.hello.peer);

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tlog_proto::{AggregationNumber, Epoch, VdiskId};
+use tokio::time::Instant;
 
 use crate::log_state::{Current, Filling, LogMeta, Placing, Slot, Slots, unknown_log};
-use crate::observe::answered;
+use crate::observe::{Appends, answered};
 use crate::{
     ChainStore, FillOutcome, Head, HeadSlot, LogState, Members, MemoryChains, Shard, ShardSlot, ShardStore,
     StartRecord, StoreDurability, StoreError, StoreErrorKind, StoreIdentity,
@@ -18,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct MemoryStore {
     address: Arc<str>,
+    appends: Appends,
     logs: Mutex<BTreeMap<VdiskId, MemoryLog>>,
     chains: Arc<MemoryChains>,
 }
@@ -39,7 +41,8 @@ impl MemoryStore {
     /// An empty store that calls itself `address`, such as `memory:0`.
     pub fn new(address: impl Into<String>) -> Self {
         let address: Arc<str> = address.into().into();
-        Self { chains: Arc::new(MemoryChains::new(Arc::clone(&address))), logs: Mutex::default(), address }
+        let chains = Arc::new(MemoryChains::new(Arc::clone(&address)));
+        Self { chains, logs: Mutex::default(), address, appends: Appends::default() }
     }
 
     /// Its logs of stored format 1.
@@ -99,8 +102,15 @@ impl MemoryStore {
         vdisk: &VdiskId,
         act: impl FnOnce(&mut MemoryLog) -> Result<T, StoreErrorKind>,
     ) -> Result<T, StoreError> {
-        let mut logs = self.logs();
-        answered(&self.address, operation, logs.get_mut(vdisk).ok_or(StoreErrorKind::NoLog).and_then(act))
+        answered(&self.address, operation, self.act(vdisk, act))
+    }
+
+    fn act<T>(
+        &self,
+        vdisk: &VdiskId,
+        act: impl FnOnce(&mut MemoryLog) -> Result<T, StoreErrorKind>,
+    ) -> Result<T, StoreErrorKind> {
+        self.logs().get_mut(vdisk).ok_or(StoreErrorKind::NoLog).and_then(act)
     }
 }
 
@@ -166,13 +176,15 @@ impl ShardStore for MemoryStore {
         shard: Shard,
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
-        self.with("append", vdisk, |log| {
+        let begun = Instant::now();
+        let result = self.act(vdisk, |log| {
             let held = log.slots.get(number).map(|slot| slot.epoch);
             if log.meta.append(number, shard.epoch, committed, held)? == Placing::Store {
                 log.put(number, shard);
             }
             Ok(log.meta.identity)
-        })
+        });
+        self.appends.answered(&self.address, begun.elapsed(), result)
     }
 
     async fn publish(

@@ -46,10 +46,15 @@ impl AnyLog {
         }
     }
 
-    async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
+    async fn append(&self, blocks: Vec<PositionedBlock>) -> Result<(), AppendError> {
         match self {
-            Self::Two(log) => log.append(block).await,
-            Self::One(log) => log.append(block).await,
+            Self::Two(log) => log.append_all(blocks).await,
+            Self::One(log) => {
+                for block in blocks {
+                    log.append(block).await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -163,10 +168,12 @@ impl VdiskLog for OpenLog {
         matches!(&*self.log, AnyLog::Two(_))
     }
 
-    async fn append(&self, block: OrderedBlock) -> Result<(), Closed> {
-        let OrderedBlock { generation, session, block } = block;
-        let block = tlog_flusher::PositionedBlock { generation, session, block };
-        self.log.append(block).await.map_err(|error| Closed(reason(error.0)))
+    async fn append(&self, blocks: Vec<OrderedBlock>) -> Result<(), Closed> {
+        let positioned =
+            |OrderedBlock { generation, session, block }| PositionedBlock { generation, session, block };
+        // In the memory that they are in: both are the same words.
+        let blocks = blocks.into_iter().map(positioned).collect();
+        self.log.append(blocks).await.map_err(|error| Closed(reason(error.0)))
     }
 
     fn flush(&self) {

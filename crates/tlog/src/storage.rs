@@ -380,7 +380,7 @@ mod tests {
         let log = storage.open(&vdisk).await.unwrap();
         assert_eq!(log.end(), LogEnd::default());
         for sequence in 1..=30 {
-            log.append(block(sequence)).await.unwrap();
+            log.append(vec![block(sequence)]).await.unwrap();
         }
         log.flush();
         let last = LogPosition { generation: Generation(1), sequence: Sequence(30) };
@@ -391,12 +391,12 @@ mod tests {
         assert_eq!(log.find(block(31).position()).await.unwrap(), None);
         assert_eq!(storage.logs().await.len(), 1);
 
-        log.append(block(31)).await.unwrap();
+        log.append(vec![block(31)]).await.unwrap();
         log.close().await.unwrap();
         let last = LogPosition { sequence: Sequence(31), ..last };
         let expected = Durability { durable: Some(last), closed: Some(CloseReason::Requested) };
         assert_eq!(*log.durability().borrow(), expected);
-        assert_eq!(log.append(block(32)).await, Err(Closed(CloseReason::Requested)));
+        assert_eq!(log.append(vec![block(32)]).await, Err(Closed(CloseReason::Requested)));
         drop(log);
         assert!(storage.logs().await.is_empty());
 
@@ -417,7 +417,7 @@ mod tests {
         let nothing = storage.scrub(&vdisk, 1 << 30, |_| {}).await;
         assert!(matches!(nothing, Err(ScrubLogError::NoLog(_))));
         let log = storage.open(&vdisk).await.unwrap();
-        log.append(block(1)).await.unwrap();
+        log.append(vec![block(1)]).await.unwrap();
         let while_open = storage.scrub(&vdisk, 1 << 30, |_| {}).await.unwrap();
         assert!(while_open.report.is_whole());
         log.close().await.unwrap();
@@ -427,7 +427,7 @@ mod tests {
             scrubbed.report.is_whole() && scrubbed.report.aggregations == 1 && scrubbed.filled.is_empty()
         );
         let log = storage.open(&vdisk).await.unwrap();
-        log.append(block(2)).await.unwrap();
+        log.append(vec![block(2)]).await.unwrap();
         log.close().await.unwrap();
     }
 
@@ -444,14 +444,14 @@ mod tests {
         let [line, other_line] = [1, 2].map(|byte: u8| hex(byte));
         let vdisk = VdiskId::new("vda").unwrap();
         let log = storage(&line).open(&vdisk).await.unwrap();
-        log.append(block(1)).await.unwrap();
+        log.append(vec![block(1)]).await.unwrap();
         log.close().await.unwrap();
         let error = storage(&other_line).open(&vdisk).await.err().unwrap().to_string();
         assert!(error.contains(&one.id().to_string()) && error.contains("not in the key file"), "{error}");
         assert!(!error.contains(&other.id().to_string()));
         let rotated = format!("{other_line}\n{line}\n");
         let log = storage(&rotated).open(&vdisk).await.unwrap();
-        log.append(block(2)).await.unwrap();
+        log.append(vec![block(2)]).await.unwrap();
         log.close().await.unwrap();
     }
 
@@ -465,10 +465,10 @@ mod tests {
         let vdisk = VdiskId::new("vda").unwrap();
         let first = storage.open(&vdisk).await.unwrap();
         let second = storage.open(&vdisk).await.unwrap();
-        let _ = first.append(block(1)).await;
+        let _ = first.append(vec![block(1)]).await;
         let mut durability = first.durability();
         durability.wait_for(|state| state.closed == Some(CloseReason::Fenced)).await.unwrap();
-        second.append(block(1)).await.unwrap();
+        second.append(vec![block(1)]).await.unwrap();
         second.close().await.unwrap();
     }
 }

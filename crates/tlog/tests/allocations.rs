@@ -29,10 +29,10 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::sync::CancellationToken;
 
-/// Most allocations of a block, in aggregations of so many. What an aggregation takes for itself - buffers, shards for six stores - is
-/// shared by its blocks, and what is taken each time that something has arrived by those that did. A little more than it is now: what has
-/// become less is to be written down here.
-const LIMITS: [(usize, f64); 2] = [(25, 8.4), (250, 4.8)];
+/// Most allocations of a block, in aggregations of so many. None is taken for a block alone. What an aggregation takes for itself - buffers,
+/// shards for six stores - is shared by its blocks, and what is taken each time that something has arrived by those that did. A little more than
+/// it is now: what has become less is to be written down here.
+const LIMITS: [(usize, f64); 2] = [(25, 2.75), (250, 0.85)];
 
 /// Blocks that are sent before anything is counted, and then once and twice: the difference is what so many cost.
 const BLOCKS: u64 = 5000;
@@ -247,7 +247,7 @@ fn a_block_takes_few_allocations_on_its_way_into_the_stores_and_its_data_none() 
                 &format!("flush-size {flush_size}: {of_a_block:.3} allocations a block, at most {limit}\n");
         }
         assert!(
-            of_a_block > 0.5,
+            of_a_block > 0.3,
             "flush-size {flush_size}: {of_a_block:.3} allocations are not all there are"
         );
     }

@@ -12,13 +12,10 @@ use tokio::time::Instant;
 use super::opening::{OpenError, settled_end};
 use super::tail::Recent;
 use super::writer::Writer;
-use crate::log::{AppendError, CloseReason, Durability, LogEnd, PositionedBlock};
+use crate::log::{AppendError, CloseReason, Durability, LogEnd, PositionedBlock, cost};
 use crate::lookup::LookupError;
 use crate::metric;
 use crate::settings::LogSettings;
-
-/// Bytes that a block takes beside its data while it is not durable: for bounding memory.
-const BLOCK_OVERHEAD: usize = 256;
 
 pub(super) enum Command {
     Append(PositionedBlock, OwnedSemaphorePermit),
@@ -107,7 +104,7 @@ impl Format1Log {
     /// Takes the next block. Waits while more than the set number of bytes is not durable, and flushes these then. Blocks must
     /// come in the log's order: rising sequences without gaps within a generation.
     pub async fn append(&self, block: PositionedBlock) -> Result<(), AppendError> {
-        let cost = block.block.size().saturating_add(BLOCK_OVERHEAD).min(self.settings.max_unflushed_bytes);
+        let cost = cost(&block.block).min(self.settings.max_unflushed_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = match Arc::clone(&self.room).try_acquire_many_owned(cost) {
             Ok(permit) => permit,

@@ -30,6 +30,7 @@ pub(super) struct Writer {
     newest: AggregationId,
     recent: Arc<Recent>,
     durability: watch::Sender<Durability>,
+    commits: metric::Commits,
     aggregator: Aggregator<OwnedSemaphorePermit>,
     storing: Option<BoxFuture<'static, Result<Stored, String>>>,
     trouble: Trouble,
@@ -59,6 +60,7 @@ impl Writer {
         durability: watch::Sender<Durability>,
     ) -> Self {
         Self {
+            commits: metric::Commits::new(set.vdisk()),
             aggregator: Aggregator::new(settings.max_blocks, settings.max_batch_bytes, settings.max_age),
             set,
             keys,
@@ -136,14 +138,13 @@ impl Writer {
         self.storing = None;
         self.stored += 1;
         self.newest = stored.id;
-        let vdisk = self.set.vdisk();
         let blocks = stored.entries.len() as u64;
-        metric::committed(vdisk, blocks, stored.bytes, stored.stored_bytes, stored.since.elapsed());
+        self.commits.count(blocks, stored.bytes, stored.stored_bytes, stored.since.elapsed());
         let last = stored.entries.last().map(|entry| entry.sequence);
         self.recent.extend(stored.generation, stored.entries.into_iter());
         if let Some(sequence) = last {
             let durable = LogPosition { generation: stored.generation, sequence };
-            tracing::debug!(%vdisk, id = %stored.id, %durable, "stored in format 1");
+            tracing::debug!(vdisk = %self.set.vdisk(), id = %stored.id, %durable, "stored in format 1");
             self.durability.send_modify(|state| state.durable = Some(durable));
         }
     }

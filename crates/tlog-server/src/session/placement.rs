@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tlog_proto::{Block, BlockStatus, LogPosition, Response, Sequence, SessionId};
 
+use super::awaiting::{Awaiting, Run};
 use super::{Action, ConnectionId, NotHeld, Note, Refusal};
 use crate::port::{BlockDigest, OrderedBlock};
 use crate::tail::LogTail;
@@ -27,7 +28,7 @@ pub(super) struct Link<P> {
     pub(super) starts_over: bool,
     pub(super) window: Window<Arrival<P>>,
     /// Received here, in the log, not durable.
-    pub(super) awaiting: BTreeSet<LogPosition>,
+    pub(super) awaiting: Awaiting,
     /// From where to where this connection has got FlushOK in this generation: the latest run without a gap.
     pub(super) flushed: Option<(Sequence, Sequence)>,
     pub(super) forced: Forced,
@@ -97,11 +98,11 @@ impl<P> Core<P> {
         let position = LogPosition { generation: self.log.generation(), sequence };
         self.note(Note::Duplicate);
         if self.durable >= Some(position) {
-            self.flushed(link, &[position]);
+            self.flushed(link, &[position.into()]);
         } else {
             link.awaiting.insert(position);
             if !arrival.answered {
-                self.answer(BlockStatus::RecvOk, vec![sequence]);
+                self.received(sequence);
             }
         }
         if link.forced.is_due(sequence) {
@@ -122,7 +123,7 @@ impl<P> Core<P> {
         link.starts_over = false;
         link.flushed = None;
         // Under these sequences the client now means other blocks than those which are on their way.
-        link.awaiting.retain(|awaiting| awaiting.sequence < position.sequence);
+        link.awaiting.forget_from(position.sequence);
         link.window.rewind(position.sequence.next());
         self.note(Note::NewGeneration { position, before });
         self.append(link, position, arrival);
@@ -134,7 +135,7 @@ impl<P> Core<P> {
         let ordered = OrderedBlock { generation: position.generation, session: link.session, block };
         self.actions.push_back(Action::Append(ordered, permit));
         if !answered {
-            self.answer(BlockStatus::RecvOk, vec![position.sequence]);
+            self.received(position.sequence);
         }
         if link.forced.is_due(position.sequence) {
             self.flush();
@@ -142,19 +143,20 @@ impl<P> Core<P> {
     }
 
     /// Tells the connection that what it has sent is durable.
-    pub(super) fn flushed(&mut self, link: &mut Link<P>, positions: &[LogPosition]) {
-        for &LogPosition { generation, sequence } in positions {
-            if generation != self.log.generation() {
+    pub(super) fn flushed(&mut self, link: &mut Link<P>, runs: &[Run]) {
+        let mut sequences = Vec::new();
+        for run in runs {
+            sequences.extend(run.sequences());
+            if run.generation != self.log.generation() {
                 continue;
             }
+            let Run { first, last, .. } = *run;
             link.flushed = Some(match link.flushed {
-                Some((low, high)) if low <= sequence && sequence <= high => (low, high),
-                Some((low, high)) if sequence == high.next() => (low, sequence),
-                _ => (sequence, sequence),
+                Some((low, high)) if low <= first && first <= high.next() => (low, last.max(high)),
+                _ => (first, last),
             });
         }
-        if !positions.is_empty() {
-            let sequences = positions.iter().map(|position| position.sequence).collect();
+        if !sequences.is_empty() {
             self.answer(BlockStatus::FlushOk, sequences);
         }
     }
@@ -180,6 +182,10 @@ impl<P> Core<P> {
     pub(super) fn not_held(&mut self, sequence: Sequence, why: NotHeld) {
         self.note(Note::NotHeld { sequence, why });
         self.answer(BlockStatus::RecvFailed, vec![sequence]);
+    }
+
+    pub(super) fn received(&mut self, sequence: Sequence) {
+        self.actions.push_back(Action::Received(sequence));
     }
 
     pub(super) fn answer(&mut self, status: BlockStatus, sequences: Vec<Sequence>) {

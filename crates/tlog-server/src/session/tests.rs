@@ -188,6 +188,9 @@ impl Bench {
                     self.seen.push(Uncertain(connection.0));
                 }
                 Action::Refuse { .. } => panic!("who was taken over is not told where the log ends"),
+                Action::Received(sequence) => {
+                    self.seen.push(Said(BlockStatus::RecvOk, vec![sequence.0]));
+                }
                 Action::Answer(Response { status, sequences }) => {
                     self.seen.push(Said(status, sequences.iter().map(|s| s.0).collect()));
                 }

@@ -20,6 +20,7 @@ use super::lock::Lock;
 use super::reads::Reads;
 use super::record::{Cursor, HEADER, Header, Kind, record_len};
 use super::scan::{Event, Extent, Scanned, scan};
+use crate::observe::Appends;
 use crate::{Head, HeadSlot, LogState, Shard, ShardSlot, StoreErrorKind};
 
 /// How often a reader starts over because the writer deleted what it was about to read.
@@ -32,6 +33,7 @@ const LOOKED_UP: usize = 256;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) address: Arc<str>,
+    pub(super) appends: Appends,
     /// None where the store was opened for reading. It is released when the last log with work in flight is gone.
     pub(super) lock: Option<Lock>,
     pub(super) files: OpenFiles,

@@ -37,7 +37,7 @@ pub use self::lock::{Holder, lock_holder};
 use self::lock::{Lock, NotLocked};
 use self::log::{Log, Shared};
 use crate::log_state::unknown_log;
-use crate::observe::answered;
+use crate::observe::{Appends, answered};
 use crate::{
     FillOutcome, HeadSlot, LogState, Members, Shard, ShardSlot, ShardStore, StartRecord, StoreDurability,
     StoreError, StoreErrorKind, StoreIdentity,
@@ -133,6 +133,7 @@ impl DirectoryStore {
         let max_segment_bytes = options.max_segment_bytes.clamp(bounds.0, bounds.1);
         let shared = Shared {
             address: address_of(&directory).into(),
+            appends: Appends::default(),
             files: OpenFiles::new(lock.is_some(), options.open_files.max(1)),
             lock,
             first_segment_bytes: options.first_segment_bytes.clamp(bounds.0, max_segment_bytes),
@@ -177,6 +178,15 @@ impl DirectoryStore {
         request: Request,
         take: impl FnOnce(Answer) -> Option<T>,
     ) -> Result<T, StoreError> {
+        answered(&self.shared.address, operation, self.written(vdisk, request, take).await)
+    }
+
+    async fn written<T>(
+        &self,
+        vdisk: &VdiskId,
+        request: Request,
+        take: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, StoreErrorKind> {
         let make = matches!(request, Request::Promise(_));
         let log = match self.shared.writing() {
             true => self.log(vdisk, make).ok_or(StoreErrorKind::NoLog),
@@ -189,7 +199,7 @@ impl DirectoryStore {
         let other = || StoreErrorKind::Unavailable {
             source: io::Error::other("the answer is that to something else"),
         };
-        answered(&self.shared.address, operation, result.and_then(|answer| take(answer).ok_or_else(other)))
+        result.and_then(|answer| take(answer).ok_or_else(other))
     }
 
     async fn read<T: Send + 'static>(
@@ -271,10 +281,8 @@ impl ShardStore for DirectoryStore {
         committed: AggregationNumber,
     ) -> Result<StoreIdentity, StoreError> {
         let begun = Instant::now();
-        let result = self.write("append", vdisk, Request::Append(number, shard, committed), identity).await;
-        metrics::histogram!("tlog_store_append_seconds", "store" => Arc::clone(&self.shared.address))
-            .record(begun.elapsed());
-        result
+        let result = self.written(vdisk, Request::Append(number, shard, committed), identity).await;
+        self.shared.appends.answered(&self.shared.address, begun.elapsed(), result)
     }
 
     async fn publish(

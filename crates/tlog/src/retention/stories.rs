@@ -62,7 +62,8 @@ async fn write(log: &Arc<dyn VdiskLog>, sequences: std::ops::RangeInclusive<u64>
         let index = BlockIndex::new(sequence % 64).unwrap();
         let data = Bytes::from(vec![sequence as u8 | 1; bytes]);
         let block = Block::set(Sequence(sequence), index, Timestamp(time), data);
-        log.append(OrderedBlock { generation: Generation(1), session: SessionId(9), block }).await.unwrap();
+        let block = OrderedBlock { generation: Generation(1), session: SessionId(9), block };
+        log.append(vec![block]).await.unwrap();
     }
     log.flush();
     let durable = |state: &tlog_server::Durability| state.durable.is_some_and(|at| at.sequence.0 >= last);
