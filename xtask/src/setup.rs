@@ -20,6 +20,7 @@ struct Tool {
 
 /// What must be there. Whoever writes a test that starts another program adds its line.
 const TOOLS: &[Tool] = &[
+    Tool { needed_for: "building jemalloc", ..tool("make", "make") },
     Tool { needed_for: "cargo xtask codegen", ..tool("capnp", "capnproto") },
     Tool { needed_for: "the demo and its test", ..tool("mkfs.ext4", "e2fsprogs") },
     Tool {

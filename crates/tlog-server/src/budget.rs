@@ -1,18 +1,27 @@
 //! Memory that is counted before it is taken.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+
+/// How long nobody gets anything before those who hold bytes are told that somebody waits. What is being stored comes back by itself, mostly
+/// sooner; flushing what is not full, for each who waits, would have everybody store many small aggregations just when there is most to do.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// So many bytes, shared by whoever takes from it; taken bytes come back when their permit is dropped.
 ///
-/// When somebody has to wait, everybody who holds bytes that a flush would free is told: [`Budget::pressure`] wakes
-/// those who sleep, [`Budget::is_short`] is for those who are just taking more on.
+/// When somebody waits and for a while nobody has got anything, everybody who holds bytes that a flush would free is told: [`Budget::pressure`]
+/// wakes those who sleep, [`Budget::is_short`] is for those who are just taking more on.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Arc<Semaphore>,
     size: usize,
+    /// How often somebody who had to wait got what he waited for.
+    served: AtomicUsize,
     waiting: AtomicUsize,
     pressed: watch::Sender<()>,
 }
@@ -22,7 +31,8 @@ impl Budget {
     pub(crate) fn new(size: usize) -> Self {
         let size = size.min(Semaphore::MAX_PERMITS);
         let bytes = Arc::new(Semaphore::new(size));
-        Self { bytes, size, waiting: AtomicUsize::new(0), pressed: watch::Sender::new(()) }
+        let (served, waiting) = Default::default();
+        Self { bytes, size, served, waiting, pressed: watch::Sender::new(()) }
     }
 
     /// Takes bytes if they are free.
@@ -40,17 +50,28 @@ impl Budget {
         if let Some(taken) = self.try_take(bytes) {
             return taken;
         }
-        let _waiter = Waiter::new(self);
-        let taken = Arc::clone(&self.bytes).acquire_many_owned(self.permits(bytes)).await;
+        let mut taking = pin!(Arc::clone(&self.bytes).acquire_many_owned(self.permits(bytes)));
+        let mut waiter = None;
+        let mut served = self.served.load(Ordering::SeqCst);
+        let taken = loop {
+            match timeout(PATIENCE, &mut taking).await {
+                Ok(taken) => break taken,
+                Err(_) if served == self.served.load(Ordering::SeqCst) => {
+                    waiter.get_or_insert_with(|| Waiter::new(self));
+                }
+                Err(_) => served = self.served.load(Ordering::SeqCst),
+            }
+        };
+        self.served.fetch_add(1, Ordering::SeqCst);
         taken.expect("the semaphore is never closed")
     }
 
-    /// Changes whenever somebody begins to wait.
+    /// Changes whenever somebody has begun to wait for what nobody gives back.
     pub(crate) fn pressure(&self) -> watch::Receiver<()> {
         self.pressed.subscribe()
     }
 
-    /// Whether somebody waits.
+    /// Whether somebody waits for what nobody gives back.
     pub(crate) fn is_short(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }
@@ -122,7 +143,32 @@ impl Permit {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_pressed_while_what_is_taken_comes_back() {
+        let budget = Budget::new(10);
+        let mut pressure = budget.pressure();
+        let mut held = Some(budget.take(10).await);
+        for _ in 0..20 {
+            let mut next = pin!(budget.take(10));
+            assert!(timeout(PATIENCE * 3 / 4, &mut next).await.is_err(), "there is no room");
+            drop(held.take());
+            held = Some(next.await);
+        }
+        assert!(!pressure.has_changed().unwrap() && !budget.is_short());
+        // Of two that wait one after the other, the second is not forgotten while the first is served.
+        let (mut first, mut second) = (pin!(budget.take(10)), pin!(budget.take(10)));
+        assert!(timeout(PATIENCE / 2, &mut first).await.is_err());
+        assert!(timeout(PATIENCE / 4, &mut second).await.is_err());
+        drop(held);
+        let _first = first.await;
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is no room"),
+            _ = pressure.changed() => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_waits_presses_until_served_or_gone() {
         let budget = Budget::new(10);
         let mut pressure = budget.pressure();
@@ -141,8 +187,8 @@ mod tests {
         let second = second.await;
         assert!(!budget.is_short() && budget.taken() == 5);
 
-        let gave_up = tokio::time::timeout(std::time::Duration::ZERO, budget.take(6)).await;
-        assert!(gave_up.is_err() && !budget.is_short());
+        let gave_up = timeout(PATIENCE * 2, budget.take(6)).await;
+        assert!(gave_up.is_err() && !budget.is_short() && pressure.has_changed().unwrap());
         drop(second);
         assert_eq!(budget.taken(), 0);
         assert_eq!(budget.take(1000).await.num_permits(), 10, "more than everything is everything");

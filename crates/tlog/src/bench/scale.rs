@@ -25,12 +25,6 @@ const CONNECTING: usize = 32;
 /// How long all vdisks are idle before memory is looked at: stores have been told what is committed by then.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Blocks outstanding, of all active vdisks together, ...
-const OUTSTANDING: usize = 50_000;
-
-/// ... and of each at least and at most.
-const OUTSTANDING_OF_ONE: (usize, usize) = (50, 1000);
-
 /// Bytes of a block of a long log: its length is what counts.
 const LONG_LOG_BLOCK: usize = 512;
 
@@ -109,11 +103,12 @@ impl Scale<'_> {
         server.stop().await
     }
 
-    /// Throughput of each of these numbers of vdisks that all write, and how evenly it is shared. Answers how many blocks were found afterwards
+    /// Throughput of each of these numbers of vdisks that all write, each with as many blocks outstanding, and how evenly it is shared. Answers how many blocks were found afterwards
     /// as they were written.
     pub(crate) async fn active(
         &self,
         counts: &[usize],
+        outstanding: usize,
         time: Duration,
         figures: &mut Figures,
     ) -> anyhow::Result<u64> {
@@ -122,8 +117,6 @@ impl Scale<'_> {
             let site = self.site(count).await?;
             let server = site.start_server().await?;
             let content = Arc::new(Content::new(DataKind::Random, 4096, 1 << 18, 1)?);
-            let (least, most) = OUTSTANDING_OF_ONE;
-            let outstanding = (OUTSTANDING / count).clamp(least, most).max(2 * site.settings().flush_size);
             let load = Load {
                 server: server.address.clone(),
                 tls: None,
@@ -142,11 +135,6 @@ impl Scale<'_> {
             let slowest = written.vdisks.iter().map(|vdisk| vdisk.blocks).min().unwrap_or_default();
             let mean = written.blocks as f64 / count as f64;
             let speed = of_all.get("data_mb_per_s").context("no throughput")?;
-            figures.add(
-                format!("{key}_outstanding"),
-                format!("{shown}: outstanding of each"),
-                outstanding as f64,
-            );
             figures.add_all(&key, &shown, of_all);
             figures.add(
                 format!("{key}_slowest_to_mean"),

@@ -31,6 +31,10 @@ struct Arguments {
     settings: SettingsArgs,
 }
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     tlog::memory::keep_large_buffers();
     // The server has no other arguments, so its settings are what a short help is asked for.

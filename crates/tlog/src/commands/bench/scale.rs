@@ -21,7 +21,7 @@ const MOST_VDISKS: usize = 50_000;
 /// Measures what grows with the number of vdisks on one server, and with the length of a log.
 ///
 /// Idle: memory of the server for each vdisk that is connected, has written one block and does nothing. Active: throughput of all vdisks
-/// together and how many blocks the slowest got compared with the mean, each with 50 to 1000 blocks outstanding. History: how long a log takes to
+/// together and how many blocks the slowest got compared with the mean, each with as many blocks outstanding. History: how long a log takes to
 /// open, for a client of a server that has just been started and for a reader.
 ///
 /// Stores and servers are started on this machine, for idle vdisks, each number of active ones and the long log anew; every setting of the
@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Numbers of vdisks that write; throughput of the others is told as a part of the first one's; 0 leaves it out
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "10,1000")]
     active: Vec<usize>,
+    /// Blocks that each of them has outstanding; with less than --flush-size each aggregation waits for --flush-time
+    #[arg(long, value_name = "BLOCKS", default_value_t = 50)]
+    outstanding: usize,
     /// How long they write
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
@@ -71,6 +74,9 @@ pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Resul
             "stores in memory are gone with their server: no log could be opened again; add --history 0, or take other --stores"
         );
     }
+    if arguments.outstanding == 0 {
+        bail!("--outstanding 0: nothing would be written");
+    }
     let scratch = arguments.site.scratch();
     let scale = Scale { options: arguments.site.options(&arguments.settings), scratch: &scratch };
     let bar = progress::counting("measuring");
@@ -81,7 +87,7 @@ pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Resul
         bar.set_message("idle vdisks");
         scale.idle(&idle, &mut figures).await?;
         bar.set_message("active vdisks");
-        verified += scale.active(&active, time, &mut figures).await?;
+        verified += scale.active(&active, arguments.outstanding, time, &mut figures).await?;
         if arguments.history > 0 {
             bar.set_message("a long log");
             scale.history(arguments.history, &mut figures).await?;
@@ -98,6 +104,7 @@ pub(crate) async fn run(arguments: Arguments, machine: Machine) -> anyhow::Resul
         ("flush_size", json!(settings.flush_size)),
         ("idle", json!(idle)),
         ("active", json!(active)),
+        ("outstanding", json!(arguments.outstanding)),
         ("seconds", json!(arguments.seconds)),
         ("history", json!(arguments.history)),
         ("verified_blocks", json!(verified)),
