@@ -79,12 +79,12 @@ pub struct FrameReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// Room for one read from the stream.
+    /// Room for one read from the stream. With less than a quarter of it a new buffer is begun.
     const READ_BYTES: usize = 64 << 10;
-    /// With less room than this a new buffer is begun.
-    const LEAST_ROOM: usize = Self::READ_BYTES / 4;
     /// Most bytes of a buffer that blocks are parts of.
     pub const SHARED_BYTES: usize = Self::READ_BYTES;
+    /// Bytes of the first buffer for a handshake: as many as nearly all of them take. Whoever connects gets no more for saying nothing.
+    const GREETING_BYTES: usize = 512;
 
     /// Reads from `reader`, accepting what `limits` allow.
     pub fn new(reader: R, limits: Limits) -> Self {
@@ -93,17 +93,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// Reads a handshake request; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
     pub async fn handshake_request(&mut self) -> Result<Option<HandshakeRequest>, FrameError> {
-        self.message(self.limits.of_handshake(), HandshakeRequest::decode).await
+        self.message(Self::GREETING_BYTES, self.limits.of_handshake(), HandshakeRequest::decode).await
     }
 
     /// Reads a handshake response; one of at most [`Limits::MAX_HANDSHAKE_BYTES`].
     pub async fn handshake_response(&mut self) -> Result<Option<HandshakeResponse>, FrameError> {
-        self.message(self.limits.of_handshake(), HandshakeResponse::decode).await
+        self.message(Self::GREETING_BYTES, self.limits.of_handshake(), HandshakeResponse::decode).await
     }
 
     /// Reads a response of the server.
     pub async fn response(&mut self) -> Result<Option<Response>, FrameError> {
-        self.message(self.limits, Response::decode).await
+        self.message(Self::READ_BYTES, self.limits, Response::decode).await
     }
 
     /// Reads what a client sends after the handshake: type byte and message.
@@ -112,10 +112,30 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(message) = self.buffered_client_message()? {
                 return Ok(Some(message));
             }
-            if !self.fill().await? {
+            if !self.read_more().await? {
                 return Ok(None);
             }
         }
+    }
+
+    /// Reads from the stream once. False where the peer closed between two messages. For whoever looks at
+    /// [`Self::buffered_client_message`] and [`Self::awaited`] itself between two reads.
+    pub async fn read_more(&mut self) -> Result<bool, FrameError> {
+        self.fill(Self::READ_BYTES).await
+    }
+
+    /// Bytes that the client message takes which has begun to arrive, its type byte included; none where its segment table is not there
+    /// yet, or no message has begun. A peer claims it: it is within the limits, and most of it may never come.
+    pub fn awaited(&self) -> Option<usize> {
+        match wire::frame_length(self.buffer.get(1..)?, &self.limits) {
+            Ok(FrameLength::Whole(length)) => Some(1 + length),
+            _ => None,
+        }
+    }
+
+    /// Bytes that have arrived and were not returned.
+    pub fn arrived(&self) -> usize {
+        self.buffer.len()
     }
 
     /// The next client message, if it has arrived already. Never waits.
@@ -172,6 +192,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     async fn message<T>(
         &mut self,
+        room: usize,
         limits: Limits,
         decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, FrameError> {
@@ -181,15 +202,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 self.buffer.advance(length);
                 return Ok(Some(decoded?));
             }
-            if !self.fill().await? {
+            if !self.fill(room).await? {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads once. False where the peer closed between two messages.
-    async fn fill(&mut self) -> Result<bool, FrameError> {
-        self.make_room();
+    /// Reads once, into a buffer of at least `room` bytes. False where the peer closed between two messages.
+    async fn fill(&mut self, room: usize) -> Result<bool, FrameError> {
+        self.make_room(room);
         match self.reader.read_buf(&mut self.buffer).await? {
             0 if self.buffer.is_empty() => Ok(false),
             0 => Err(FrameError::Truncated),
@@ -197,15 +218,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, room: usize) {
         let unread = self.buffer.len();
         if unread == 0 && self.buffer_bytes > 4 * Self::READ_BYTES {
             self.buffer = BytesMut::new(); // one large message must not keep its memory for ever
         }
-        if self.buffer.capacity() - unread >= Self::LEAST_ROOM {
+        if self.buffer.capacity() - unread >= room / 4 {
             return;
         }
-        let bytes = (unread * 2).max(Self::READ_BYTES);
+        let bytes = (unread * 2).max(room);
         // The same one, where nobody has a part of it any more.
         if bytes <= self.buffer_bytes && self.buffer.try_reclaim(self.buffer_bytes - unread) {
             return;

@@ -162,7 +162,8 @@ async fn messages_that_have_arrived_are_answered_without_waiting() {
     let mut frames = FrameReader::new(Pieces::new([stream]), Limits::default());
     assert_eq!(frames.buffered_client_message().unwrap(), None);
     frames.handshake_request().await.unwrap();
-    // One read has brought the first three; the large one has arrived in part.
+    // One read brings the first three; the large one arrives in part.
+    assert!(frames.read_more().await.unwrap());
     for expected in &messages()[..3] {
         assert_eq!(frames.buffered_client_message().unwrap().as_ref(), Some(expected));
     }

@@ -79,6 +79,16 @@ fn a_reader_takes_memory_for_what_has_arrived() {
 }
 
 #[test]
+fn who_begins_a_handshake_and_says_no_more_gets_little_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let most = most_memory_of(|| {
+        let mut frames = FrameReader::new(&[0, 0, 0, 0, 8][..], Limits::default());
+        runtime.block_on(frames.handshake_request()).unwrap_err();
+    });
+    assert!(most <= 1 << 10, "{most}");
+}
+
+#[test]
 fn a_reader_takes_no_memory_for_a_message_that_is_too_large() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let most = most_memory_of(|| {

@@ -16,15 +16,18 @@ use tlog_proto::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::budget::{Budget, Permit};
 use crate::outbox::{Answer, Ended, Outbox, Reason, ToWrite};
+use crate::places::Place;
 use crate::registry::{Hello, Incoming, Shared, Verdict};
+use crate::seldom::warn_seldom;
 use crate::session::{Greeting, cost};
+use crate::settings::ServerSettings;
 use crate::tls::{self, Caller, NotAccepted, ServerTls, TlsFault};
 use crate::verify::{Verified, Verifier};
 
@@ -35,12 +38,23 @@ const INBOUND_BATCHES: usize = 4;
 /// How long a connection that the server ends may take to read the last words. Closing while the client still sends
 /// would make the client's end drop them.
 const LINGER: Duration = Duration::from_secs(1);
+/// Bytes of answers that the system holds for a client that does not read them, about; left to itself it takes megabytes for each.
+const UNREAD_BYTES: usize = 256 << 10;
 /// Bytes of the largest buffer that blocks are parts of.
 const SHARED_BYTES: usize = FrameReader::<TcpStream>::SHARED_BYTES;
 
 /// Serves a connection until it ends. With `tls` it speaks that and nothing else.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, tls: Option<ServerTls>) {
+pub(crate) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    tls: Option<ServerTls>,
+    place: Place,
+) {
     let _ = stream.set_nodelay(true);
+    if let Err(error) = socket2::SockRef::from(&stream).set_send_buffer_size(UNREAD_BYTES) {
+        debug!(%peer, %error, "no bound on what the system holds for it");
+    }
     if let Some(time) = shared.settings.keepalive {
         let keepalive = socket2::TcpKeepalive::new().with_time(time).with_interval(time);
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
@@ -51,8 +65,8 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
     let deadline = pin!(sleep(shared.settings.handshake_timeout));
     let served = async {
         match tls {
-            None => over_tcp(stream, peer, &shared, deadline).await,
-            Some(tls) => over_tls(tls, stream, peer, &shared, deadline).await,
+            None => over_tcp(stream, peer, &shared, place, deadline).await,
+            Some(tls) => over_tls(tls, stream, peer, &shared, place, deadline).await,
         }
     };
     unless_killed(&shared, served).await;
@@ -63,10 +77,11 @@ pub(crate) async fn serve_stream(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: SocketAddr,
     shared: Arc<Shared>,
+    place: Place,
 ) {
     let deadline = pin!(sleep(shared.settings.handshake_timeout));
     let caller = Caller::unknown();
-    let served = over_stream(&mut stream, peer, &caller, &shared, deadline);
+    let served = over_stream(&mut stream, peer, &caller, &shared, place, deadline);
     unless_killed(&shared, served).await;
 }
 
@@ -83,17 +98,24 @@ async fn over_stream(
     peer: SocketAddr,
     caller: &Caller,
     shared: &Arc<Shared>,
+    mut place: Place,
     deadline: Pin<&mut Sleep>,
 ) {
     let (read, write) = tokio::io::split(&mut *stream);
-    if converse(read, write, peer, caller, shared, deadline).await == Linger::Yes {
+    if converse(read, write, peer, caller, shared, &mut place, deadline).await == Linger::Yes {
         linger(stream).await;
     }
 }
 
-async fn over_tcp(mut stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, deadline: Pin<&mut Sleep>) {
+async fn over_tcp(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+    mut place: Place,
+    deadline: Pin<&mut Sleep>,
+) {
     let (read, write) = stream.split();
-    if converse(read, write, peer, &Caller::unknown(), shared, deadline).await == Linger::Yes {
+    if converse(read, write, peer, &Caller::unknown(), shared, &mut place, deadline).await == Linger::Yes {
         linger(&mut stream).await;
     }
 }
@@ -103,10 +125,11 @@ async fn over_tls(
     stream: TcpStream,
     peer: SocketAddr,
     shared: &Arc<Shared>,
+    place: Place,
     mut deadline: Pin<&mut Sleep>,
 ) {
     match tls::accept(tls, stream, peer, shared, deadline.as_mut()).await {
-        Ok((mut stream, caller)) => over_stream(&mut stream, peer, &caller, shared, deadline).await,
+        Ok((mut stream, caller)) => over_stream(&mut stream, peer, &caller, shared, place, deadline).await,
         Err(NotAccepted::Told(mut stream)) => linger(&mut stream).await,
         Err(NotAccepted::Plain(mut stream)) => {
             // Most likely a client of ours that was not told of TLS. It understands this, and no alert.
@@ -141,6 +164,7 @@ async fn converse<R, W>(
     peer: SocketAddr,
     caller: &Caller,
     shared: &Arc<Shared>,
+    place: &mut Place,
     deadline: Pin<&mut Sleep>,
 ) -> Linger
 where
@@ -156,6 +180,13 @@ where
             return Linger::Yes;
         }
     };
+    if !place.greeted() {
+        shared.count_refused("too_many");
+        let max = shared.settings.max_connections;
+        warn_seldom!(shared.seldom, "too_many", vdisk = %request.vdisk_id, %peer, max, "refused: too many connections");
+        respond(&mut write, &HandshakeResponse::unavailable(), shared).await;
+        return Linger::Yes;
+    }
     let vdisk = request.vdisk_id.clone();
     // Whoever is gone before it is answered takes nothing over. Who only asks where the log ends takes nothing over in any case.
     let asks = request.first_sequence == Greeting::QUESTION;
@@ -182,7 +213,8 @@ where
     }
     let outbox = Arc::clone(&link.outbox);
     let arrived = Verifier::default();
-    let reading = Reading { reader, arrived, peer, shared, vdisk: vdisk.clone(), link, counted: 0 };
+    let reading =
+        Reading { reader, arrived, peer, shared, vdisk: vdisk.clone(), link, counted: 0, large: None };
     let ended = tokio::select! {
         biased;
         reason = write_all(&mut write, &outbox, shared.settings.write_timeout) => reason,
@@ -211,27 +243,28 @@ async fn greeted(
     deadline: Pin<&mut Sleep>,
 ) -> Result<HandshakeRequest, Option<HandshakeResponse>> {
     let refused = |reason: &'static str, answer: HandshakeResponse| {
-        metrics::counter!("tlog_server_handshakes_refused_total", "reason" => reason).increment(1);
+        shared.count_refused(reason);
         Err(Some(answer))
     };
+    let seldom = &shared.seldom;
     let unreadable = || HandshakeResponse::new(HandshakeStatus::InvalidRequest);
     let request = tokio::select! {
         biased;
         () = shared.stop.cancelled() => return Err(None),
         request = reader.handshake_request() => request,
         () = deadline => {
-            warn!(%peer, "refused: no handshake in time");
+            warn_seldom!(seldom, "timeout", %peer, "refused: no handshake in time");
             return refused("timeout", unreadable());
         }
     };
     match request {
         Ok(Some(request)) if !request.version.is_supported() => {
-            warn!(vdisk = %request.vdisk_id, %peer, version = %request.version, "refused: the client is too old");
+            warn_seldom!(seldom, "version", vdisk = %request.vdisk_id, %peer, version = %request.version, "refused: the client is too old");
             refused("version", HandshakeResponse::new(HandshakeStatus::InvalidVersion))
         }
         Ok(Some(request)) if !caller.may_write(&request.vdisk_id) => {
             let (vdisk, names) = (&request.vdisk_id, caller.names());
-            warn!(%vdisk, %peer, ?names, "refused: no rule permits this vdisk to a name of the client's certificate");
+            warn_seldom!(seldom, "not_permitted", %vdisk, %peer, ?names, "refused: no rule permits this vdisk to a name of the client's certificate");
             let status = HandshakeStatus::InvalidVdiskId;
             refused("not_permitted", HandshakeResponse::refused(status, Refusal::NotPermitted))
         }
@@ -242,26 +275,30 @@ async fn greeted(
             Ok(request)
         }
         Ok(None) => {
+            shared.count_refused("vanished");
             debug!(%peer, "closed without a handshake");
             Err(None)
         }
         Err(FrameError::Decode(DecodeError::IllegalVdiskId(error))) => {
-            warn!(%peer, %error, "refused: illegal vdisk id");
+            warn_seldom!(seldom, "vdisk_id", %peer, %error, "refused: illegal vdisk id");
             refused("vdisk_id", HandshakeResponse::new(HandshakeStatus::InvalidVdiskId))
         }
         Err(FrameError::Io(error)) => {
             match TlsFault::late(&error) {
-                Some(fault) => fault.report(peer),
-                None => debug!(%peer, %error, "broke before the handshake"),
+                Some(fault) => fault.report(peer, seldom),
+                None => {
+                    shared.count_refused("vanished");
+                    debug!(%peer, %error, "broke before the handshake");
+                }
             }
             Err(None)
         }
         Err(error) if !caller.is_over_tls() && tls::is_tls_at_plain_server(&error) => {
-            warn!(%peer, "refused: the client speaks TLS, and this server does not; give the server a certificate, or tell the client not to");
+            warn_seldom!(seldom, "tls", %peer, "refused: the client speaks TLS, and this server does not; give the server a certificate, or tell the client not to");
             refused("tls", unreadable())
         }
         Err(error) => {
-            warn!(%peer, %error, "refused: the handshake cannot be read");
+            warn_seldom!(seldom, "unreadable", %peer, %error, "refused: the handshake cannot be read");
             refused("unreadable", unreadable())
         }
     }
@@ -319,9 +356,8 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
                 }
                 Ok(Verdict::Refused(answer)) => {
                     if answer.status == HandshakeStatus::InvalidVdiskId {
-                        let counter = metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "unknown_vdisk");
-                        counter.increment(1);
-                        warn!(vdisk = %request.vdisk_id, %peer, "refused: unknown vdisk");
+                        shared.count_refused("unknown_vdisk");
+                        warn_seldom!(shared.seldom, "unknown_vdisk", vdisk = %request.vdisk_id, %peer, "refused: unknown vdisk");
                     }
                     return Connected::Refused(answer);
                 }
@@ -334,7 +370,7 @@ async fn connect(request: HandshakeRequest, peer: SocketAddr, shared: &Arc<Share
         biased;
         () = shared.stop.cancelled() => Connected::Gone,
         connected = timeout(shared.settings.open_timeout, connected) => connected.unwrap_or_else(|_| {
-            metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "open_timeout").increment(1);
+            shared.count_refused("open_timeout");
             warn!(vdisk = %request.vdisk_id, %peer, "refused: the log could not be opened or flushed in time");
             Connected::Refused(HandshakeResponse::unavailable())
         }),
@@ -373,6 +409,13 @@ async fn write_all(write: &mut (impl AsyncWrite + Unpin), outbox: &Outbox, limit
     }
 }
 
+/// What has arrived of a message.
+enum Came {
+    Whole(ClientMessage),
+    /// So much of it that its length is known, in bytes.
+    BeginningOfLarge(usize),
+}
+
 /// The reading side.
 struct Reading<'a, R> {
     reader: FrameReader<R>,
@@ -383,6 +426,8 @@ struct Reading<'a, R> {
     link: Link,
     /// Of what the reader has taken, so much was counted with blocks.
     counted: u64,
+    /// What a large message is read with, until its block is counted.
+    large: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: AsyncRead + Unpin> Reading<'_, R> {
@@ -425,21 +470,26 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
             if !self.hand_over().await {
                 return None;
             }
+            self.large = None;
             if let Some(error) = error {
                 return Some(self.unreadable(&error));
             }
         }
     }
 
-    /// Waits for a message. Whether one has begun is looked at four times in the time that it may take.
+    /// Waits for a message. Whether one has begun, and goes on, is looked at four times in the time that it may take.
     async fn first(&mut self) -> Result<ClientMessage, Reason> {
         let settings = &self.shared.settings;
         let tick = settings.message_timeout.min(settings.idle_timeout.unwrap_or(Duration::MAX)) / 4;
         let since = Instant::now();
         let mut begun = self.reader.is_mid_message().then(Instant::now);
         loop {
-            match timeout(tick, self.reader.client_message()).await {
-                Ok(Ok(Some(message))) => return Ok(message),
+            match timeout(tick, self.some_of_it()).await {
+                Ok(Ok(Some(Came::Whole(message)))) => return Ok(message),
+                Ok(Ok(Some(Came::BeginningOfLarge(bytes)))) => {
+                    self.large = Some(self.room_for_large(bytes).await);
+                    begun = Some(Instant::now()); // it could not go on meanwhile
+                }
                 Ok(Ok(None)) => return Err(Reason::ClosedByClient),
                 Ok(Err(FrameError::Io(error))) if tls::is_end_of_stream(&error) => {
                     let whole = !self.reader.is_mid_message();
@@ -455,7 +505,9 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
                 }
                 Ok(Err(error)) => return Err(self.unreadable(&error)),
                 Err(_) if self.reader.is_mid_message() => {
-                    if begun.get_or_insert_with(Instant::now).elapsed() >= settings.message_timeout {
+                    let seconds = self.reader.arrived() / ServerSettings::LEAST_MESSAGE_RATE;
+                    let limit = settings.message_timeout + Duration::from_secs(seconds as u64);
+                    if begun.get_or_insert_with(Instant::now).elapsed() >= limit {
                         return Err(Reason::StoppedMidMessage);
                     }
                 }
@@ -463,6 +515,34 @@ impl<R: AsyncRead + Unpin> Reading<'_, R> {
                     return Err(Reason::Idle);
                 }
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads until a message is there, or the beginning of one that is larger than a buffer; none where the client closed. Cancel safe.
+    async fn some_of_it(&mut self) -> Result<Option<Came>, FrameError> {
+        loop {
+            if let Some(message) = self.reader.buffered_client_message()? {
+                return Ok(Some(Came::Whole(message)));
+            }
+            match self.reader.awaited() {
+                Some(bytes) if bytes > SHARED_BYTES && self.large.is_none() => {
+                    return Ok(Some(Came::BeginningOfLarge(bytes)));
+                }
+                _ if !self.reader.read_more().await? => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sets memory aside for a message of so many bytes: for its buffer, and for the block that it becomes.
+    async fn room_for_large(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let (messages, bytes) = (&self.shared.messages, bytes.saturating_mul(2));
+        match messages.try_take(bytes) {
+            Some(taken) => taken,
+            None => {
+                metrics::counter!("tlog_server_large_messages_waited_total").increment(1);
+                messages.take(bytes).await
             }
         }
     }

@@ -12,7 +12,7 @@
 //! How it is built, from the outside in:
 //!
 //! ```text
-//!  Server::run     accepts                                   server.rs
+//!  Server::run     accepts                                   server.rs, places.rs
 //!   connection     one task each: reads, checks, writes      connection.rs, verify.rs, outbox.rs, budget.rs
 //!                  before that, TLS and who may write what   tls.rs, tls/, permissions.rs
 //!    vdisk         one task for each open log                vdisk.rs, live.rs, registry.rs
@@ -26,8 +26,10 @@ mod live;
 mod metric;
 mod outbox;
 mod permissions;
+mod places;
 mod port;
 mod registry;
+mod seldom;
 mod server;
 mod session;
 mod settings;

@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 use crate::budget::{Budget, Permit};
 use crate::metric::Metrics;
 use crate::outbox::Outbox;
+use crate::places::Places;
 use crate::port::{LogStorage, SlaveSync};
+use crate::seldom::{Seldom, warn_seldom};
 use crate::session::{ConnectionId, Greeting};
 use crate::settings::ServerSettings;
 use crate::status::{ServerStatus, VdiskReport, VdiskStatus};
@@ -66,7 +68,12 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     /// Give up at once.
     pub(crate) kill: CancellationToken,
+    /// Bytes of large messages that are just arriving.
+    pub(crate) messages: Budget,
+    /// All of them.
     pub(crate) connections: AtomicUsize,
+    pub(crate) places: Arc<Places>,
+    pub(crate) seldom: Seldom,
     connection_ids: AtomicU64,
     vdisks: Mutex<HashMap<VdiskId, Entry>>,
     last_errors: Mutex<BTreeMap<VdiskId, String>>,
@@ -96,6 +103,8 @@ impl Shared {
         Self {
             unflushed: Budget::new(settings.max_total_unflushed_bytes),
             windows: Budget::new(settings.max_total_window_bytes),
+            messages: Budget::new(settings.max_total_message_bytes),
+            places: Arc::new(Places::new(settings.max_newcomers, settings.max_connections)),
             settings,
             storage,
             slave,
@@ -104,11 +113,24 @@ impl Shared {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             connections: AtomicUsize::new(0),
+            seldom: Seldom::default(),
             connection_ids: AtomicU64::new(0),
             vdisks: Mutex::default(),
             last_errors: Mutex::default(),
             reports: Mutex::default(),
         }
+    }
+
+    /// Counts a connection that got no further than the handshake.
+    pub(crate) fn count_refused(&self, reason: &'static str) {
+        metrics::counter!("tlog_server_handshakes_refused_total", "reason" => reason).increment(1);
+    }
+
+    /// Counts and logs a newcomer that had to go.
+    pub(crate) fn tell_crowded_out(&self, peer: SocketAddr) {
+        self.count_refused("crowded_out");
+        let max = self.settings.max_newcomers;
+        warn_seldom!(self.seldom, "crowded_out", %peer, max, "refused: the oldest of too many connections that do not say who they are");
     }
 
     /// A name for a connection that no other one has.
@@ -189,6 +211,8 @@ impl Shared {
         }
         ServerStatus {
             connections: self.connections.load(Ordering::Relaxed),
+            newcomers: self.places.newcomers(),
+            message_bytes: self.messages.taken(),
             unflushed_bytes: self.unflushed.taken(),
             window_bytes: self.windows.taken(),
             vdisks: vdisks.into_values().collect(),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::connection;
+use crate::places::Place;
 use crate::port::{LogStorage, SlaveSync};
 use crate::registry::Shared;
 use crate::settings::{ServerSettings, SettingsError};
@@ -101,6 +102,7 @@ impl Server {
     /// Accepts for ever.
     async fn accept(&self, listener: &TcpListener) {
         loop {
+            self.shared.places.room().await;
             match listener.accept().await {
                 Ok((stream, peer)) => self.serve(stream, peer),
                 Err(error) => {
@@ -114,7 +116,7 @@ impl Server {
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
-        self.serve_with(peer, connection::serve(stream, peer, shared, tls));
+        self.serve_with(peer, |place| connection::serve(stream, peer, shared, tls, place));
     }
 
     /// Serves a stream that was accepted elsewhere, as if it were a connection without TLS that [`Server::run`] accepted: one of another
@@ -124,7 +126,8 @@ impl Server {
         stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
         peer: SocketAddr,
     ) {
-        self.serve_with(peer, connection::serve_stream(stream, peer, Arc::clone(&self.shared)));
+        let shared = Arc::clone(&self.shared);
+        self.serve_with(peer, |place| connection::serve_stream(stream, peer, shared, place));
     }
 
     /// Everything of the server is gone at once, as where its process is killed: nothing is flushed, and nobody is told.
@@ -135,31 +138,33 @@ impl Server {
         self.shared.tasks.close();
     }
 
-    fn serve_with(&self, peer: SocketAddr, serving: impl Future<Output = ()> + Send + 'static) {
+    fn serve_with<F>(&self, peer: SocketAddr, serve: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         metrics::counter!("tlog_server_connections_total").increment(1);
-        let shared = &self.shared;
-        let Some(counted) = Counted::new(shared) else {
-            metrics::counter!("tlog_server_handshakes_refused_total", "reason" => "too_many").increment(1);
-            warn!(%peer, max = shared.settings.max_connections, "too many connections, closing this one");
-            return;
-        };
+        let counted = Counted::new(&self.shared);
+        let (place, mut crowded) = self.shared.places.enter();
         debug!(%peer, "accepted");
-        shared.tasks.spawn(async move {
-            serving.await;
-            drop(counted);
+        let serving = serve(place);
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = serving => {}
+                () = crowded.out() => counted.0.tell_crowded_out(peer),
+            }
         });
     }
 }
 
-/// One of the connections that may be open at the same time.
+/// One of the connections that are open.
 struct Counted(Arc<Shared>);
 
 impl Counted {
-    fn new(shared: &Arc<Shared>) -> Option<Self> {
-        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.connections.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("tlog_server_connections").increment(1.0);
-        let counted = Self(Arc::clone(shared));
-        (before < shared.settings.max_connections).then_some(counted)
+        Self(Arc::clone(shared))
     }
 }
 

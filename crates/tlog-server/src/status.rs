@@ -9,6 +9,10 @@ use tlog_proto::{LogPosition, Sequence, VdiskId};
 pub struct ServerStatus {
     /// Connections, whatever their state.
     pub connections: usize,
+    /// Those of them that have not said yet who they are.
+    pub newcomers: usize,
+    /// Bytes set aside for large messages that are just arriving; all connections together.
+    pub message_bytes: usize,
     /// Bytes of blocks that are not durable, or are just being taken in; all vdisks together.
     pub unflushed_bytes: usize,
     /// Bytes of blocks that came out of order; all vdisks together.

@@ -37,6 +37,7 @@ pub mod logging;
 pub mod memory;
 pub mod metrics_table;
 pub mod moment;
+mod open_files;
 pub mod open_log;
 mod pinned;
 pub mod pins;

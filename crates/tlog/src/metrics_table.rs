@@ -40,18 +40,26 @@ pub static METRICS: &[Metric] = &[
     metric("tlog_start_time_seconds", Gauge, "", "When the server started, in seconds since 1970"),
     // The server's sessions.
     metric("tlog_server_connections", Gauge, "", "Connections now"),
+    metric(
+        "tlog_server_newcomers",
+        Gauge,
+        "",
+        "Those of them that have not said yet who they are; at max-newcomers the oldest are closed",
+    ),
     metric("tlog_server_connections_total", Counter, "", "Connections accepted"),
     metric(
         "tlog_server_disconnects_total",
         Counter,
         "reason",
-        "Connections that ended after their handshake",
+        "Connections that ended after their handshake: closed by the client, replaced by a newer one, a message that did not go \
+         on, answers that were not read, ...",
     ),
     metric(
         "tlog_server_handshakes_refused_total",
         Counter,
         "reason",
-        "Connections that got no further than the handshake",
+        "Connections that got no further than the handshake: not in time, unreadable, vanished before it, crowded out by others \
+         that said nothing either, too many clients, ...",
     ),
     metric("tlog_server_tls_handshakes_total", Counter, "", "TLS handshakes done"),
     metric(
@@ -105,6 +113,12 @@ pub static METRICS: &[Metric] = &[
         Counter,
         "",
         "Times that a connection was not read because too much is not durable",
+    ),
+    metric(
+        "tlog_server_large_messages_waited_total",
+        Counter,
+        "",
+        "Messages of more than 64 KiB that waited because max-message-bytes were taken by others",
     ),
     metric("tlog_server_unflushed_bytes", Gauge, "", "Bytes of blocks in memory that are not durable"),
     metric("tlog_server_window_bytes", Gauge, "", "Bytes of blocks that wait for an earlier one"),

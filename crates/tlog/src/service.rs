@@ -30,7 +30,7 @@ use crate::show_status::{show_stores, show_vdisk};
 use crate::slaves::{Slaves, WithSlaves, show_slave};
 use crate::storages::{StorageInUse, Storages};
 use crate::stores::StoreOpener;
-use crate::{background_scrub, documents, keys, metrics_table, retention, words};
+use crate::{background_scrub, documents, keys, metrics_table, open_files, retention, words};
 
 /// A server that listens already, and serves once it is run.
 pub struct Service {
@@ -78,7 +78,9 @@ impl Service {
         });
         let storage = Arc::new(WithSlaves { storages: storages.clone(), slaves: slaves.clone() });
         let slave_sync = slaves.clone().map(|slaves| Arc::new(slaves) as Arc<dyn SlaveSync>);
-        let server = Server::new(server_settings(&settings.limits), storage, slave_sync)?;
+        let allowed = open_files::raise_limit();
+        let limits = open_files::fitting(server_settings(&settings.limits), allowed);
+        let server = Server::new(limits, storage, slave_sync)?;
         let server = match &tls {
             Some(tls) => server.with_tls(tls.clone()),
             None => server,
@@ -297,6 +299,8 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 fn server_settings(limits: &LimitSettings) -> ServerSettings {
     ServerSettings {
         max_connections: limits.max_connections,
+        max_newcomers: limits.max_newcomers,
+        max_total_message_bytes: limits.max_message_bytes,
         handshake_timeout: limits.handshake_timeout,
         open_timeout: limits.open_timeout,
         message_timeout: limits.message_timeout,
@@ -374,6 +378,8 @@ impl Operations for ServerOperations {
             "documents": self.storages.configuration().map(|documents| self.show_documents(documents)),
             "slaves": self.slaves.as_ref().map(|slaves| slaves.show().iter().map(show_slave).collect::<Vec<_>>()),
             "connections": status.connections,
+            "newcomers": status.newcomers,
+            "message_bytes": status.message_bytes,
             "unflushed_bytes": status.unflushed_bytes,
             "window_bytes": status.window_bytes,
             "vdisks": vdisks,

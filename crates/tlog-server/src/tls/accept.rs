@@ -71,9 +71,9 @@ pub(crate) async fn accept(
     let accepted = tokio::select! {
         biased;
         () = shared.stop.cancelled() => return Err(NotAccepted::Gone),
-        accepted = handshake(&tls, stream, peer) => accepted,
+        accepted = handshake(&tls, stream, peer, shared) => accepted,
         () = deadline.as_mut() => {
-            TlsFault::Timeout.report(peer);
+            TlsFault::Timeout.report(peer, &shared.seldom);
             return Err(NotAccepted::Gone);
         }
     };
@@ -88,22 +88,25 @@ async fn handshake(
     tls: &ServerTls,
     stream: TcpStream,
     peer: SocketAddr,
+    shared: &Shared,
 ) -> Result<(TlsStream<TcpStream>, Vec<String>), NotAccepted> {
     let mut first = [0];
     match stream.peek(&mut first).await {
         Ok(1..) => {}
         // Whoever looks whether the port is open is no failure.
         Ok(0) => {
+            shared.count_refused("vanished");
             debug!(%peer, "closed without a handshake");
             return Err(NotAccepted::Gone);
         }
         Err(error) => {
+            shared.count_refused("vanished");
             debug!(%peer, %error, "broke before the handshake");
             return Err(NotAccepted::Gone);
         }
     }
     if first != [HANDSHAKE_RECORD] {
-        TlsFault::NotTls.report(peer);
+        TlsFault::NotTls.report(peer, &shared.seldom);
         return Err(NotAccepted::Plain(stream));
     }
     // Kept after a failure: dropped at once, it would take the alert along that says why.
@@ -114,7 +117,7 @@ async fn handshake(
             Ok((stream, names))
         }
         Err((error, stream)) => {
-            TlsFault::of(error).report(peer);
+            TlsFault::of(error).report(peer, &shared.seldom);
             Err(NotAccepted::Told(stream))
         }
     }

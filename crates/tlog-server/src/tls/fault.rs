@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use rustls::{AlertDescription, CertificateError};
 use tlog_proto::FrameError;
-use tracing::warn;
+
+use crate::seldom::{Seldom, warn_seldom};
 
 /// Why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -113,10 +114,10 @@ impl TlsFault {
     }
 
     /// Counts and logs it.
-    pub(crate) fn report(&self, peer: SocketAddr) {
+    pub(crate) fn report(&self, peer: SocketAddr, seldom: &Seldom) {
         let reason = self.reason();
         metrics::counter!("tlog_server_tls_handshakes_failed_total", "reason" => reason).increment(1);
-        warn!(%peer, reason, cause = %self, "TLS handshake failed");
+        warn_seldom!(seldom, reason, %peer, reason, cause = %self, "TLS handshake failed");
     }
 }
 

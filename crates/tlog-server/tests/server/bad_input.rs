@@ -260,9 +260,10 @@ async fn who_never_reads_is_closed_and_his_answers_take_no_memory() {
 async fn one_connection_too_many_is_closed_and_the_others_live_on() {
     let scene = Scene::with(ServerSettings { max_connections: 2, ..small() }).await;
     let client = scene.victim().await;
-    let mut third = Client::dial(scene.server.addr).await;
+    let (mut third, response) = Client::greet(scene.server.addr, handshake("third", 8, 1)).await;
+    assert_eq!(response, tlog_proto::HandshakeResponse::unavailable());
     third.sees_the_end().await;
-    drop(client);
+    drop((client, third));
     scene.server.until(|status| status.connections == 1).await;
     scene.ends("tlog_server_handshakes_refused_total{too_many}").await;
 }

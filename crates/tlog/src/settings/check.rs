@@ -337,6 +337,8 @@ fn limits(merged: &Merged) -> Result<LimitSettings, SettingsError> {
         max_window_bytes: of(merged, "max-window-bytes", size)?,
         max_window_bytes_per_vdisk: of(merged, "max-window-bytes-per-vdisk", size)?,
         max_connections: of(merged, "max-connections", |text| count(text, 1, 1 << 20))?,
+        max_newcomers: of(merged, "max-newcomers", |text| count(text, 1, 1 << 20))?,
+        max_message_bytes: of(merged, "max-message-bytes", size)?,
         handshake_timeout: of(merged, "handshake-timeout", values::duration)?,
         open_timeout: of(merged, "open-timeout", values::duration)?,
         message_timeout: of(merged, "message-timeout", values::duration)?,

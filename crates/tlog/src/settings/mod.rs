@@ -201,8 +201,12 @@ pub struct LimitSettings {
     pub max_window_bytes: usize,
     /// The same of one vdisk; not above that of all.
     pub max_window_bytes_per_vdisk: usize,
-    /// Connections at once.
+    /// Memory of large messages that are just arriving.
+    pub max_message_bytes: usize,
+    /// Connections at once that have said who they are.
     pub max_connections: usize,
+    /// And those that have not.
+    pub max_newcomers: usize,
     /// For the handshake to arrive.
     pub handshake_timeout: Duration,
     /// For a log to open.

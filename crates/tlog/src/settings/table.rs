@@ -294,15 +294,22 @@ pub static SETTINGS: &[Setting] = settings! {
         "Bytes of blocks, of all vdisks together, that came out of order and wait for an earlier one.";
     Limits / "max-window-bytes-per-vdisk" "SIZE" One = r#""32MiB""#:
         "The same for one vdisk.";
+    Limits / "max-message-bytes" "SIZE" One = r#""256MiB""#:
+        "Memory of messages of more than 64 KiB, of all connections together, that are just arriving; each takes twice its \
+         length. Those for which there is no room wait.";
     Limits / "max-connections" "N" One = "1024":
-        "Connections at the same time; one more is closed at once.";
+        "Connections at the same time that have said who they are; one more is refused.";
+    Limits / "max-newcomers" "N" One = "1024":
+        "Connections at the same time that have not said yet who they are. One more takes the place of the oldest of them, once \
+         that has had a second.";
     Limits / "handshake-timeout" "DURATION" One = r#""10s""#:
         "How long a new connection may take to say who it is.";
     Limits / "open-timeout" "DURATION" One = r#""60s""#:
         "How long a client waits for the log of its vdisk to open, recovery included.";
-    Limits / "message-timeout" "DURATION" One = r#""60s""#:
-        "How long a message may take from its first byte to its last.";
-    Limits / "write-timeout" "DURATION" One = r#""30s""#:
+    Limits / "message-timeout" "DURATION" One = r#""20s""#:
+        "How long a message may take from its first byte to its last, and a second more for each 64 KiB of it that have come: \
+         slow is fine, hardly moving is not.";
+    Limits / "write-timeout" "DURATION" One = r#""20s""#:
         "How long a client may leave answers untaken before it is disconnected.";
     Limits / "idle-timeout" "DURATION" One = r#""off""#:
         "How long a connection may be silent before it is closed; 'off' for as long as it likes. A client whose disk \
