@@ -169,6 +169,42 @@ fn many_vdisks_and_a_long_log_are_measured_and_verified() {
 }
 
 #[test]
+fn a_good_client_beside_hostile_ones_is_measured_and_verified() {
+    let report = report(&[
+        "hostile",
+        "--stores",
+        "directory",
+        "--seconds",
+        "0.3",
+        "--hostile",
+        "drip=300,vanish=20,claim=5,unread=2",
+        "--handshake-timeout",
+        "1s",
+        "--message-timeout",
+        "1s",
+        "--write-timeout",
+        "1s",
+    ]);
+    assert_eq!((&report["benchmark"], &report["hostile"]["drip"]), (&"hostile".into(), &300.into()));
+    assert!(report["verified_blocks"].as_u64().unwrap() > 0);
+    for kind in ["drip", "vanish", "claim", "unread", "together"] {
+        measured(&report, &[&format!("{kind}_ratio"), &format!("{kind}_memory_growth_mib")]);
+    }
+    let figure = |key: &str| report["medians"][key]["median"].as_f64().unwrap();
+    // They were let in, were closed by the server, and cost it little.
+    assert!(figure("drip_opened") >= 300.0);
+    assert!(figure("unread_longest_lived_s") >= 1.0 && figure("drip_longest_lived_s") >= 1.0);
+    for kind in ["drip", "claim", "unread"] {
+        assert_eq!(figure(&format!("{kind}_still_open")), 0.0, "{kind}");
+        assert!(figure(&format!("together_{kind}_opened")) > 0.0, "{kind}");
+    }
+    assert!(figure("drip_memory_growth_mib") < 100.0);
+    let status = |arguments: &[&str]| bench(&Place::new(), arguments).status.code();
+    assert_eq!(status(&["hostile", "--hostile", "drip=0"]), Some(64));
+    assert_eq!(status(&["hostile", "--hostile", "kind=7"]), Some(64));
+}
+
+#[test]
 fn one_block_at_a_time_is_flushed_and_waited_for() {
     let report = report(&["write", "--stores", "directory", "--flush-each", "--blocks", "20"]);
     assert_eq!((&report["verified_blocks"], &report["load"]["flush_each"]), (&20.into(), &true.into()));

@@ -15,6 +15,7 @@ pub(crate) mod codec_stages;
 pub(crate) mod data;
 pub(crate) mod delay;
 pub(crate) mod figures;
+pub(crate) mod hostile;
 mod latency;
 pub(crate) mod load;
 pub(crate) mod plain;
