@@ -4,6 +4,8 @@
 //! from the [`Outbox`]. Whichever ends first ends the connection. All of it is the same over plain TCP and over TLS, whose own
 //! handshake comes first.
 
+mod reading;
+
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,28 +13,25 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tlog_proto::{
-    Block, BlockFault, BlockStatus, ClientMessage, DecodeError, FrameError, FrameReader, HandshakeRequest,
-    HandshakeResponse, HandshakeStatus, LogPosition, Refusal, Response, Sequence, VdiskId,
+    DecodeError, FrameError, FrameReader, HandshakeRequest, HandshakeResponse, HandshakeStatus, LogPosition,
+    Refusal, Sequence,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::budget::{Budget, Permit};
-use crate::outbox::{Answer, Ended, Outbox, Reason, ToWrite};
+use self::reading::Reading;
+use crate::budget::Budget;
+use crate::outbox::{Ended, Outbox, Reason, ToWrite};
 use crate::places::Place;
 use crate::registry::{Hello, Incoming, Shared, Verdict};
 use crate::seldom::warn_seldom;
-use crate::session::{Greeting, cost};
-use crate::settings::ServerSettings;
+use crate::session::Greeting;
 use crate::tls::{self, Caller, NotAccepted, ServerTls, TlsFault};
-use crate::verify::{Verified, Verifier};
 
-/// Messages that are taken together, at most.
-const MAX_BATCH: usize = 64;
 /// Batches that may wait for the vdisk's task.
 const INBOUND_BATCHES: usize = 4;
 /// How long a connection that the server ends may take to read the last words. Closing while the client still sends
@@ -40,8 +39,6 @@ const INBOUND_BATCHES: usize = 4;
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of answers that the system holds for a client that does not read them, about; left to itself it takes megabytes for each.
 const UNREAD_BYTES: usize = 256 << 10;
-/// Bytes of the largest buffer that blocks are parts of.
-const SHARED_BYTES: usize = FrameReader::<TcpStream>::SHARED_BYTES;
 
 /// Serves a connection until it ends. With `tls` it speaks that and nothing else.
 pub(crate) async fn serve(
@@ -66,7 +63,7 @@ pub(crate) async fn serve(
     let served = async {
         match tls {
             None => over_tcp(stream, peer, &shared, place, deadline).await,
-            Some(tls) => over_tls(tls, stream, peer, &shared, place, deadline).await,
+            Some(tls) => Box::pin(over_tls(tls, stream, peer, &shared, place, deadline)).await,
         }
     };
     unless_killed(&shared, served).await;
@@ -103,7 +100,7 @@ async fn over_stream(
 ) {
     let (read, write) = tokio::io::split(&mut *stream);
     if converse(read, write, peer, caller, shared, &mut place, deadline).await == Linger::Yes {
-        linger(stream).await;
+        Box::pin(linger(stream)).await;
     }
 }
 
@@ -116,7 +113,7 @@ async fn over_tcp(
 ) {
     let (read, write) = stream.split();
     if converse(read, write, peer, &Caller::unknown(), shared, &mut place, deadline).await == Linger::Yes {
-        linger(&mut stream).await;
+        Box::pin(linger(&mut stream)).await;
     }
 }
 
@@ -128,14 +125,14 @@ async fn over_tls(
     place: Place,
     mut deadline: Pin<&mut Sleep>,
 ) {
-    match tls::accept(tls, stream, peer, shared, deadline.as_mut()).await {
+    match Box::pin(tls::accept(tls, stream, peer, shared, deadline.as_mut())).await {
         Ok((mut stream, caller)) => over_stream(&mut stream, peer, &caller, shared, place, deadline).await,
-        Err(NotAccepted::Told(mut stream)) => linger(&mut stream).await,
+        Err(NotAccepted::Told(mut stream)) => Box::pin(linger(&mut stream)).await,
         Err(NotAccepted::Plain(mut stream)) => {
             // Most likely a client of ours that was not told of TLS. It understands this, and no alert.
             let answer = HandshakeResponse::refused(HandshakeStatus::InvalidRequest, Refusal::TlsWanted);
             respond(&mut stream, &answer, shared).await;
-            linger(&mut stream).await;
+            Box::pin(linger(&mut stream)).await;
         }
         Err(NotAccepted::Gone) => {}
     }
@@ -187,6 +184,22 @@ where
         respond(&mut write, &HandshakeResponse::unavailable(), shared).await;
         return Linger::Yes;
     }
+    // Of newcomers there may be many: they do not take the room that a conversation needs.
+    Box::pin(talk(reader, write, request, peer, shared)).await
+}
+
+/// All that follows the handshake request of a client that is let in.
+async fn talk<R, W>(
+    reader: FrameReader<R>,
+    mut write: W,
+    request: HandshakeRequest,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+) -> Linger
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let vdisk = request.vdisk_id.clone();
     // Whoever is gone before it is answered takes nothing over. Who only asks where the log ends takes nothing over in any case.
     let asks = request.first_sequence == Greeting::QUESTION;
@@ -212,9 +225,7 @@ where
         return Linger::No;
     }
     let outbox = Arc::clone(&link.outbox);
-    let arrived = Verifier::default();
-    let reading =
-        Reading { reader, arrived, peer, shared, vdisk: vdisk.clone(), link, counted: 0, large: None };
+    let reading = Reading::new(reader, peer, shared, vdisk.clone(), link);
     let ended = tokio::select! {
         biased;
         reason = write_all(&mut write, &outbox, shared.settings.write_timeout) => reason,
@@ -409,220 +420,34 @@ async fn write_all(write: &mut (impl AsyncWrite + Unpin), outbox: &Outbox, limit
     }
 }
 
-/// What has arrived of a message.
-enum Came {
-    Whole(ClientMessage),
-    /// So much of it that its length is known, in bytes.
-    BeginningOfLarge(usize),
-}
+#[cfg(test)]
+mod tests {
+    use tlog_proto::VdiskId;
+    use tokio::net::TcpListener;
 
-/// The reading side.
-struct Reading<'a, R> {
-    reader: FrameReader<R>,
-    arrived: Verifier,
-    peer: SocketAddr,
-    shared: &'a Shared,
-    vdisk: VdiskId,
-    link: Link,
-    /// Of what the reader has taken, so much was counted with blocks.
-    counted: u64,
-    /// What a large message is read with, until its block is counted.
-    large: Option<OwnedSemaphorePermit>,
-}
+    use super::*;
+    use crate::port::{LogStorage, OpenError, VdiskLog};
 
-impl<R: AsyncRead + Unpin> Reading<'_, R> {
-    /// Reads until the connection is to end. Where the server ends it, that is left to the writing side.
-    async fn run(mut self) -> Reason {
-        let stop = self.link.stop.clone();
-        let ended = tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            ended = self.read() => ended,
-        };
-        if let Some(reason) = ended {
-            return reason;
-        }
-        drop(self.link.inbound); // tells the vdisk's task that no more will come
-        std::future::pending().await
-    }
+    /// Ten thousand of them must not take more than some tens of megabytes.
+    const SMALL: usize = 4096;
 
-    /// Reads until the client ends the connection; none where the vdisk's task has.
-    async fn read(&mut self) -> Option<Reason> {
-        loop {
-            self.link.outbox.room().await;
-            let first = match self.first().await {
-                Ok(message) => message,
-                Err(reason) => return Some(reason),
-            };
-            self.arrived.push(first);
-            let mut error = None;
-            while self.arrived.len() < MAX_BATCH {
-                match self.reader.buffered_client_message() {
-                    Ok(Some(message)) => self.arrived.push(message),
-                    Ok(None) => break,
-                    Err(bad) => {
-                        error = Some(bad);
-                        break;
-                    }
-                }
-            }
-            // What came whole before the fault counts.
-            if !self.hand_over().await {
-                return None;
-            }
-            self.large = None;
-            if let Some(error) = error {
-                return Some(self.unreadable(&error));
-            }
+    struct Nothing;
+
+    #[async_trait::async_trait]
+    impl LogStorage for Nothing {
+        async fn open(&self, vdisk: &VdiskId) -> Result<Arc<dyn VdiskLog>, OpenError> {
+            Err(OpenError::UnknownVdisk(vdisk.clone()))
         }
     }
 
-    /// Waits for a message. Whether one has begun, and goes on, is looked at four times in the time that it may take.
-    async fn first(&mut self) -> Result<ClientMessage, Reason> {
-        let settings = &self.shared.settings;
-        let tick = settings.message_timeout.min(settings.idle_timeout.unwrap_or(Duration::MAX)) / 4;
-        let since = Instant::now();
-        let mut begun = self.reader.is_mid_message().then(Instant::now);
-        loop {
-            match timeout(tick, self.some_of_it()).await {
-                Ok(Ok(Some(Came::Whole(message)))) => return Ok(message),
-                Ok(Ok(Some(Came::BeginningOfLarge(bytes)))) => {
-                    self.large = Some(self.room_for_large(bytes).await);
-                    begun = Some(Instant::now()); // it could not go on meanwhile
-                }
-                Ok(Ok(None)) => return Err(Reason::ClosedByClient),
-                Ok(Err(FrameError::Io(error))) if tls::is_end_of_stream(&error) => {
-                    let whole = !self.reader.is_mid_message();
-                    return Err(if whole {
-                        Reason::ClosedByClient
-                    } else {
-                        self.unreadable(&FrameError::Truncated)
-                    });
-                }
-                Ok(Err(FrameError::Io(error))) => {
-                    debug!(vdisk = %self.vdisk, peer = %self.peer, %error, "the connection broke");
-                    return Err(Reason::Broken);
-                }
-                Ok(Err(error)) => return Err(self.unreadable(&error)),
-                Err(_) if self.reader.is_mid_message() => {
-                    let seconds = self.reader.arrived() / ServerSettings::LEAST_MESSAGE_RATE;
-                    let limit = settings.message_timeout + Duration::from_secs(seconds as u64);
-                    if begun.get_or_insert_with(Instant::now).elapsed() >= limit {
-                        return Err(Reason::StoppedMidMessage);
-                    }
-                }
-                Err(_) if settings.idle_timeout.is_some_and(|idle| since.elapsed() >= idle) => {
-                    return Err(Reason::Idle);
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Reads until a message is there, or the beginning of one that is larger than a buffer; none where the client closed. Cancel safe.
-    async fn some_of_it(&mut self) -> Result<Option<Came>, FrameError> {
-        loop {
-            if let Some(message) = self.reader.buffered_client_message()? {
-                return Ok(Some(Came::Whole(message)));
-            }
-            match self.reader.awaited() {
-                Some(bytes) if bytes > SHARED_BYTES && self.large.is_none() => {
-                    return Ok(Some(Came::BeginningOfLarge(bytes)));
-                }
-                _ if !self.reader.read_more().await? => return Ok(None),
-                _ => {}
-            }
-        }
-    }
-
-    /// Sets memory aside for a message of so many bytes: for its buffer, and for the block that it becomes.
-    async fn room_for_large(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let (messages, bytes) = (&self.shared.messages, bytes.saturating_mul(2));
-        match messages.try_take(bytes) {
-            Some(taken) => taken,
-            None => {
-                metrics::counter!("tlog_server_large_messages_waited_total").increment(1);
-                messages.take(bytes).await
-            }
-        }
-    }
-
-    fn unreadable(&self, error: &FrameError) -> Reason {
-        metrics::counter!("tlog_server_bad_messages_total", "kind" => error.kind()).increment(1);
-        warn!(vdisk = %self.vdisk, peer = %self.peer, %error, "what the client sends cannot be read, closing");
-        Reason::BadMessage
-    }
-
-    /// Checks what has arrived and hands it to the vdisk's task. False where that is gone.
-    async fn hand_over(&mut self) -> bool {
-        self.arrived.verify(&self.shared.metrics).await;
-        let together = match self.arrived.cost() {
-            0 => None,
-            bytes => self.permit_for_all(bytes),
-        };
-        let mut arrived = std::mem::take(&mut self.arrived);
-        let verified = arrived.drain();
-        let mut batch = Vec::with_capacity(verified.len());
-        for message in verified {
-            match message {
-                Verified::Command(command) => batch.push(command),
-                Verified::Block(block) => {
-                    let permit = match together.as_ref().and_then(Permit::share) {
-                        Some(permit) => permit,
-                        None => match self.permit_for(&block, &mut batch).await {
-                            Some(permit) => permit,
-                            None => return false,
-                        },
-                    };
-                    batch.push(Incoming::Block(block, permit));
-                }
-                Verified::Bad(sequence, kind) => self.refuse(sequence, kind),
-            }
-        }
-        self.arrived = arrived;
-        batch.is_empty() || self.send(batch).await
-    }
-
-    /// For blocks that came together, if there is enough. What came since the last ones is counted with them, as far as one buffer
-    /// has it: they keep it in memory.
-    fn permit_for_all(&mut self, bytes: usize) -> Option<Permit> {
-        let taken = self.reader.taken();
-        let came = usize::try_from(taken - self.counted).unwrap_or(usize::MAX);
-        self.counted = taken;
-        let bytes = bytes.max(came.min(SHARED_BYTES));
-        let fits = self.link.budget.has_room_for(bytes) && self.shared.unflushed.has_room_for(bytes);
-        if fits { self.permit_now(bytes) } else { None }
-    }
-
-    /// For one block, where there is not enough for all; waits for it. None where the vdisk's task is gone.
-    async fn permit_for(&self, block: &Block, batch: &mut Vec<Incoming>) -> Option<Permit> {
-        let bytes = cost(block);
-        if let Some(permit) = self.permit_now(bytes) {
-            return Some(permit);
-        }
-        // What is here must go on before anything waits: only flushing it makes room.
-        if !batch.is_empty() && !self.send(std::mem::take(batch)).await {
-            return None;
-        }
-        metrics::counter!("tlog_server_backpressure_total").increment(1);
-        let own = self.link.budget.take(bytes).await;
-        Some(Permit::unflushed(own, self.shared.unflushed.take(bytes).await))
-    }
-
-    fn permit_now(&self, bytes: usize) -> Option<Permit> {
-        let own = self.link.budget.try_take(bytes)?;
-        Some(Permit::unflushed(own, self.shared.unflushed.try_take(bytes)?))
-    }
-
-    fn refuse(&self, sequence: Sequence, fault: BlockFault) {
-        let reason = fault.kind();
-        metrics::counter!("tlog_server_blocks_refused_total", "reason" => reason).increment(1);
-        warn!(vdisk = %self.vdisk, peer = %self.peer, %sequence, reason, error = %fault, "block refused");
-        let failed = Response { status: BlockStatus::RecvFailed, sequences: vec![sequence] };
-        self.link.outbox.push(Answer::Told(failed));
-    }
-
-    async fn send(&self, batch: Vec<Incoming>) -> bool {
-        self.link.inbound.send(batch).await.is_ok()
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_takes_little_memory() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let peer = stream.peer_addr().unwrap();
+        let shared = Arc::new(Shared::new(crate::ServerSettings::default(), Arc::new(Nothing), None));
+        let (place, _) = shared.places.enter();
+        let bytes = size_of_val(&serve(stream, peer, Arc::clone(&shared), None, place));
+        assert!(bytes <= SMALL, "{bytes}");
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!  Server::run     accepts                                   server.rs, places.rs
-//!   connection     one task each: reads, checks, writes      connection.rs, verify.rs, outbox.rs, budget.rs
+//!   connection     one task each: reads, checks, writes      connection.rs, connection/, verify.rs, outbox.rs, budget.rs
 //!                  before that, TLS and who may write what   tls.rs, tls/, permissions.rs
 //!    vdisk         one task for each open log                vdisk.rs, live.rs, registry.rs
 //!     session      decides; pure                             session.rs, tail.rs, window.rs

@@ -19,7 +19,7 @@ use self::swarm::{REPORT, SwarmReport};
 use super::data::{Content, DataKind};
 use super::figures::Figures;
 use super::load::{Limit, Load, Pace};
-use super::process::{ChildProcess, memory};
+use super::process::{ChildProcess, cpu_seconds, memory};
 use super::site::{ServerProcess, Site, SiteOptions, StoreKind};
 use super::writing::{measure, verify};
 use crate::settings::Settings;
@@ -74,11 +74,12 @@ impl Measurement<'_> {
         let connections = metrics.total("tlog_server_connections");
         let mut reports = Vec::new();
         for (kind, mut swarm) in swarms {
+            let cpu = cpu_seconds(swarm.pid());
             let status = swarm.stop().await?;
             ensure!(status.success(), "hostile clients ({kind}) ended with {status}: {}", swarm.said());
             let line = swarm.line_with(REPORT).await?;
             let report: SwarmReport = serde_json::from_str(line.strip_prefix(REPORT).context("no report")?)?;
-            reports.push((kind, report));
+            reports.push((kind, report, cpu));
         }
         let most = watch.stop().await?;
         let again = good.writes().await?;
@@ -98,10 +99,12 @@ impl Measurement<'_> {
             format!("{shown}: connections of the server"),
             connections,
         );
-        for (kind, report) in reports {
+        for (kind, report, cpu) in reports {
             let key = if hostile.len() == 1 { name.to_owned() } else { format!("{name}_{kind}") };
             let shown = if hostile.len() == 1 { name.to_owned() } else { format!("{name}, {kind}") };
             tell(report, kind, &key, &shown, figures);
+            let label = format!("{shown}: processors that the hostile clients themselves take");
+            figures.add_known(&format!("{key}_own_processors"), &label, cpu.map(|cpu| cpu / report.seconds));
         }
         server.stop().await?;
         Ok(verified)
