@@ -5,14 +5,19 @@
 //! decide about it. These three cannot, and so they are here: with the feature `simulation` a thread may have them decided by
 //! a seed (`simulation::enter`), and the same seed then makes the same run. In a build without it there is no such switch.
 //!
+//! A simulation can also end a process at any [`Point`] that code says it has [`reached`].
+//!
 //! It deliberately has no keys: those are drawn from the system alone, by `tlog-crypto`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use getrandom::Error as RandomError;
 
+mod point;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+
+pub use point::Point;
 
 /// The time of day, in nanoseconds since the Unix epoch. May step back.
 pub fn unix_nanos() -> u64 {
@@ -53,6 +58,16 @@ pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Says that the code has come to a failpoint. A simulation may take the process for dead from here on: nothing that it does after this reaches
+/// anybody. Nothing at all in a build without simulation.
+#[inline(always)]
+pub fn reached(point: Point) {
+    #[cfg(feature = "simulation")]
+    simulation::reached(point);
+    #[cfg(not(feature = "simulation"))]
+    let _ = point;
 }
 
 #[cfg(test)]

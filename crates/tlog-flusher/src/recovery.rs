@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use tlog_ambient::{Point, reached};
 use tlog_codec::{EncodedAggregation, Header, KeyId};
 use tlog_proto::{AggregationId, AggregationNumber, Epoch, VdiskId};
 use tlog_quorum::{
@@ -219,12 +220,14 @@ pub(crate) async fn recover(
             adopted.push(next);
             number = number.next();
         }
+        reached(Point::AfterAdoption);
         if number.0 == 1 {
             last_id = foundation.prev()?;
         }
         let start = StartRecord { epoch, number };
         let mut members = members_of(set, &survey, epoch);
         if let Some(started) = begin(set, &survey, start, &members, quorum).await? {
+            reached(Point::AfterStart);
             members.change = members.change.next_multiple_of(2); // enough of them know it now
             return Ok(Recovered {
                 set: set.clone(),
@@ -259,6 +262,7 @@ struct Promised {
 /// Takes the next epoch and has it promised. None where another opening was faster.
 async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, OpenError> {
     let before = set.survey().await;
+    reached(Point::AfterSurvey);
     set.check_shape(&before)?;
     let set = &as_written(set, &before);
     let (needed, reduced) = match opening {
@@ -292,6 +296,7 @@ async fn promise(set: &StoreSet, opening: Opening) -> Result<Option<Promised>, O
         }
     });
     let promises = promises.await;
+    reached(Point::AfterPromise);
     let overtaken = promises.iter().any(|answer| answer.as_ref().is_err_and(|error| error.is_fenced()));
     let mut survey = set.assess(promises);
     // A store that another writer made a member between the two questions has promised nothing: it does not count.
@@ -555,6 +560,7 @@ async fn begin(
             let member = counted.get(store).copied().unwrap_or(false);
             async move {
                 if member {
+                    reached(Point::BeforeStart);
                     port.start(set.vdisk(), start, members).await.map(Some)
                 } else {
                     Ok(None)

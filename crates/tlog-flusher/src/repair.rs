@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
+use tlog_ambient::{Point, reached};
 use tlog_codec::{EncodedAggregation, EncodedShard};
 use tlog_proto::{AggregationNumber, Epoch};
 use tlog_quorum::{Candidate, Pacer, ShardCondition, StoreSet, Survey, covers, doubtful, place_of};
@@ -142,7 +143,9 @@ impl Filler {
         let (Some(port), Some(shard)) = (set.stores().get(*store), rebuilt_shard(&candidate, *store)) else {
             return Ok(Filling::NotNow);
         };
+        reached(Point::BeforeFill);
         set.within_limit(port, port.fill(set.vdisk(), number, shard)).await?;
+        reached(Point::AfterFill);
         let bytes = candidate.payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
         metric::filled(bytes);
         Ok(Filling::Filled(bytes))

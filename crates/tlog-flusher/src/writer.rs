@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use tlog_ambient::{Point, reached};
 use tlog_codec::{EncodedAggregation, Finding, Header, Kind, SealRequest, Sealer, TimeReaches};
 use tlog_proto::{AggregationId, AggregationNumber, LogPosition, SessionId, Timestamp};
 use tlog_quorum::{MAX_IN_FLIGHT, Pacer, Standing, StoreSet};
@@ -389,6 +390,7 @@ impl Writer {
         }
         match result {
             Ok(identity) => {
+                reached(Point::AfterAppend);
                 let member = self.lanes.get(store).is_some_and(Lane::is_member);
                 if member && self.check_identity(now, store, identity) {
                     self.tracker.handle_stored(store, number);
@@ -446,7 +448,9 @@ impl Writer {
             let stored = done.aggregation.stored_bytes() as u64;
             self.commits.count(header.block_count.into(), done.bytes, stored, took);
             tracing::debug!(vdisk = %self.set.vdisk(), %number, %durable, "committed");
+            reached(Point::BeforeAcknowledgement);
             self.durability.send_modify(|state| state.durable = Some(durable));
+            reached(Point::AfterAcknowledgement);
             self.publish_at = Some(now + self.settings.publish_after);
             if let Some(told) = done.told {
                 // Who waited for it may be gone.
@@ -490,7 +494,9 @@ impl Writer {
             finding: self.finding(number, oldest, true),
             blocks: &blocks,
         };
+        reached(Point::BeforeSeal);
         let sealed = self.sealer.seal(request).map_err(|error| error.to_string())?;
+        reached(Point::AfterSeal);
         let bytes = blocks.iter().map(|block| block.size() as u64).sum();
         self.send(sealed.link(self.last_id), bytes, permits, now);
         Ok(())
@@ -559,6 +565,7 @@ impl Writer {
         lane.sent(number, keeps);
         let set = self.set.clone();
         self.calls.push(Box::pin(async move {
+            reached(Point::BeforeAppend);
             let append = port.append(set.vdisk(), number, shard, committed);
             let result = set.within_limit(&port, append).await;
             Answer::Appended { store, number, result }
@@ -596,6 +603,7 @@ impl Writer {
             lane.outstanding += 1;
             let set = self.set.clone();
             self.calls.push(Box::pin(async move {
+                reached(Point::BeforePublish);
                 let result = set.within_limit(&port, port.publish(set.vdisk(), epoch, committed)).await;
                 Answer::Published { store, result }
             }));

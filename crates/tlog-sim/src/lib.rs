@@ -38,9 +38,14 @@
 //! [`Rule`] lists rules of the product that can be broken on purpose; the simulator must find each. The switches exist with the feature
 //! `simulation` of the crates only, and are set per thread.
 //!
+//! # Failpoints
+//!
+//! [`Point`] lists moments in the product at which a process may die; with [`Options::failpoint`] it does, at a hit that the seed draws.
+//!
 //! What it deliberately does not do: TLS, stored format 1, real stores, the documents of vdisks and clusters. It depends on no adapter
 //! and nothing depends on it.
 
+mod failpoint;
 mod faults;
 mod front_end;
 mod machine;
@@ -59,4 +64,5 @@ mod world;
 pub use many::{Many, run_many};
 pub use rule::{NoSuchRule, Rule};
 pub use run::{Options, Outcome, run};
+pub use tlog_ambient::Point;
 pub use world::Tally;

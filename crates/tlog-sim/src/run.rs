@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
+use tlog_ambient::Point;
 use tlog_client::Client;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::failpoint::{Failpoint, is_of_slave};
 use crate::faults;
 use crate::front_end::{self, Command};
 use crate::model::marks;
@@ -67,21 +69,26 @@ pub struct Options {
     pub told: bool,
     /// With what the product logs from this level on.
     pub log: Option<tracing::Level>,
+    /// Processes die there.
+    pub failpoint: Option<Point>,
 }
 
 /// Runs one seed, in virtual time. The same arguments make the same run.
 pub fn run(seed: u64, options: Options) -> Outcome {
     note_panics();
-    let Options { rule, obeyed, told, log } = options;
+    let Options { rule, obeyed, failpoint, .. } = options;
     let broken = rule.filter(|_| !obeyed);
     let _broken = break_rule(broken);
-    let scenario = Scenario::of(seed, rule, broken);
+    let mut scenario = Scenario::of(seed, rule, broken);
+    if failpoint.is_some_and(is_of_slave) && scenario.slave_stores == 0 {
+        scenario.slave_stores = 2;
+    }
     PANIC.set(Some(None));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = match runtime {
         Ok(runtime) => {
             let ran = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-                runtime.block_on(simulate(scenario, told, log))
+                runtime.block_on(simulate(scenario, options))
             }));
             ran.unwrap_or_else(|_| Outcome { found: None, tally: Tally::default(), story: Vec::new() })
         }
@@ -94,7 +101,8 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     Outcome { found: panicked.or(outcome.found), ..outcome }
 }
 
-async fn simulate(scenario: Scenario, told: bool, log: Option<tracing::Level>) -> Outcome {
+async fn simulate(scenario: Scenario, options: Options) -> Outcome {
+    let Options { told, log, failpoint, .. } = options;
     // Some day in 2026.
     let _entered = tlog_ambient::simulation::enter(scenario.seed, Duration::from_secs(1_770_000_000));
     let world = World::new(scenario, told);
@@ -102,6 +110,7 @@ async fn simulate(scenario: Scenario, told: bool, log: Option<tracing::Level>) -
     world.tell(|| world.scenario.describe());
     let slave = Arc::new(Slave::new(world.scenario.slave_stores));
     let mut rng = world.rng();
+    let failpoint = failpoint.map(|point| Failpoint::set(point, &world, &slave));
     for machine in &world.machines {
         machine.start(&world);
     }
@@ -117,6 +126,7 @@ async fn simulate(scenario: Scenario, told: bool, log: Option<tracing::Level>) -
         world.tally(|tally| tally.faults += 1);
         faults::strike(&world, &slave, &orders, &mut rng).await;
     }
+    drop(failpoint);
     if world.found().is_none() {
         finish(&world, &slave, &orders, writing, &mut rng).await;
     }

@@ -61,6 +61,8 @@ pub struct Tally {
     pub restores: u64,
     /// Looks at the slave.
     pub slave_looks: u64,
+    /// Times that processes died at the failpoint.
+    pub killed_at_point: u64,
 }
 
 impl Tally {
@@ -73,6 +75,7 @@ impl Tally {
         self.reads += other.reads;
         self.restores += other.restores;
         self.slave_looks += other.slave_looks;
+        self.killed_at_point += other.killed_at_point;
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use tlog_ambient::{Point, reached};
 use tlog_proto::AggregationNumber;
 use tlog_quorum::place_of;
 use tlog_store::{LogState, Members, NumberRanges, StoreError, StoreErrorKind, StoreIdentity};
@@ -415,6 +416,7 @@ impl Writer {
                     let (members, set) = (&members, &set);
                     async move {
                         if ask {
+                            reached(Point::BeforeMembers);
                             port.start(set.vdisk(), start, members).await
                         } else {
                             let source = std::io::Error::other("not asked: it is out");

@@ -1,5 +1,6 @@
 //! One syncer that has the slave, from taking it to losing it.
 
+use tlog_ambient::{Point, reached};
 use tlog_codec::VdiskKeys;
 use tlog_proto::{Epoch, LogPosition};
 use tlog_store::slave::{
@@ -123,7 +124,9 @@ impl Session {
             self.at = run.to;
             self.record().await?;
         }
+        reached(Point::BeforeSlaveData);
         self.slave.apply(run.store, self.epoch, &step, &run.changes).await?;
+        reached(Point::AfterSlaveData);
         let Some(applied) = self.applied.get_mut(run.store) else { return Ok(()) };
         (*applied, self.at) = (run.to.point, run.to);
         Ok(())
@@ -134,7 +137,9 @@ impl Session {
         if self.recorded == Some(self.at.point) {
             return Ok(());
         }
+        reached(Point::BeforeSlavePosition);
         self.slave.keep(self.epoch, &self.as_record(SlaveMark::Running)).await?;
+        reached(Point::AfterSlavePosition);
         self.recorded = Some(self.at.point);
         Ok(())
     }
