@@ -16,6 +16,10 @@
 //!
 //! What it deliberately does not do: talk to Redis, split or check shards, retry, or count to a quorum.
 
+// What tests share speaks of the crate by its name.
+#[cfg(test)]
+extern crate self as tlog_store;
+
 mod chain;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

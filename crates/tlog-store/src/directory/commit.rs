@@ -16,6 +16,7 @@ use std::time::Instant;
 use tlog_proto::{AggregationId, AggregationNumber, Epoch};
 use tokio::sync::oneshot;
 
+use super::crash::{Step, reached};
 use super::files::{
     deleted_path, guard, preallocate, segment_path, segments, sync_directory, unfinished_path, write_parts_at,
 };
@@ -360,13 +361,16 @@ impl Attendant {
     fn delete(&self, index: &mut Index, identity: &StoreIdentity) -> Outcome {
         let Log { shared, vdisk, directory, .. } = &*self.log;
         let deleted = deleted_path(directory, identity);
+        reached(Step::BeforeDelete);
         let renamed = std::fs::rename(directory, &deleted)
+            .inspect(|()| reached(Step::DeleteNamed))
             .and_then(|()| directory.parent().map_or(Ok(()), sync_directory));
         if let Err(error) = renamed {
             // Whether the log is still there after a failed sync, only a look at the disk can tell.
             self.fail(&error);
             return Err(kind_of(&error));
         }
+        reached(Step::DeleteDurable);
         shared.files.forget_vdisk(vdisk);
         *index = Index::default();
         tracing::info!(store = %shared.address, %vdisk, "a log was deleted");
@@ -374,6 +378,7 @@ impl Attendant {
             tracing::warn!(store = %shared.address, %vdisk, path = %deleted.display(), %error,
                 "the files of a deleted log cannot be removed; it is tried again when the store is opened");
         }
+        reached(Step::Deleted);
         Ok(Answer::Done)
     }
 
@@ -459,8 +464,12 @@ impl Attendant {
         if file.metadata()?.nlink() == 0 {
             return Err(io::Error::other("its segment was deleted by somebody else"));
         }
+        reached(Step::BeforeWrite);
         write_parts_at(file, &batch.parts, batch.at)?;
-        self.timed_sync(file)
+        reached(Step::AfterWrite);
+        self.timed_sync(file)?;
+        reached(Step::AfterSync);
+        Ok(())
     }
 
     fn timed_sync(&self, file: &File) -> io::Result<()> {
@@ -516,19 +525,24 @@ impl Attendant {
                 return Err(kind_of(&error));
             }
         };
+        reached(Step::SegmentWritten);
         let finish = || {
             if let Some(tail) = index.tail {
                 let file = shared.files.get(vdisk, directory, tail.segment)?;
+                reached(Step::SegmentBeforeCut);
                 file.set_len(tail.cursor.offset.into())?;
                 file.sync_all()?;
+                reached(Step::SegmentCut);
             }
             std::fs::rename(&unfinished, segment_path(directory, segment))?;
+            reached(Step::SegmentNamed);
             sync_directory(directory)
         };
         if let Err(error) = finish() {
             self.fail(&error);
             return Err(kind_of(&error));
         }
+        reached(Step::SegmentDurable);
         index.add_segment(segment);
         index.apply(Event::State(position, state));
         index.tail = Some(Tail { segment, cursor: batch.cursor, room: room.into() });
@@ -565,6 +579,7 @@ impl Attendant {
             }
             room = (room / 2).max(least);
         }
+        reached(Step::SegmentReserved);
         write_parts_at(&file, &batch.parts, 0)?;
         file.sync_all()?;
         Ok(room)

@@ -12,6 +12,10 @@
 
 mod at_once;
 mod commit;
+#[cfg(test)]
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod crash;
 mod files;
 mod index;
 mod lock;
