@@ -8,6 +8,8 @@ use redis::{RedisError, RedisResult, Value};
 const MOST: usize = 512 << 20;
 /// Most values in one answer.
 const MOST_VALUES: usize = 1 << 24;
+/// What ends every line and every string.
+const END: &[u8] = b"\r\n";
 /// Bytes of the shortest value.
 const SHORTEST: usize = 3;
 /// Longest line: a server's error can be long.
@@ -38,12 +40,15 @@ pub(super) fn of(bytes: &[u8]) -> RedisResult<Extent> {
             let garbage = rest.len() > LONGEST_LINE;
             return if garbage { Err(garbled("a line of it has no end")) } else { Ok(missing(1, values)) };
         };
-        at += line.len() + 2;
+        at += line.len() + END.len();
         match kind {
             // Nil has a length of -1.
             b'$' => {
                 if let Some(length) = length(line, MOST)? {
-                    at += length + 2;
+                    at += length + END.len();
+                    if bytes.get(at - END.len()..at).is_some_and(|end| end != END) {
+                        return Err(garbled("a string in it is longer than it says"));
+                    }
                 }
             }
             b'*' => values += length(line, MOST_VALUES)?.unwrap_or(0),
@@ -82,7 +87,7 @@ const DEEPEST: usize = 4;
 fn simple_value(rest: &mut &[u8], deepest: usize) -> Option<Value> {
     let line = line(rest)?;
     let (kind, text) = line.split_first()?;
-    *rest = rest.get(line.len() + 2..)?;
+    *rest = rest.get(line.len() + END.len()..)?;
     match kind {
         b'+' if text == b"OK" => Some(Value::Okay),
         b'+' => Some(Value::SimpleString(std::str::from_utf8(text).ok()?.to_owned())),
@@ -91,7 +96,7 @@ fn simple_value(rest: &mut &[u8], deepest: usize) -> Option<Value> {
             None => Some(Value::Nil),
             Some(length) => {
                 let string = rest.get(..length)?.to_vec();
-                *rest = rest.get(length + 2..)?;
+                *rest = rest.get(length + END.len()..)?;
                 Some(Value::BulkString(string))
             }
         },
@@ -107,9 +112,9 @@ fn simple_value(rest: &mut &[u8], deepest: usize) -> Option<Value> {
 
 /// The first line, without its end.
 fn line(bytes: &[u8]) -> Option<&[u8]> {
-    let end = bytes.iter().take(LONGEST_LINE).position(|byte| *byte == b'\r')?;
-    // What follows is the other half of the end, or is not there yet.
-    bytes.get(end + 1).and_then(|_| bytes.get(..end))
+    let longest = bytes.get(..LONGEST_LINE).unwrap_or(bytes);
+    let end = longest.windows(END.len()).position(|two| two == END)?;
+    bytes.get(..end)
 }
 
 /// The number after the first byte of a line; none for -1.
@@ -149,6 +154,7 @@ mod tests {
             "*3\r\n:1\r\n*2\r\n$1\r\nx\r\n+y\r\n$-1\r\n",
             "*2\r\n$2\r\nok\r\n-NOSCRIPT no\r\n",
             "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:0\r\n",
+            "+a\rb\n\r\n",
         ] {
             let and_more = format!("{answer}+more\r\n");
             assert_eq!(of(and_more.as_bytes()).unwrap(), Extent::Whole(answer.len()), "{answer:?}");
@@ -171,9 +177,17 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_said_and_takes_no_memory() {
         let endless = format!("+{}", "x".repeat(LONGEST_LINE));
-        for bytes in
-            ["x", "HTTP/1.1 400\r\n", "$x\r\n", "$-2\r\n", "*99999999999\r\n", "$536870913\r\n", &endless]
-        {
+        for bytes in [
+            "x",
+            "HTTP/1.1 400\r\n",
+            "$x\r\n",
+            "$-2\r\n",
+            "*99999999999\r\n",
+            "$536870913\r\n",
+            "$1\r\nabc",
+            "*1\r\n$0\r\n+1\r\n",
+            &endless,
+        ] {
             let error = of(bytes.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("cannot be read"), "{error}");
         }
