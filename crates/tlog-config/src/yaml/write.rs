@@ -2,6 +2,9 @@
 
 use super::{Node, Value};
 
+/// YAML takes no longer ones, quotes and escapes included, without being told that a name comes.
+const LONGEST_NAME: usize = 1024 - 2;
+
 /// The tree as YAML that reads back as the same tree.
 pub(crate) fn write(node: &Node) -> String {
     let mut out = String::new();
@@ -29,12 +32,25 @@ fn write_node(out: &mut String, node: &Node, indent: usize) {
         Value::Mapping(fields) => {
             for field in fields {
                 begin_line(out, indent);
-                write_scalar(out, &field.name, true);
-                out.push_str(": ");
+                write_name(out, &field.name, indent);
                 write_node(out, &field.value, indent + 1);
             }
         }
     }
+}
+
+/// Up to where the value goes. Of a name that is long YAML wants to be told that it is one.
+fn write_name(out: &mut String, name: &str, indent: usize) {
+    let mut written = String::new();
+    write_scalar(&mut written, name, true);
+    if written.len() <= LONGEST_NAME {
+        out.push_str(&written);
+    } else {
+        out.push_str("? ");
+        out.push_str(&written);
+        begin_line(out, indent);
+    }
+    out.push_str(": ");
 }
 
 /// A new line, unless this goes behind the dash of a list.
@@ -85,6 +101,20 @@ mod tests {
     fn what_is_written_looks_as_a_person_would_write_it() {
         let text = "dataStorage:\n  - address: \"127.0.0.1:1\"\n    db: 2\n  - address: store/1\nempty: []\n";
         assert_eq!(write(&parse(text, LIMITS).unwrap()), text);
+    }
+
+    #[test]
+    fn a_name_that_is_long_or_only_written_long_reads_back() {
+        for (character, count) in [("n", 3000), ("\u{1c}", 150), ("\u{1c}", 102), ("\u{1c}", 103)] {
+            let name = character.repeat(count);
+            let field = |name: &str, value| Field { mark: (1, 1), name: name.to_owned(), value };
+            let scalar = Node { mark: (1, 1), value: Value::Scalar { text: "1".into(), plain: true } };
+            let inner = Node { mark: (1, 1), value: Value::Mapping(vec![field(&name, scalar.clone())]) };
+            let list = Node { mark: (1, 1), value: Value::Sequence(vec![inner.clone(), scalar]) };
+            let fields = vec![field("a", inner), field(&name, list)];
+            let node = Node { mark: (1, 1), value: Value::Mapping(fields) };
+            assert_eq!(parse(&write(&node), LIMITS).unwrap(), node, "{count} of {character:?}");
+        }
     }
 
     fn any_node() -> impl Strategy<Value = Node> {
