@@ -6,6 +6,7 @@
 mod bench_report;
 mod codegen;
 mod counts;
+mod fuzz;
 mod setup;
 mod steps;
 mod tidy;
@@ -22,10 +23,12 @@ usage: cargo xtask <task>
                       and Ubuntu install what is missing, else print the commands
   codegen [--check]   make the Rust code of schema/tlog.capnp; --check only compares it with what is committed
   tidy                check layering, file heads and sizes, documentation links and generated code
-  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments; without arguments counts, too
+  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments; without arguments counts and fuzz,
+                      too
   sim [ARGUMENT...]   run seeds of the simulation, such as --seeds 10000; --help says more
   counts [--update]   count the instructions of a block in each stage and fail where one has grown by more than
                       10 %; --update writes down what was counted
+  fuzz [TARGET...]    feed the fuzz targets what libFuzzer makes, for 10 seconds each; --help says more
   bench-report [--quick | --from DIR]
                       measure how cost grows with vdisks, block size, flush-size, shards and history, and write the charts
                       and tables of docs/performance.md; --from takes files of an earlier one (target/bench-report)
@@ -56,6 +59,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["bench-report", arguments @ ..] => bench_report::run(root, arguments),
         ["test", arguments @ ..] => steps::test(root, arguments),
         ["sim", arguments @ ..] => steps::sim(root, arguments),
+        ["fuzz", arguments @ ..] => fuzz::run(root, arguments),
         ["ci"] => steps::ci(root, true),
         ["ci", "--skip-test"] => steps::ci(root, false),
         [] | ["help" | "-h" | "--help"] => {

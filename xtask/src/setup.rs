@@ -38,6 +38,7 @@ const TOOLS: &[Tool] = &[
     Tool { needed_for: "tests of documents in etcd", service: Some("etcd"), ..tool("etcd", "etcd-server") },
     Tool { needed_for: "tests of documents in etcd", ..tool("etcdctl", "etcd-client") },
     Tool { needed_for: "cargo xtask counts", ..tool("valgrind", "valgrind") },
+    Tool { needed_for: "cargo xtask fuzz", ..tool("c++", "g++") },
 ];
 
 const fn tool(program: &'static str, package: &'static str) -> Tool {

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{counts, setup, tidy};
+use crate::{counts, fuzz, setup, tidy};
 
 /// What a plain build leaves out, as it needs more than Rust and a C compiler.
 const FEATURES: [&str; 2] = ["--features", "tlog-config/etcd,tlog/etcd"];
 
 /// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples. Where nobody asks for
-/// some tests only, what a block costs is one of them.
+/// some tests only, what a block costs is one of them, and the fuzz targets run for a moment each.
 pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     step("setup", setup::run)?;
     step("test", || {
@@ -20,6 +20,7 @@ pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     })?;
     if arguments.is_empty() {
         step("counts", || counts::run(root, false))?;
+        step("fuzz", || fuzz::run(root, &["--seconds", "10"]))?;
     }
     Ok(())
 }

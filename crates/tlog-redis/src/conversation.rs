@@ -229,6 +229,15 @@ fn advance(out: &mut VecDeque<Bytes>, mut written: usize) {
     }
 }
 
+/// The first answer in bytes and its length; none where it is not whole yet.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn first_answer(bytes: &[u8]) -> RedisResult<Option<(usize, RedisResult<Value>)>> {
+    Ok(match frame::of(bytes)? {
+        frame::Extent::Missing(_) => None,
+        frame::Extent::Whole(length) => Some((length, frame::value(bytes.get(..length).unwrap_or_default()))),
+    })
+}
+
 fn broken() -> RedisError {
     io::Error::new(io::ErrorKind::BrokenPipe, "the connection was closed before an answer came").into()
 }

@@ -19,6 +19,9 @@ mod dial;
 mod durability;
 mod factory;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod held;
 mod layout;
 mod limits;

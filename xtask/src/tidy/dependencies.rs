@@ -74,6 +74,21 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "tlog-server",
         ],
     ),
+    (
+        "tlog-fuzz",
+        &[
+            "tlog",
+            "tlog-proto",
+            "tlog-crypto",
+            "tlog-codec",
+            "tlog-store",
+            "tlog-redis",
+            "tlog-config",
+            "tlog-player",
+            "tlog-server",
+            "tlog-client",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -82,8 +97,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 const TESTS_MAY_DEPEND_ON: &[(&str, &[&str])] =
     &[("tlog-player", &["tlog-redis", "tlog-config", "tlog-testbed"])];
 
-/// The feature with the switches that only a simulation may have, and the crate that may ask for it.
-const SIMULATION: (&str, &str) = ("simulation", "tlog-sim");
+/// Features that one crate alone may ask for: the switches that only a simulation may have, and the entrances for fuzz targets.
+const RESERVED: [(&str, &str); 2] = [("simulation", "tlog-sim"), ("fuzzing", "tlog-fuzz")];
 
 /// What cargo knows about the workspace's own crates.
 pub(crate) fn metadata(root: &Path) -> Result<Value> {
@@ -124,19 +139,20 @@ pub(super) fn forbidden(metadata: &Value) -> Faults {
     faults
 }
 
-/// Whoever asks for what only the simulator may have.
-pub(super) fn simulated(metadata: &Value) -> Faults {
-    let (feature, simulator) = SIMULATION;
-    let others = packages(metadata).filter(|(name, _)| *name != simulator);
+/// Whoever asks for what is for another crate alone.
+pub(super) fn reserved(metadata: &Value) -> Faults {
+    RESERVED.iter().flat_map(|(feature, owner)| asked_by_others(metadata, feature, owner)).collect()
+}
+
+fn asked_by_others(metadata: &Value, feature: &str, owner: &str) -> Faults {
+    let others = packages(metadata).filter(|(name, _)| *name != owner);
     let asks = |dependency: &&Value| {
         let features = dependency.get("features").and_then(Value::as_array);
         is_ours(dependency) && features.into_iter().flatten().any(|asked| asked == feature)
     };
     others
         .flat_map(|(name, package)| dependencies(package).filter(asks).map(move |on| (name, name_of(on))))
-        .map(|(name, on)| {
-            format!("crate {name} asks for the feature `{feature}` of {on}; only {simulator} may: it has switches that break rules")
-        })
+        .map(|(name, on)| format!("crate {name} asks for the feature `{feature}` of {on}; only {owner} may"))
         .collect()
 }
 
@@ -200,10 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_rules_is_for_the_simulator_alone() {
-        let asks = json!([{ "name": "tlog-flusher", "path": "/somewhere", "features": ["simulation"] }]);
-        assert!(simulated(&workspace("tlog-sim", asks.clone())).is_empty());
-        assert_eq!(simulated(&workspace("tlog", asks)).len(), 1);
+    fn what_breaks_rules_is_for_the_simulator_alone_and_entrances_are_for_the_fuzz_targets() {
+        let check = |feature: &str, owner: &str, other: &str| {
+            let asks = json!([{ "name": "tlog-flusher", "path": "/somewhere", "features": [feature] }]);
+            assert!(reserved(&workspace(owner, asks.clone())).is_empty());
+            assert_eq!(reserved(&workspace(other, asks)).len(), 1);
+        };
+        check("simulation", "tlog-sim", "tlog-fuzz");
+        check("fuzzing", "tlog-fuzz", "tlog-sim");
     }
 
     #[test]

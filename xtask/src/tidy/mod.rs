@@ -22,7 +22,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let files = text_files(root)?;
     let metadata = dependencies::metadata(root)?;
     let mut faults = dependencies::forbidden(&metadata);
-    faults.extend(dependencies::simulated(&metadata));
+    faults.extend(dependencies::reserved(&metadata));
     let listed = fs::read_to_string(root.join(dependencies::LIST)).unwrap_or_default();
     faults.extend(dependencies::unlisted(&metadata, &listed));
     for file in &files {
