@@ -1,6 +1,6 @@
 //! How a server is to be started.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::TlsFiles;
 
@@ -19,6 +19,8 @@ pub struct RedisOptions {
     pub max_memory: Option<u64>,
     /// `maxmemory-policy`; `noeviction` where there is none.
     pub eviction: Option<String>,
+    /// Where its directory is made; among the temporary ones of the system where this is none.
+    pub parent: Option<PathBuf>,
     /// More settings, as on the command line: `--maxclients`, `10`. They win over those above.
     pub arguments: Vec<String>,
 }

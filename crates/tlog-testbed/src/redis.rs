@@ -35,7 +35,8 @@ impl RedisProcess {
 
     /// Starts one and does not wait for it.
     fn begin(options: RedisOptions) -> Self {
-        let directory = tempfile::Builder::new().prefix("tlog-redis-").tempdir().unwrap();
+        let parent = options.parent.clone().unwrap_or_else(std::env::temp_dir);
+        let directory = tempfile::Builder::new().prefix("tlog-redis-").tempdir_in(parent).unwrap();
         let tls = options.tls.as_ref().map(|tls| TlsFiles::make(directory.path(), &tls.names));
         let process = Self { options, port: ReservedPort::new(), directory, tls, running: Mutex::default() };
         fs::create_dir(process.data()).unwrap();
@@ -82,6 +83,11 @@ impl RedisProcess {
     /// Whether it was started and not killed since.
     pub fn is_running(&self) -> bool {
         self.running().is_some()
+    }
+
+    /// Whether it was started and has ended by itself, such as for a full disk.
+    pub fn has_ended(&self) -> bool {
+        self.running().as_mut().is_some_and(Running::has_ended)
     }
 
     /// The folder with its data.
@@ -212,6 +218,24 @@ mod tests {
         };
         check(RedisOptions::durable(), "value");
         check(RedisOptions::default(), "");
+    }
+
+    #[test]
+    fn a_server_keeps_its_files_where_it_is_told_to_and_shows_that_it_ended_by_itself() {
+        let parent = tempfile::tempdir().unwrap();
+        let options = RedisOptions { parent: Some(parent.path().to_owned()), ..RedisOptions::durable() };
+        let server = RedisProcess::start(options);
+        assert!(server.data().starts_with(parent.path()) && server.data().join("appendonlydir").is_dir());
+        assert!(!server.has_ended());
+        // It does not answer, and the connection is closed: an error for who asks.
+        std::panic::catch_unwind(|| server.cli(&["SHUTDOWN"])).ok();
+        let begun = Instant::now();
+        while !server.has_ended() {
+            assert!(begun.elapsed() < START_LIMIT);
+            thread::yield_now();
+        }
+        server.restart();
+        assert!(!server.has_ended());
     }
 
     #[test]

@@ -11,7 +11,8 @@ type Order = (Command, mpsc::SyncSender<std::io::Result<Child>>);
 ///
 /// `setpriv` asks for that, and then becomes the program, under the same process id. What the system watches is the
 /// *thread* that started the child, and a test's threads come and go: one thread of this crate, which never ends, starts them all.
-pub(crate) fn spawn(program: &str, change: impl FnOnce(&mut Command)) -> std::io::Result<Child> {
+/// `change` adds arguments and the like.
+pub fn spawn(program: &str, change: impl FnOnce(&mut Command)) -> std::io::Result<Child> {
     static STARTER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
     let starter = STARTER.get_or_init(|| {
         let (orders, incoming) = mpsc::channel::<Order>();

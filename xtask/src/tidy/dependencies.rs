@@ -89,6 +89,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "tlog-client",
         ],
     ),
+    ("tlog-chaos", &["tlog-proto", "tlog-client", "tlog-testbed"]),
     ("xtask", &[]),
 ];
 
