@@ -23,9 +23,12 @@ usage: cargo xtask <task>
                       and Ubuntu install what is missing, else print the commands
   codegen [--check]   make the Rust code of schema/tlog.capnp; --check only compares it with what is committed
   tidy                check layering, file heads and sizes, documentation links and generated code
-  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments; without arguments counts and fuzz,
-                      too
+  test [ARGUMENT...]  setup, then cargo test --workspace --locked with the arguments; without arguments chaos
+                      for three minutes, counts and fuzz, too
   sim [ARGUMENT...]   run seeds of the simulation, such as --seeds 10000; --help says more
+  chaos [--release] [ARGUMENT...]
+                      kill, stop, cut off and fill up real servers, stores, clients and a slave, such as for --minutes 30; --help
+                      says more; --release with programs that are built for speed
   counts [--update]   count the instructions of a block in each stage and fail where one has grown by more than
                       10 %; --update writes down what was counted
   fuzz [TARGET...]    feed the fuzz targets what libFuzzer makes, for 10 seconds each; --help says more
@@ -60,6 +63,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test", arguments @ ..] => steps::test(root, arguments),
         ["sim", arguments @ ..] => steps::sim(root, arguments),
         ["fuzz", arguments @ ..] => fuzz::run(root, arguments),
+        ["chaos", arguments @ ..] => steps::chaos(root, arguments),
         ["ci"] => steps::ci(root, true),
         ["ci", "--skip-test"] => steps::ci(root, false),
         [] | ["help" | "-h" | "--help"] => {

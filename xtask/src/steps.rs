@@ -12,13 +12,21 @@ use crate::{counts, fuzz, setup, tidy};
 const FEATURES: [&str; 2] = ["--features", "tlog-config/etcd,tlog/etcd"];
 
 /// Everything that the tests need, then all tests: of units, of crates, of the documentation. Builds the examples. Where nobody asks for
-/// some tests only, what a block costs is one of them, and the fuzz targets run for a moment each.
+/// some tests only, three more steps: chaos, what a block costs, and the fuzz targets for a moment each.
 pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
     step("setup", setup::run)?;
     step("test", || {
         cargo(root, &[&["test", "--workspace", "--locked"], &FEATURES[..], arguments].concat(), &[])
     })?;
     if arguments.is_empty() {
+        step("chaos", || {
+            chaos(root, &[])?;
+            // What must be found, or the checks are worth nothing.
+            for wrong in ["wiped-stores", "other-content", "early-acknowledgement"] {
+                chaos(root, &["--minutes", "0.3", "--recovery", "20", "--break", wrong])?;
+            }
+            Ok(())
+        })?;
         step("counts", || counts::run(root, false))?;
         step("fuzz", || fuzz::run(root, &["--seconds", "10"]))?;
     }
@@ -29,6 +37,30 @@ pub(crate) fn test(root: &Path, arguments: &[&str]) -> Result<()> {
 pub(crate) fn sim(root: &Path, arguments: &[&str]) -> Result<()> {
     let run = ["run", "--quiet", "--release", "--locked", "--package", "tlog-sim", "--bin", "tlog-sim", "--"];
     cargo(root, &[&run[..], arguments].concat(), &[])
+}
+
+/// Builds what the tests build, so that nothing is built twice where they were run, and strikes real processes with it.
+pub(crate) fn chaos(root: &Path, arguments: &[&str]) -> Result<()> {
+    let (mut build, mut profile, mut arguments) =
+        (vec!["build", "--workspace", "--locked"], "debug", arguments);
+    match arguments {
+        ["--release", rest @ ..] => {
+            build.extend(["--release", "--bins"]);
+            (profile, arguments) = ("release", rest);
+        }
+        _ => build.extend(["--bins", "--tests"]),
+    }
+    cargo(root, &[&build[..], &["--quiet"], &FEATURES].concat(), &[])?;
+    let metadata = tidy::metadata(root)?;
+    let target = metadata.get("target_directory").and_then(|target| target.as_str());
+    let program =
+        Path::new(target.context("cargo tells no target directory")?).join(profile).join("tlog-chaos");
+    let status = Command::new(&program).args(arguments).status();
+    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    if !status.success() {
+        bail!("`chaos {}` ended with {status}", arguments.join(" "));
+    }
+    Ok(())
 }
 
 /// Every check, the cheap ones first; stops at the first that fails.

@@ -1,6 +1,5 @@
 //! Restores and slaves, compared with what the journals say.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,50 +11,62 @@ use tokio::time::sleep;
 use crate::journal::Journal;
 use crate::report::Tally;
 use crate::site::{Client, Site};
-use crate::tool::{Restored, blocks_of_slave};
-
-/// Within this everything must become durable, all stores have everything and the slave be up to date, once faults have stopped. Most of it
-/// is for machines that do other things as well.
-pub(crate) const RECOVERY: Duration = Duration::from_secs(240);
+use crate::tool::Restored;
 
 /// Between two looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The same, of looks that start a program.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Moments that are restored of each vdisk at the end of a round, beside the newest.
 const EARLIER_MOMENTS: usize = 4;
 
-/// Waits for something until `RECOVERY` after `since`; answers how long that took. Nothing may end by itself meanwhile.
-async fn until(
-    site: &Site,
+/// Nothing goes wrong any more, and everything has to recover by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calm {
+    /// After what.
+    after: &'static str,
+    /// Since when.
     since: Instant,
-    every: Duration,
-    what: &str,
-    mut is: impl AsyncFnMut() -> anyhow::Result<Result<(), String>>,
-) -> anyhow::Result<Duration> {
-    loop {
-        let missing = match is().await? {
-            Ok(()) => return Ok(since.elapsed()),
-            Err(missing) => missing,
-        };
-        site.check_runs().await?;
-        ensure!(
-            since.elapsed() < RECOVERY,
-            "{what}: not within {RECOVERY:?} after faults had stopped: {missing}"
-        );
-        sleep(every).await;
+    /// How long it may take.
+    limit: Duration,
+}
+
+impl Calm {
+    /// From now on.
+    pub(crate) fn begin(after: &'static str, limit: Duration) -> Self {
+        Self { after, since: Instant::now(), limit }
+    }
+
+    /// Waits for something; answers how long after the beginning it was so. Nothing may end by itself meanwhile.
+    pub(crate) async fn until(
+        &self,
+        site: &Site,
+        every: Duration,
+        what: &str,
+        mut is: impl AsyncFnMut() -> anyhow::Result<Result<(), String>>,
+    ) -> anyhow::Result<Duration> {
+        loop {
+            let missing = match is().await? {
+                Ok(()) => return Ok(self.since.elapsed()),
+                Err(missing) => missing,
+            };
+            site.check_runs().await?;
+            let Self { after, since, limit } = self;
+            ensure!(since.elapsed() < *limit, "not within {limit:?} after {after}: {what}: {missing}");
+            sleep(every).await;
+        }
     }
 }
 
-/// Waits until every client has had something acknowledged that was handed over after `since`. Answers the longest of the waits.
-pub(crate) async fn writes_go_on(site: &Site, since: Instant) -> anyhow::Result<Duration> {
+/// Waits until every client has had something acknowledged that was not handed over before this.
+pub(crate) async fn writes_go_on(site: &Site, calm: Calm) -> anyhow::Result<Duration> {
     let mut goals = Vec::new();
     for client in &site.clients {
         goals.push(client.look(Journal::handed)? + 1);
     }
-    until(site, since, LOOK_EVERY, "acknowledgements", async || {
+    calm.until(site, LOOK_EVERY, "acknowledgements", async || {
         for (client, goal) in site.clients.iter().zip(&goals) {
             let (handed, acknowledged) = client.look(|journal| (journal.handed(), journal.acknowledged))?;
             if acknowledged < *goal {
@@ -79,11 +90,11 @@ pub(crate) async fn write(site: &Site) -> anyhow::Result<()> {
 }
 
 /// Lets the clients stop writing, and waits until all that was handed over is durable.
-pub(crate) async fn be_quiet(site: &Site, since: Instant) -> anyhow::Result<Duration> {
+pub(crate) async fn be_quiet(site: &Site, calm: Calm) -> anyhow::Result<Duration> {
     for client in &site.clients {
         client.program.lock().await.tell("quiet")?;
     }
-    until(site, since, LOOK_EVERY, "everything durable", async || {
+    calm.until(site, LOOK_EVERY, "everything durable", async || {
         for client in &site.clients {
             let is_quiet = client.look(|journal| {
                 journal.quiet == Some(journal.handed()) && journal.acknowledged == journal.handed()
@@ -99,8 +110,8 @@ pub(crate) async fn be_quiet(site: &Site, since: Instant) -> anyhow::Result<Dura
 }
 
 /// Waits until every store has everything, and knows so.
-pub(crate) async fn stores_are_whole(site: &Site, since: Instant) -> anyhow::Result<Duration> {
-    until(site, since, ASK_EVERY, "stores that have everything", async || {
+pub(crate) async fn stores_are_whole(site: &Site, calm: Calm) -> anyhow::Result<Duration> {
+    calm.until(site, ASK_EVERY, "stores that have everything", async || {
         for client in &site.clients {
             let (code, said) = site.tool.verify(&client.disk.vdisk, &[]).await?;
             if code != Some(0) {
@@ -110,44 +121,6 @@ pub(crate) async fn stores_are_whole(site: &Site, since: Instant) -> anyhow::Res
         Ok(Ok(()))
     })
     .await
-}
-
-/// Waits until the slave holds everything, and compares it. Nothing may be written meanwhile.
-pub(crate) async fn slave_is_the_disk(site: &Arc<Site>, since: Instant) -> anyhow::Result<Duration> {
-    let mut longest = Duration::ZERO;
-    for client in &site.clients {
-        let journal = client.journal()?;
-        let vdisk = &client.disk.vdisk;
-        let what = format!("slave of {vdisk} up to date");
-        let took = until(site, since, ASK_EVERY, &what, async || {
-            let (state, sequence, told) = site.tool.slave(vdisk).await?;
-            ensure!(state != "needs_resync" && state != "stopped", "the slave of vdisk {vdisk}: {told}");
-            let is = state == "filled" && sequence == Some(journal.handed());
-            Ok(if is { Ok(()) } else { Err(told.to_string()) })
-        });
-        longest = longest.max(took.await?);
-        let (of, site) = (vdisk.clone(), Arc::clone(site));
-        let blocks = tokio::task::spawn_blocking(move || {
-            let stores = site.slave.len() as u64;
-            let mut blocks = BTreeMap::new();
-            for (number, store) in (0..).zip(&site.slave) {
-                let held = blocks_of_slave(&store.redis, &of)?;
-                ensure!(
-                    held.keys().all(|index| index % stores == number),
-                    "blocks of {of} are on another store of the slave"
-                );
-                blocks.extend(held);
-            }
-            Ok(blocks)
-        });
-        let blocks = blocks.await??;
-        let found = blocks.iter().map(|(index, data)| (*index, &data[..]));
-        let compared = client.disk.compare_blocks(&client.disk.after(&journal.writes), found);
-        if let Err(wrong) = compared {
-            bail!("the slave of vdisk {vdisk} after write {}: {wrong}", journal.handed());
-        }
-    }
-    Ok(longest)
 }
 
 /// Restores the newest moment and some earlier ones of each vdisk, and compares. All must be possible.

@@ -6,13 +6,13 @@
 //!  plan       which faults, when: from the seed      striking   carries them out
 //!  site       Redis servers, tlog servers, relays between all of them, clients, the tool
 //!  writer     a client in a process of its own       journal    what it handed over, and what was acknowledged
-//!  checking   restores and slaves against journals   model      what a disk must hold after each write
+//!  checking   restores against journals; slaves      model      what a disk must hold after each write
 //! ```
 //!
 //! # What is checked
 //!
 //! - In the middle of everything: whatever a restore gives is the disk after the write that it names, and not an older one than was
-//!   acknowledged when it was asked for.
+//!   acknowledged when it was asked for. Wherever its syncer is: a slave is the disk after some write, at or after the one that it names.
 //! - When faults have stopped: within a stated time writes are acknowledged again, everything handed over becomes durable, every store has
 //!   everything, the slave is up to date, all by itself. Then the newest disk and earlier ones are restored, and the slave is read with
 //!   another client: byte for byte what the journals say.
@@ -35,11 +35,14 @@ mod relay;
 mod report;
 mod run;
 mod site;
+mod slaves;
 mod small_disk;
 mod striking;
 mod tool;
 mod writer;
+mod wrong;
 
 pub use report::Report;
 pub use run::{Options, random_seed, run};
 pub use writer::{WriterArguments, write};
+pub use wrong::{NoSuchWrong, Wrong};

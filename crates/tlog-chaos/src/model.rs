@@ -93,6 +93,51 @@ impl Disk {
         }
     }
 
+    /// The first moment, at or after a write, of which these blocks are the disk: after how many writes.
+    pub(crate) fn moment_of(
+        &self,
+        writes: &[Handed],
+        found: &BTreeMap<u64, Vec<u8>>,
+        at_least: u64,
+    ) -> Result<u64, String> {
+        let mut held = BTreeMap::new();
+        for (index, data) in found {
+            let is_it = |(sequence, write): &(u64, &Handed)| {
+                write.index == *index && self.content(*sequence) == *data
+            };
+            let written = (1..=writes.len() as u64).rev().zip(writes.iter().rev()).find(is_it);
+            let Some((sequence, _)) = written else {
+                return Err(format!("block {index} has content that nobody wrote there"));
+            };
+            held.insert(*index, sequence);
+        }
+        // Blocks that are not as they are held, after each write.
+        let mut differing = held.len();
+        let mut disk = BTreeMap::new();
+        if differing == 0 && at_least == 0 {
+            return Ok(0);
+        }
+        for (sequence, write) in (1..).zip(writes) {
+            let was = disk.get(&write.index) == held.get(&write.index);
+            match write.operation {
+                Operation::Set => disk.insert(write.index, sequence),
+                Operation::Delete => disk.remove(&write.index),
+            };
+            match (was, disk.get(&write.index) == held.get(&write.index)) {
+                (true, false) => differing += 1,
+                (false, true) => differing -= 1,
+                _ => {}
+            }
+            if differing == 0 && sequence >= at_least {
+                return Ok(sequence);
+            }
+        }
+        Err(format!(
+            "{differing} blocks are those of no moment at or after write {at_least} of {}",
+            writes.len()
+        ))
+    }
+
     /// In words, which write this is the content of.
     fn whose(&self, disk: &BTreeMap<u64, u64>, data: &[u8]) -> String {
         let newest = disk.values().max().copied().unwrap_or_default();
@@ -123,6 +168,37 @@ mod tests {
         assert!(found.contains(expected), "{found}");
         // What must be there is what is sent.
         assert_eq!(disk.block(5, &writes[4]).data, disk.content(5));
+    }
+
+    #[test]
+    fn blocks_are_a_moment_or_they_are_not() {
+        let disk = Disk { vdisk: "a".to_owned(), block_size: 16, blocks: 8, seed: 5 };
+        let write = |index, operation| Handed { index, operation, nanos: 1 };
+        let writes = [
+            write(0, Operation::Set),
+            write(1, Operation::Set),
+            write(0, Operation::Delete),
+            write(0, Operation::Set),
+        ];
+        let held = |blocks: &[(u64, u64)]| -> BTreeMap<u64, Vec<u8>> {
+            blocks.iter().map(|(index, sequence)| (*index, disk.content(*sequence).to_vec())).collect()
+        };
+        let check = |blocks: &[(u64, u64)], at_least, expected: Result<u64, &str>| {
+            let moment = disk.moment_of(&writes, &held(blocks), at_least);
+            match expected {
+                Ok(expected) => assert_eq!(moment, Ok(expected)),
+                Err(expected) => assert!(moment.unwrap_err().contains(expected)),
+            }
+        };
+        check(&[], 0, Ok(0));
+        check(&[(0, 1)], 0, Ok(1));
+        check(&[(0, 1), (1, 2)], 1, Ok(2));
+        check(&[(1, 2)], 1, Ok(3));
+        check(&[(0, 4), (1, 2)], 4, Ok(4));
+        // Older than it says, two halves of different moments, and content of another block.
+        check(&[(0, 1)], 2, Err("no moment at or after write 2 of 4"));
+        check(&[(0, 4)], 0, Err("no moment"));
+        check(&[(1, 4)], 0, Err("nobody wrote there"));
     }
 
     #[test]

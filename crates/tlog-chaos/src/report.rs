@@ -32,6 +32,11 @@ impl Tally {
         self.change(|report| report.restores_meanwhile += 1);
     }
 
+    /// A slave wherever its syncer was.
+    pub(crate) fn slave_compared(&self) {
+        self.change(|report| report.slaves += 1);
+    }
+
     /// One that was not possible then.
     pub(crate) fn not_possible(&self, said: String) {
         self.change(|report| {
@@ -76,7 +81,9 @@ pub struct Report {
     pub restores_meanwhile: u64,
     /// Restores in the middle of faults that too few stores were there for.
     pub not_possible: u64,
-    /// What the tool said of the last of them.
+    /// Slaves that were compared wherever their syncers were.
+    pub slaves: u64,
+    /// What the tool said of the last restore that was not possible.
     pub last_not_possible: Option<String>,
     /// The longest that something took after the faults of a round had stopped.
     pub recoveries: BTreeMap<&'static str, Duration>,
@@ -100,6 +107,7 @@ impl Report {
             "restores": self.restores,
             "restores_meanwhile": self.restores_meanwhile,
             "restores_not_possible": self.not_possible,
+            "slaves": self.slaves,
             "longest_seconds_after_faults": seconds,
             "found": self.found,
         })
@@ -122,6 +130,7 @@ impl fmt::Display for Report {
         line("restores compared after faults", self.restores.to_string())?;
         line("restores compared during faults", self.restores_meanwhile.to_string())?;
         line("restores that too few stores were there for", self.not_possible.to_string())?;
+        line("slaves compared while they are synced", self.slaves.to_string())?;
         for (what, took) in &self.recoveries {
             let mut words = String::from("longest until ");
             words.write_str(what)?;

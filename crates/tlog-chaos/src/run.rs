@@ -1,5 +1,6 @@
 //! Rounds of faults, and what is looked at after each.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +9,17 @@ use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-use crate::fault::Fault;
+use crate::checking::Calm;
+use crate::fault::{Fault, Target};
 use crate::plan::{Strike, faults};
 use crate::report::{Report, Tally};
 use crate::site::{Plot, Site};
-use crate::{checking, small_disk, striking};
+use crate::wrong::Wrong;
+use crate::{checking, slaves, small_disk, striking};
 
 /// How long faults go on before everything is compared.
 const ROUND: Duration = Duration::from_secs(40);
@@ -25,6 +29,9 @@ const RATE: u32 = 40;
 
 /// Writes of a client, about, in a whole run: so much history fits in memory and on small disks.
 const MOST_WRITES: u64 = 100_000;
+
+/// How long the start may take, on a machine that does other things as well.
+const START: Duration = Duration::from_secs(240);
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -37,9 +44,16 @@ pub struct Options {
     pub keep: Option<PathBuf>,
     /// Where `tlog` and `tlog-server` are.
     pub binaries: PathBuf,
-    /// Wipes more stores at once than an acknowledgement survives, which must be found.
-    pub break_promise: bool,
+    /// How long everything may take to recover by itself.
+    pub recovery: Duration,
+    /// What is done wrong, and must be found.
+    pub wrong: Option<Wrong>,
 }
+
+/// Somebody did not want to wait any longer.
+#[derive(Debug, thiserror::Error)]
+#[error("it was interrupted")]
+struct Interrupted;
 
 /// Where everything is.
 enum Place {
@@ -57,6 +71,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let place = match &options.keep {
         Some(path) => {
             std::fs::create_dir_all(path)?;
+            // A journal that is there would be gone on with.
+            anyhow::ensure!(std::fs::read_dir(path)?.next().is_none(), "{} is not empty", path.display());
             Place::Kept(std::path::absolute(path)?)
         }
         None => Place::Temporary(tempfile::Builder::new().prefix("tlog-chaos-").tempdir()?),
@@ -73,6 +89,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         rate: u32::try_from(MOST_WRITES / (60 * minutes)).unwrap_or(RATE).clamp(1, RATE),
         // What a run writes, twice, as Redis writes its file anew now and then.
         small_disk: alone.then_some((64 + 8 * minutes.min(32)) << 20),
+        wrong: options.wrong,
     };
     let tally = Arc::new(Tally::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -85,6 +102,9 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         report.impossible.push("disk of a store full");
     }
     if let Err(error) = found {
+        if error.is::<Interrupted>() {
+            return Err(error);
+        }
         report.found = Some(format!("{error:#}"));
         let kept = match place {
             Place::Kept(path) => path,
@@ -102,6 +122,7 @@ async fn whole(plot: &Plot, options: &Options, tally: &Arc<Tally>) -> anyhow::Re
     let done = tokio::select! {
         done = rounds(&site, options, tally) => done,
         looked = checking::keep_looking(Arc::clone(&site), options.seed, Arc::clone(tally)) => looked,
+        _ = tokio::signal::ctrl_c() => Err(Interrupted.into()),
     };
     let counted = count(&site, tally);
     site.keep_logs()?;
@@ -129,25 +150,28 @@ async fn rounds(site: &Arc<Site>, options: &Options, tally: &Arc<Tally>) -> anyh
     }
     checking::write(site).await?;
     // A log that is being begun has promised nothing yet.
-    checking::writes_go_on(site, began).await?;
-    checking::stores_are_whole(site, began).await?;
+    let calm = Calm::begin("the start", options.recovery.max(START));
+    checking::writes_go_on(site, calm).await?;
+    checking::stores_are_whole(site, calm).await?;
     say(began, "everything is there, and both disks are written");
     let mut round = 0;
     while began.elapsed() < options.length || round == 0 {
         let length = ROUND.min(options.length);
         let strikes = faults(options.seed, round, length, &site.shape());
         carry_out(site, strikes, began, tally).await?;
-        if options.break_promise {
-            break_promise(site, began).await?;
+        slaves::slave_is_a_moment(site, tally).await?;
+        if options.wrong == Some(Wrong::WipedStores) {
+            wipe_too_many(site, began).await?;
         }
-        let stopped = Instant::now();
+        let calm = Calm::begin("faults had stopped", options.recovery);
         say(began, "faults have stopped");
-        tally.took("acknowledgements come again", checking::writes_go_on(site, stopped).await?);
-        tally.took("everything is durable", checking::be_quiet(site, stopped).await?);
-        tally.took("all stores have everything", checking::stores_are_whole(site, stopped).await?);
-        tally.took("the slave is up to date", checking::slave_is_the_disk(site, stopped).await?);
+        tally.took("acknowledgements come again", checking::writes_go_on(site, calm).await?);
+        tally.took("everything is durable", checking::be_quiet(site, calm).await?);
+        tally.took("all stores have everything", checking::stores_are_whole(site, calm).await?);
+        tally.took("the slave is up to date", slaves::slave_is_the_disk(site, calm).await?);
         checking::restores_are_the_disk(site, &mut random, tally).await?;
         site.check_runs().await?;
+        site.check_logs().await?;
         round += 1;
         tally.change(|report| report.rounds = round);
         let handed: u64 = site
@@ -155,20 +179,15 @@ async fn rounds(site: &Arc<Site>, options: &Options, tally: &Arc<Tally>) -> anyh
             .iter()
             .map(|client| client.look(|journal| journal.handed()))
             .sum::<Result<_, _>>()?;
-        say(
-            began,
-            &format!(
-                "round {round} is over: {handed} writes, all of them there ({:.1} s)",
-                stopped.elapsed().as_secs_f64()
-            ),
-        );
+        say(began, &format!("round {round} is over: {handed} writes, all of them there"));
         checking::write(site).await?;
     }
-    checking::be_quiet(site, Instant::now()).await?;
+    checking::be_quiet(site, Calm::begin("the last round", options.recovery)).await?;
     checking::history_is_whole(site).await
 }
 
-/// Lets go wrong what is planned, when it is planned; answers when all of it is undone.
+/// Lets go wrong what is planned, when it is planned; answers when all of it is undone. Where a start takes the machine long, what is planned
+/// next for that process waits for it.
 async fn carry_out(
     site: &Arc<Site>,
     strikes: Vec<Strike>,
@@ -176,11 +195,19 @@ async fn carry_out(
     tally: &Arc<Tally>,
 ) -> anyhow::Result<()> {
     let start = tokio::time::Instant::now();
-    let mut under_way = JoinSet::new();
+    let (mut under_way, mut free) = (JoinSet::new(), BTreeMap::<Target, Arc<Mutex<()>>>::new());
     for strike in strikes {
         let (site, tally) = (Arc::clone(site), Arc::clone(tally));
+        // In one order, so that no two wait for each other.
+        let targets: BTreeSet<Target> = strike.fault.targets(&site.shape()).into_iter().collect();
+        let free: Vec<_> =
+            targets.into_iter().map(|target| Arc::clone(free.entry(target).or_default())).collect();
         under_way.spawn(async move {
             sleep_until(start + strike.at).await;
+            let mut held = Vec::new();
+            for target in free {
+                held.push(target.lock_owned().await);
+            }
             let Strike { lasts, fault, .. } = &strike;
             say(began, &format!("{fault}, for {:.1} s", lasts.as_secs_f64()));
             tally.fault(fault);
@@ -196,7 +223,7 @@ async fn carry_out(
 }
 
 /// Three of six stores lose everything, where any four are needed.
-async fn break_promise(site: &Arc<Site>, began: Instant) -> anyhow::Result<()> {
+async fn wipe_too_many(site: &Arc<Site>, began: Instant) -> anyhow::Result<()> {
     for store in [0, 2, 5] {
         let fault = Fault::StoreWiped(store);
         say(began, &format!("{fault}, and it must not"));

@@ -25,6 +25,7 @@ use crate::relay::Relay;
 use crate::small_disk::SmallDisk;
 use crate::tool::Tool;
 use crate::writer::WriterArguments;
+use crate::wrong::Wrong;
 
 const SERVERS: usize = 2;
 const STORES: usize = 6;
@@ -123,6 +124,8 @@ pub(crate) struct Plot {
     pub(crate) rate: u32,
     /// Bytes of a small disk; none where there are none.
     pub(crate) small_disk: Option<u64>,
+    /// What the clients do that they must not.
+    pub(crate) wrong: Option<Wrong>,
 }
 
 /// Everything. What runs is killed when this is dropped.
@@ -138,7 +141,7 @@ pub(crate) struct Site {
 impl Site {
     /// Starts everything but the clients. Blocks until the stores are there.
     pub(crate) fn start(plot: &Plot) -> anyhow::Result<Self> {
-        let Plot { root, binaries, seed, rate, small_disk } = plot;
+        let Plot { root, binaries, seed, rate, small_disk, wrong } = plot;
         let store = |number: usize| {
             let name = format!("store-{number}");
             let bytes = small_disk.filter(|_| SMALL_DISKS.contains(&number));
@@ -197,7 +200,9 @@ impl Site {
             let mut fronts = fronts.clone();
             fronts.rotate_left(number % SERVERS);
             let rate = (rate >> number).max(1);
-            clients.push(client(root, number, disk, rate, &fronts)?);
+            let path = root.join(format!("client-{number}.journal"));
+            let arguments = WriterArguments::of(&disk, rate, &fronts, &path, *wrong);
+            clients.push(client(root, number, disk, path, arguments)?);
         }
         Ok(Self { servers, clients, stores, slave, tool })
     }
@@ -213,7 +218,7 @@ impl Site {
         }
     }
 
-    /// Fails where something has ended by itself, or has panicked.
+    /// Fails where something has ended by itself.
     pub(crate) async fn check_runs(&self) -> anyhow::Result<()> {
         for server in &self.servers {
             [&server.front]
@@ -222,16 +227,27 @@ impl Site {
                 .chain(&server.slave)
                 .try_for_each(Relay::check)?;
         }
-        let servers = self.servers.iter().map(|server| &server.program);
-        for program in servers.chain(self.clients.iter().map(|client| &client.program)) {
-            let mut program = program.lock().await;
-            program.check_runs()?;
+        for program in self.programs() {
+            program.lock().await.check_runs()?;
+        }
+        Ok(())
+    }
+
+    /// Fails where something has panicked, be it in a task alone.
+    pub(crate) async fn check_logs(&self) -> anyhow::Result<()> {
+        for program in self.programs() {
+            let program = program.lock().await;
             let log = fs::read_to_string(program.log()).unwrap_or_default();
             if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
                 anyhow::bail!("{}: {line}", program.name);
             }
         }
         Ok(())
+    }
+
+    fn programs(&self) -> impl Iterator<Item = &tokio::sync::Mutex<Program>> {
+        let servers = self.servers.iter().map(|server| &server.program);
+        servers.chain(self.clients.iter().map(|client| &client.program))
     }
 
     /// Appends what stores have printed to their logs.
@@ -244,12 +260,16 @@ fn relay_to(port: u16) -> Relay {
     Relay::to(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-fn client(root: &Path, number: usize, disk: Disk, rate: u32, servers: &[String]) -> anyhow::Result<Client> {
+fn client(
+    root: &Path,
+    number: usize,
+    disk: Disk,
+    path: PathBuf,
+    arguments: Vec<String>,
+) -> anyhow::Result<Client> {
     let name = format!("client-{number}");
-    let path = root.join(format!("{name}.journal"));
     // There from the beginning, to be read.
     JournalWriter::open(&path)?;
-    let arguments = WriterArguments::of(&disk, rate, servers, &path);
     let binary = std::env::current_exe()?;
     let program = Program { name, binary, arguments, directory: root.to_owned(), child: None };
     let journal = Mutex::new(JournalReader::open(&path)?);

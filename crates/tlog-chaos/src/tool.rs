@@ -1,6 +1,5 @@
 //! `tlog`, as a person runs it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -9,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tlog_testbed::RedisProcess;
 use tokio::time::timeout;
 
 /// No command takes so long, whatever the machine does beside it.
@@ -120,11 +118,4 @@ impl Tool {
 fn said(output: &Output) -> String {
     let text = [&*output.stdout, b" ", &*output.stderr].concat();
     String::from_utf8_lossy(&text).trim().to_owned()
-}
-
-/// Every block of a vdisk on one store of its slave, by the documented layout, with a client that is not ours. Blocks.
-pub(crate) fn blocks_of_slave(store: &RedisProcess, vdisk: &str) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
-    let client = redis::Client::open(format!("redis://{}/", store.address()))?;
-    let mut connection = client.get_connection()?;
-    Ok(redis::cmd("HGETALL").arg(format!("nondedup:{vdisk}")).query(&mut connection)?)
 }

@@ -1,21 +1,22 @@
 //! A client in a process of its own: writes a disk with the real client library, and keeps a journal.
 
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tlog_client::{Client, ClientOptions, Durable, Start};
-use tlog_proto::{Operation, Sequence, SessionId, VdiskId};
+use tlog_proto::{Block, Operation, Sequence, SessionId, VdiskId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::journal::{Handed, Journal, JournalWriter};
 use crate::model::Disk;
+use crate::wrong::Wrong;
 
 /// What the process is told on its command line.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -41,6 +42,9 @@ pub struct WriterArguments {
     /// What was handed over and acknowledged, also by those before
     #[arg(long)]
     journal: PathBuf,
+    /// What it does that it must not
+    #[arg(long)]
+    wrong: Option<Wrong>,
 }
 
 /// What is read from standard input.
@@ -55,7 +59,13 @@ enum Order {
 
 impl WriterArguments {
     /// The command line of a process that writes this disk.
-    pub(crate) fn of(disk: &Disk, rate: u32, servers: &[String], journal: &std::path::Path) -> Vec<String> {
+    pub(crate) fn of(
+        disk: &Disk,
+        rate: u32,
+        servers: &[String],
+        journal: &Path,
+        wrong: Option<Wrong>,
+    ) -> Vec<String> {
         let options = [
             ("vdisk", disk.vdisk.clone()),
             ("block-size", disk.block_size.to_string()),
@@ -65,7 +75,9 @@ impl WriterArguments {
             ("servers", servers.join(",")),
             ("journal", journal.display().to_string()),
         ];
-        let options = options.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+        let wrong = wrong.map(|wrong| ("wrong", wrong.to_string()));
+        let options = options.into_iter().chain(wrong);
+        let options = options.flat_map(|(name, value)| [format!("--{name}"), value]);
         ["write".to_owned()].into_iter().chain(options).collect()
     }
 
@@ -141,7 +153,8 @@ async fn go_on(
     check_end(&client, &before)?;
     let (watch_over, watched) = mpsc::unbounded_channel();
     let noting = tokio::spawn(note(Arc::clone(&journal), watched));
-    let mut writing = Writing { client, disk, journal, watch_over, next: first, orders };
+    let wrong = arguments.wrong;
+    let mut writing = Writing { client, disk, journal, watch_over, next: first, orders, wrong };
     for write in before.writes.iter().skip(before.acknowledged as usize) {
         writing.send(write).await?;
     }
@@ -187,12 +200,20 @@ struct Writing {
     watch_over: mpsc::UnboundedSender<Durable>,
     next: u64,
     orders: watch::Receiver<Order>,
+    wrong: Option<Wrong>,
 }
 
 impl Writing {
     /// Sends what is in the journal.
     async fn send(&mut self, write: &Handed) -> anyhow::Result<()> {
-        let block = self.disk.block(self.next, write);
+        let mut block = self.disk.block(self.next, write);
+        match self.wrong {
+            Some(Wrong::OtherContent) if self.next.is_multiple_of(100) && !block.data.is_empty() => {
+                block = Block::set(block.sequence, block.index, block.timestamp, self.disk.content(0));
+            }
+            Some(Wrong::EarlyAcknowledgement) => self.journal.say(&format!("acknowledged {}", self.next))?,
+            Some(Wrong::OtherContent | Wrong::WipedStores) | None => {}
+        }
         let durable = self.client.send(block).await.context("it is not taken")?;
         self.next += 1;
         let _ = self.watch_over.send(durable);
@@ -245,6 +266,8 @@ impl Writing {
 
     async fn be_quiet(&mut self) -> anyhow::Result<()> {
         self.client.flush().await.context("it cannot be flushed")?;
+        let stats = self.client.stats();
+        ensure!(stats.unexpected_responses == 0, "a server has answered what was not asked: {stats:?}");
         self.journal.say(&format!("quiet {}", self.next - 1))
     }
 }

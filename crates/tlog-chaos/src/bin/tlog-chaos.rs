@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tlog_chaos::{Options, WriterArguments, random_seed, run, write};
+use tlog_chaos::{Options, WriterArguments, Wrong, random_seed, run, write};
 
 /// Kills, stops, cuts off and fills up servers, stores, clients and a slave, and compares what is left with what was handed over.
 #[derive(Parser)]
@@ -16,8 +16,8 @@ use tlog_chaos::{Options, WriterArguments, random_seed, run, write};
         cargo xtask chaos                          three minutes\n  \
         cargo xtask chaos --minutes 30\n  \
         cargo xtask chaos --seed 42 --keep /tmp/chaos    the faults of that seed; journals and logs are left there\n  \
-        cargo xtask chaos --minutes 1 --break      what must be found: more stores lose everything than a log survives\n\n\
-        Exit status: 0 nothing was found (with --break: it was found); 1 something was, or it could not be run."
+        cargo xtask chaos --minutes 0.3 --recovery 20 --break wiped-stores    must be found\n\n\
+        Exit status: 0 nothing was found (with --break: it was found, and for that reason); 1 something was, or it could not be run."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -31,9 +31,12 @@ struct Arguments {
     /// Leaves journals, logs and what was restored in this directory. Default: only where something is found
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// Wipes three stores at once, which must be found
-    #[arg(long = "break")]
-    break_promise: bool,
+    /// How many seconds everything may take to recover by itself once faults have stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 240)]
+    recovery: u64,
+    /// Does something wrong that must be found: wiped-stores, other-content, early-acknowledgement
+    #[arg(long = "break", value_name = "WHAT")]
+    wrong: Option<Wrong>,
     /// Prints the report as JSON
     #[arg(long)]
     json: bool,
@@ -68,7 +71,8 @@ fn chaos(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         },
         keep: arguments.keep.clone(),
         binaries: here.parent().context("no directory of programs")?.to_owned(),
-        break_promise: arguments.break_promise,
+        recovery: Duration::from_secs(arguments.recovery),
+        wrong: arguments.wrong,
     };
     let report = run(&options)?;
     match arguments.json {
@@ -81,6 +85,12 @@ fn chaos(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             eprintln!("nothing was found, with seed {}, in {:.0} s", options.seed, report.took.as_secs_f64())
         }
     }
-    let expected = options.break_promise;
-    Ok(if report.found.is_some() == expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_well = match (options.wrong, &report.found) {
+        (None, found) => found.is_none(),
+        (Some(wrong), found) => found.as_ref().is_some_and(|found| wrong.explains(found)),
+    };
+    if let (Some(wrong), false) = (options.wrong, is_well) {
+        eprintln!("this is not what {wrong} must lead to");
+    }
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
