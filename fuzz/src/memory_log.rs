@@ -136,17 +136,20 @@ impl VdiskLog for Open {
         self.end
     }
 
-    async fn append(&self, block: OrderedBlock) -> Result<(), Closed> {
-        let mut full = self.log.full.subscribe();
-        let _ = full.wait_for(|full| !full).await;
-        self.log.closed()?;
-        let mut state = self.log.state();
-        if let Some(last) = state.blocks.last() {
-            let follows =
-                last.generation == block.generation && last.block.sequence.next() == block.block.sequence;
-            assert!(follows || last.generation.next() == block.generation, "{block:?} after {last:?}");
+    async fn append(&self, blocks: Vec<OrderedBlock>) -> Result<(), Closed> {
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            let mut full = self.log.full.subscribe();
+            let _ = full.wait_for(|full| !full).await;
+            self.log.closed()?;
+            let mut state = self.log.state();
+            if let Some(last) = state.blocks.last() {
+                let follows =
+                    last.generation == block.generation && last.block.sequence.next() == block.block.sequence;
+                assert!(follows || last.generation.next() == block.generation, "{block:?} after {last:?}");
+            }
+            state.blocks.push(block);
         }
-        state.blocks.push(block);
         Ok(())
     }
 

@@ -176,7 +176,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if self.buffer.len() >= Self::READ_BYTES {
                 return std::future::pending().await;
             }
-            match self.fill().await {
+            match self.fill(Self::GREETING_BYTES).await {
                 Ok(true) => {}
                 Ok(false) | Err(FrameError::Io(_)) => return,
                 // Who has sent something and closes may still listen.

@@ -190,7 +190,7 @@ where
 
 /// All that follows the handshake request of a client that is let in.
 async fn talk<R, W>(
-    reader: FrameReader<R>,
+    mut reader: FrameReader<R>,
     mut write: W,
     request: HandshakeRequest,
     peer: SocketAddr,
