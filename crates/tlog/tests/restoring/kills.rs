@@ -6,6 +6,7 @@ use std::process::Child;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Scene, json, names};
 
@@ -74,14 +75,14 @@ fn a_restore_that_is_killed_twenty_times_is_the_disk_in_the_end_and_does_nothing
 
 #[test]
 fn whoever_interrupts_a_restore_is_told_that_it_can_be_gone_on_with() {
-    let scene = Scene::record(300);
+    // Long enough not to be over before the signal comes, however busy the machine is.
+    let scene = Scene::record(1500);
     let restore = [&["restore", "vda", "-o", "out.img"][..], &SLOWLY].concat();
-    for signal in ["-INT", "-TERM"] {
+    for signal in [Signal::INT, Signal::TERM] {
         let mut child = scene.place.tlog_begin(&restore);
         let noted = length(&scene.path(JOURNAL)).max(BEGUN);
         assert!(wait_until_noted(&mut child, &scene.path(JOURNAL), noted, 1));
-        let pid = child.id().to_string();
-        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        kill_process(Pid::from_child(&child), signal).unwrap();
         let mut words = String::new();
         child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(1), "{words}");
