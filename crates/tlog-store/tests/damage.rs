@@ -122,6 +122,30 @@ async fn rot_in_what_was_acknowledged_is_damage_of_that_number_and_can_be_filled
 }
 
 #[tokio::test]
+async fn rot_that_only_a_torn_tail_tells_of_stays_known_when_that_is_cut_off() {
+    let whole = tempfile::tempdir().unwrap();
+    let records = small_log(whole.path(), 3).await;
+    // The write behind the rotten record began when that was durable, and was not finished.
+    damage(&segment(whole.path(), 1), Damage::Flip(records[3].end - 1));
+    for at in records[2].clone() {
+        let copy = copy_of(whole.path());
+        damage(&segment(copy.path(), 1), Damage::Flip(at));
+        for opening in 1..=3 {
+            let store = open(copy.path());
+            assert_eq!(held(&store).await, [1, 2], "byte {at}, opening {opening}");
+            assert_eq!(slot(&store, 2).await, ShardSlot::Damaged, "byte {at}, opening {opening}");
+            assert_eq!(slot(&store, 3).await, ShardSlot::Empty, "byte {at}, opening {opening}");
+        }
+        let store = open(copy.path());
+        store.append(&disk(), n(3), shard(2, 33, PAYLOAD), n(2)).await.unwrap();
+        drop(store);
+        let store = open(copy.path());
+        assert_eq!(slot(&store, 2).await, ShardSlot::Damaged, "byte {at}");
+        assert_eq!(slot(&store, 3).await, ShardSlot::Held(shard(2, 33, PAYLOAD)), "byte {at}");
+    }
+}
+
+#[tokio::test]
 async fn heads_need_only_the_head_part_to_be_whole() {
     let directory = tempfile::tempdir().unwrap();
     let records = small_log(directory.path(), 3).await;

@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use tlog_proto::{AggregationNumber, VdiskId};
 
 use super::commit::Pending;
-use super::files::{OpenFiles, guard, remove_unfinished, segments, sync_directory};
+use super::files::{OpenFiles, guard, remove_unfinished, segments, sync_directory, write_parts_at};
 use super::index::{Index, Place, Tail};
 use super::lock::Lock;
 use super::reads::Reads;
-use super::record::{Cursor, HEADER, Header, Kind, record_len};
+use super::record::{Batch, Body, Cursor, HEADER, Header, Kind, record_len};
 use super::scan::{Event, Extent, Scanned, scan};
 use crate::observe::Appends;
 use crate::{Head, HeadSlot, LogState, Shard, ShardSlot, StoreErrorKind};
@@ -57,6 +57,14 @@ pub(super) struct Log {
     pub(super) index: Mutex<Option<Index>>,
     pub(super) queue: Mutex<Queue>,
     pub(super) reads: Mutex<Reads>,
+}
+
+/// How a segment ended, as far as it was read.
+struct Taken {
+    /// In a write that was not finished.
+    torn: bool,
+    /// There are records in it that were acknowledged and are rotten.
+    rotten: bool,
 }
 
 /// What waits to be written.
@@ -292,7 +300,7 @@ impl Log {
             self.shared.files.forget_vdisk(&self.vdisk);
             return self.follow(Index::default());
         }
-        let torn = self.take_in(&mut index, &file, tail.segment, Extent::TailAgain)?;
+        let Taken { torn, .. } = self.take_in(&mut index, &file, tail.segment, Extent::TailAgain)?;
         let ended = index.tail.is_some_and(|tail| u64::from(tail.cursor.offset) >= metadata.len());
         if ended || torn { self.follow(index) } else { Ok(index) }
     }
@@ -333,16 +341,16 @@ impl Log {
         while let Some(segment) = segments.next() {
             let extent = if segments.peek().is_some() { Extent::Sealed } else { Extent::Tail };
             let file = self.shared.files.get(&self.vdisk, &self.directory, segment)?;
-            let torn = self.take_in(index, &file, segment, extent)?;
+            let Taken { torn, rotten } = self.take_in(index, &file, segment, extent)?;
             if torn && self.shared.writing() {
-                self.cut_torn_tail(index, &file)?;
+                self.cut_torn_tail(index, &file, rotten)?;
             }
         }
         Ok(())
     }
 
-    /// Reads on in one segment. Answers whether it ends in a write that was not finished.
-    fn take_in(&self, index: &mut Index, file: &File, segment: u64, extent: Extent) -> io::Result<bool> {
+    /// Reads on in one segment.
+    fn take_in(&self, index: &mut Index, file: &File, segment: u64, extent: Extent) -> io::Result<Taken> {
         let known = index.tail.filter(|tail| tail.segment == segment).map(|tail| tail.cursor);
         let cursor = known.unwrap_or_else(|| Cursor::first(&self.vdisk, segment));
         let Scanned { events, cursor, torn, rotten } = scan(file, segment, cursor, extent)?;
@@ -357,11 +365,24 @@ impl Log {
         index.add_segment(segment);
         index.tail = Some(Tail { segment, cursor, room: file.metadata()?.len() });
         events.into_iter().for_each(|event: Event| index.apply(event));
-        Ok(torn)
+        Ok(Taken { torn, rotten: rotten > 0 })
     }
 
-    fn cut_torn_tail(&self, index: &Index, file: &File) -> io::Result<()> {
-        let Some(tail) = index.tail else { return Ok(()) };
+    /// What tells of a rotten record that it was acknowledged can be the write that is cut off: then a mark in its place tells it from now
+    /// on. Else the rotten record were the torn tail the next time, and gone.
+    fn cut_torn_tail(&self, index: &mut Index, file: &File, rotten: bool) -> io::Result<()> {
+        let Index { tail: Some(tail), meta, .. } = index else { return Ok(()) };
+        let (epoch, committed) = meta.as_ref().map(|meta| (meta.epoch, meta.committed)).unwrap_or_default();
+        let mut batch = Batch::new(tail.cursor);
+        if rotten
+            && batch.push(Body::Mark, epoch, committed).is_some()
+            && u64::from(batch.cursor.offset) <= tail.room
+        {
+            write_parts_at(file, &batch.parts, batch.at)?;
+            file.sync_data()?;
+            tail.cursor = batch.cursor;
+        }
+        let tail = *tail;
         let (segment, offset) = (tail.segment, tail.cursor.offset);
         tracing::info!(store = %self.shared.address, vdisk = %self.vdisk, segment, offset, "cut off a torn tail");
         metrics::counter!("tlog_store_torn_tails_total", "store" => Arc::clone(&self.shared.address))

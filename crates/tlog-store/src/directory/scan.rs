@@ -116,7 +116,14 @@ pub(super) fn scan(file: &File, segment: u64, cursor: Cursor, extent: Extent) ->
             let position = Position { segment, offset: offset.saturating_sub(header.previous_len).max(at) };
             found.events.push(Event::Lost(position, header.previous_number, header.previous_epoch));
         }
-        found.cursor = Cursor { offset, link: header.link, ..found.cursor };
+        // What comes next stands behind the rotten one, whatever it says itself.
+        found.cursor = Cursor {
+            offset,
+            link: header.link,
+            previous_len: header.previous_len,
+            previous_number: header.previous_number,
+            previous_epoch: header.previous_epoch,
+        };
     }
 }
 
