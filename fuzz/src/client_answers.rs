@@ -47,7 +47,7 @@ struct Servers {
 }
 
 /// What servers have said.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Said {
     durable: BTreeSet<Sequence>,
     /// Everything up to this one.
@@ -236,7 +236,8 @@ pub(crate) fn play(input: &[u8], manner: Manner) {
         let Ok(client) = Client::connect_over(connector, list, vdisk, options).await else { return };
         let outcome = use_it(&client, &mut Input::new(steps)).await;
         client.close().await;
-        compare(&servers.said(), outcome, &client).await;
+        let said = servers.said().clone();
+        compare(&said, outcome, &client).await;
     });
 }
 

@@ -248,7 +248,7 @@ fn failure(target: &str, text: &str, log: &Path) -> String {
     };
     // What a panic says stands in the line behind it.
     let lines: Vec<&str> = text.lines().collect();
-    let at = lines.iter().position(|line| says(&line)).unwrap_or(lines.len().saturating_sub(3));
+    let at = lines.iter().position(says).unwrap_or(lines.len().saturating_sub(3));
     let told: Vec<&str> = lines.iter().skip(at).take(3).copied().collect();
     let input = text.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path);
     let repeat = match input {
