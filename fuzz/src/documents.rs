@@ -19,7 +19,7 @@ const KEYS: [&str; 6] = [
     "n:nbdserver:conf:vdisks",
 ];
 
-/// What stands for a password, in the dictionary and in the first inputs. No name that is known to the code looks like it.
+/// What stands for a password, in the dictionary and in the first inputs.
 const PASSWORD: &str = "Pa55w0rd";
 
 fn check(input: &[u8]) {
@@ -30,7 +30,7 @@ fn check(input: &[u8]) {
     assert!(!format!("{document:?}").contains(PASSWORD));
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let problems = problems(kind, text);
-    tell(&problems);
+    tell(&problems, is_only_a_password(text));
     if let Some(written) = document.text() {
         assert_eq!(Document::parse("here", &written).text().as_ref(), Some(&written), "it has one form");
         let of_written = self::problems(kind, &written);
@@ -49,12 +49,18 @@ fn problems(kind: usize, text: &str) -> Vec<Problem> {
     }
 }
 
-fn tell(problems: &[Problem]) {
+fn tell(problems: &[Problem], is_only_a_password: bool) {
     for problem in problems {
         let told = problem.to_string();
-        assert!(!told.contains(PASSWORD), "a password is told: {told}");
+        assert!(!is_only_a_password || !told.contains(PASSWORD), "a password is told: {told}");
         assert!(told.len() < 4096, "{} bytes are told of one problem", told.len());
     }
+}
+
+/// Whether it stands nowhere but where passwords do: the name of a vdisk or a cluster is told.
+fn is_only_a_password(text: &str) -> bool {
+    let behind = ["password: ", "password: '", "password: \"", "://u:"];
+    text.match_indices(PASSWORD).all(|(at, _)| behind.iter().any(|behind| text[..at].ends_with(behind)))
 }
 
 fn seeds() -> Vec<Vec<u8>> {
