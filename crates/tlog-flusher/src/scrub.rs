@@ -1,7 +1,7 @@
 //! Scrub: reads every shard, finds what is missing or damaged, and puts it back.
 
 use tlog_proto::AggregationNumber;
-use tlog_quorum::{Candidate, Pacer, ShardCondition, Standing, StoreSet, TooFewStores};
+use tlog_quorum::{Candidate, Pacer, ShardCondition, Standing, StoreSet, Survey, TooFewStores};
 use tlog_store::NumberRanges;
 
 use crate::metric;
@@ -110,7 +110,7 @@ pub async fn scrub(
             report.unreadable.insert(number);
         }
         for (store, condition) in conditions.iter().enumerate() {
-            mend(set, number, store, condition, whole, &mut report).await;
+            mend(set, &survey, number, store, condition, whole, &mut report).await;
         }
         let refilled = report.stores.iter().map(|store| store.refilled.count()).sum();
         progress(ScrubProgress { done, total, refilled });
@@ -130,6 +130,7 @@ pub async fn scrub(
 /// Notes what is wrong with one slot, and puts the right shard there where that is possible.
 async fn mend(
     set: &StoreSet,
+    survey: &Survey,
     number: AggregationNumber,
     store: usize,
     condition: &ShardCondition,
@@ -155,8 +156,11 @@ async fn mend(
     };
     match set.within_limit(port, port.fill(set.vdisk(), number, shard)).await {
         Ok(outcome) if stored(outcome) => found.refilled.insert(number),
-        // It was told of it between the two questions.
-        Ok(_) if is_pruned(set, store, number).await => {
+        // It was told of it between the two questions, or a writer that was late brought the shard.
+        Ok(_)
+            if is_pruned(set, store, number).await
+                || is_whole_by_now(set, survey, number, store, candidate).await =>
+        {
             let number = number..=number;
             found.missing.remove_range(number.clone());
             found.damaged.remove_range(number);
@@ -173,6 +177,18 @@ async fn mend(
             found.error = Some(error.to_string());
         }
     }
+}
+
+/// Whether what a store holds under a number is right when it is read once more.
+async fn is_whole_by_now(
+    set: &StoreSet,
+    survey: &Survey,
+    number: AggregationNumber,
+    store: usize,
+    right: &Candidate,
+) -> bool {
+    let (_, conditions) = set.all_shards(survey, number).await;
+    matches!(conditions.get(store), Some(ShardCondition::Held(id)) if *id == right.head.id)
 }
 
 /// Whether a store has removed what it had under a number, since that history is not to be kept.

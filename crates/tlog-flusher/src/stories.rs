@@ -5,7 +5,7 @@ use std::time::Duration;
 use tlog_codec::Redundancy;
 use tlog_proto::{AggregationNumber, Generation, Sequence};
 use tlog_quorum::{Quorums, StoreSet};
-use tlog_store::{FaultControl, Operation, ShardStore};
+use tlog_store::{FaultControl, Operation, ShardSlot, ShardStore};
 
 use crate::testing::{Cluster, append, block, content, durable, keys, position, settings, vdisk};
 use crate::{CloseReason, LaneState, Log, LogSettings, OpenError};
@@ -312,6 +312,31 @@ async fn scrub_puts_back_what_is_missing_or_damaged() {
     assert_eq!(seen, [1, 2, 3, 4, 5]);
     let again = log.scrub(u64::MAX, |_| {}).await.unwrap();
     assert!(again.stores.iter().all(|store| store.missing.is_empty() && store.damaged.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_comes_late_to_its_store_while_a_scrub_is_at_it_is_not_missing() {
+    let cluster = Cluster::new(4, 2, None);
+    let (log, _) = cluster.open().await;
+    append(&log, 1, 1..=25).await;
+    durable(&log, position(1, 25)).await.unwrap();
+    log.close().await.unwrap();
+    let (disk, number) = (cluster.bays[1].disk(), AggregationNumber(5));
+    let ShardSlot::Held(shard) = disk.shard(&vdisk(), number).await.unwrap() else { panic!("it is there") };
+    disk.remove(&vdisk(), number);
+    let (set, controls) = cluster.connect(3);
+    controls[1].set_delay(Duration::from_millis(50));
+    let scrub = crate::scrub(&set, u64::MAX, |_| {});
+    // The writer's append arrives after the scrub has looked, and before it puts the shard back.
+    let late = async {
+        controls[1].called(Operation::Fill, 1).await;
+        disk.fill(&vdisk(), number, shard).await.unwrap();
+    };
+    let (report, ()) = tokio::join!(scrub, late);
+    let report = report.unwrap();
+    assert!(report.is_whole(), "{report:#?}");
+    let store = &report.stores[1];
+    assert!(store.missing.is_empty() && store.refilled.is_empty() && store.error.is_none(), "{report:#?}");
 }
 
 #[tokio::test(start_paused = true)]
