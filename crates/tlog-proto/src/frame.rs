@@ -170,7 +170,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     /// Reads on until the stream ends, or breaks, with nothing in it that was not returned: its other end has gone. Returns no message;
-    /// what comes is kept for whoever reads next, up to [`Self::READ_BYTES`], and then nothing more is read. Cancel safe.
+    /// what comes is kept for whoever reads next, up to 64 KiB, and then nothing more is read. Cancel safe.
     pub async fn gone(&mut self) {
         loop {
             if self.buffer.len() >= Self::READ_BYTES {
