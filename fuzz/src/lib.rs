@@ -11,6 +11,9 @@
 
 mod input;
 mod memory;
+// A log in memory that an input makes wait, fail and be taken over: that of the server's own tests.
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../../crates/tlog-server/tests/support/log.rs"]
 mod memory_log;
 mod time;
 mod v2;

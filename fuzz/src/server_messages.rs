@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::Target;
 use crate::input::Input;
-use crate::memory_log::Logs;
+use crate::memory_log::MemoryLogs;
 use crate::time::runtime;
 
 /// One step after the other: of clients, and of their logs.
@@ -44,7 +45,7 @@ fn check(input: &[u8]) {
 /// A server, its logs, and whoever is connected.
 pub(crate) struct Scene {
     server: Server,
-    logs: Arc<Logs>,
+    logs: Arc<MemoryLogs>,
     clients: Vec<Client>,
     /// Who has disconnected and may still be told something that was on the way.
     gone: Vec<JoinHandle<()>>,
@@ -87,7 +88,7 @@ fn settings() -> ServerSettings {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let logs = Arc::new(Logs::default());
+        let logs = Arc::new(MemoryLogs::default());
         let server = Server::new(settings(), Arc::clone(&logs) as _, None).expect("good settings");
         Self {
             server,
@@ -104,7 +105,7 @@ impl Scene {
         let what = input.below(16);
         let which = input.below(self.clients.len());
         let vdisk = vdisk(input);
-        let log = self.logs.log(&vdisk);
+        let log = self.logs.disk(vdisk.as_str());
         match what {
             0 | 1 => self.greets(&vdisk, input).await,
             2..=5 => {
@@ -125,10 +126,10 @@ impl Scene {
                 }
                 self.gone.push(client.reading);
             }
-            10 => {
-                log.state().held = input.flag();
-                log.settle();
-            }
+            10 => match input.flag() {
+                true => log.hold(),
+                false => log.release(),
+            },
             11 => log.set_full(input.flag()),
             12 => match input.below(4) {
                 0 => log.fail(CloseReason::Fenced),
@@ -136,14 +137,11 @@ impl Scene {
                 2 => drop(self.server.close_vdisk(&vdisk)),
                 _ => drop(timeout(Duration::from_secs(1), self.server.close_vdisk(&vdisk)).await),
             },
-            13 => {
-                let mut state = log.state();
-                match input.below(3) {
-                    0 => state.taken_over = true,
-                    1 => state.uncertain = input.flag(),
-                    _ => state.away = input.flag(),
-                }
-            }
+            13 => match input.below(3) {
+                0 => log.taken_over.store(true, Relaxed),
+                1 => log.uncertain.store(input.flag(), Relaxed),
+                _ => log.away.store(input.flag(), Relaxed),
+            },
             14 => sleep(Duration::from_millis(u64::from(input.u16()))).await,
             _ => drop(self.server.status()),
         }
@@ -238,9 +236,8 @@ impl Scene {
     pub(crate) async fn end(self) {
         let Self { server, logs, clients, gone, told, sent, unknown } = self;
         for (_, log) in logs.all() {
-            log.state().held = false;
             log.set_full(false);
-            log.settle();
+            log.release();
         }
         let report = server.stop().await;
         for reading in clients.into_iter().map(|client| client.reading).chain(gone) {
@@ -253,17 +250,14 @@ impl Scene {
         }
         let told = told.lock().expect("nobody panics with it");
         for (vdisk, log) in logs.all() {
-            let state = log.state();
-            assert!(
-                !report.all_durable() || state.durable == state.blocks.len(),
-                "{vdisk}: not all is durable"
-            );
+            let (blocks, durable) = log.blocks();
+            assert!(!report.all_durable() || durable == blocks.len(), "{vdisk}: not all is durable");
             let durable: HashSet<Sequence> =
-                state.blocks[..state.durable].iter().map(|block| block.block.sequence).collect();
+                blocks[..durable].iter().map(|block| block.block.sequence).collect();
             for (_, sequence) in told.durable.iter().filter(|(of, _)| *of == vdisk) {
                 assert!(durable.contains(sequence), "{vdisk}: {sequence} was acknowledged and is not there");
             }
-            for block in &state.blocks {
+            for block in &blocks {
                 let sent = sent.get(&(vdisk.clone(), block.block.sequence));
                 assert!(
                     sent.is_some_and(|sent| sent.contains(&block.block)),

@@ -3,7 +3,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-/// Looked up once: a recorder that is installed after the server was made gets none of it.
+/// Looked up once, when the server is made.
 pub(crate) struct Metrics {
     pub(crate) received_bytes: Counter,
     pub(crate) blocks_received: Counter,

@@ -29,7 +29,7 @@ pub struct Server {
 
 impl Server {
     /// A server over plain TCP that keeps what it receives in `storage`. Without `slave`, a client that asks to wait for the slave is
-    /// answered at once, with a warning in the log.
+    /// answered at once, with a warning in the log. What it counts goes to the recorder of metrics that is installed by now.
     pub fn new(
         settings: ServerSettings,
         storage: Arc<dyn LogStorage>,

@@ -1,4 +1,4 @@
-//! Logs in memory, with handles for everything that can go wrong.
+//! Logs in memory, with handles for everything that can go wrong. The fuzz targets have them, too.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +38,8 @@ pub struct Disk {
     pub taken_over: AtomicBool,
     /// Whether it is ours cannot be told.
     pub uncertain: AtomicBool,
+    /// It cannot be opened.
+    pub away: AtomicBool,
 }
 
 #[derive(Default)]
@@ -67,9 +69,16 @@ impl MemoryLogs {
                 confirms: watch::Sender::new(0),
                 taken_over: AtomicBool::new(false),
                 uncertain: AtomicBool::new(false),
+                away: AtomicBool::new(false),
             })
         };
         Arc::clone(self.disks.lock().unwrap().entry(vdisk).or_insert_with(new))
+    }
+
+    /// All logs that somebody has asked for.
+    pub fn all(&self) -> Vec<(VdiskId, Arc<Disk>)> {
+        let disks = self.disks.lock().unwrap();
+        disks.iter().map(|(vdisk, disk)| (vdisk.clone(), Arc::clone(disk))).collect()
     }
 
     /// From now on the vdisk is not known.
@@ -83,6 +92,12 @@ impl Disk {
     pub fn durable(&self) -> Vec<(u64, u64)> {
         let state = self.state.lock().unwrap();
         state.blocks[..state.durable].iter().map(|b| (b.generation.0, b.block.sequence.0)).collect()
+    }
+
+    /// All that was appended, and how many of them are durable.
+    pub fn blocks(&self) -> (Vec<OrderedBlock>, usize) {
+        let state = self.state.lock().unwrap();
+        (state.blocks.clone(), state.durable)
     }
 
     /// How many blocks were appended.
@@ -119,6 +134,7 @@ impl Disk {
         let mut state = self.state.lock().unwrap();
         let durable = state.durable;
         state.blocks.truncate(durable);
+        state.asked = durable;
         state.open = false;
         drop(state);
         self.durability.send_modify(|durability| durability.closed = Some(reason));
@@ -136,10 +152,10 @@ impl Disk {
 
     fn settle(&self) {
         let mut state = self.state.lock().unwrap();
-        if state.held {
+        if state.held || !state.open {
             return;
         }
-        state.durable = state.asked.min(state.blocks.len());
+        state.durable = state.asked;
         let durable = state.durable.checked_sub(1).map(|last| state.blocks[last].position());
         drop(state);
         self.durability.send_if_modified(|durability| {
@@ -164,6 +180,9 @@ impl LogStorage for MemoryLogs {
             return Err(OpenError::UnknownVdisk(vdisk.clone()));
         }
         let disk = self.disk(vdisk.as_str());
+        if disk.away.load(Ordering::Relaxed) {
+            return Err(OpenError::Failed("the log is away".into()));
+        }
         let permit = disk.openings.acquire().await.unwrap();
         let mut state = disk.state.lock().unwrap();
         assert!(!std::mem::replace(&mut state.open, true), "{vdisk} is opened while it is open");

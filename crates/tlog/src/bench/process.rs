@@ -9,9 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+
+use crate::open_files;
 
 /// How long a program may take to say that it is ready.
 const START: Duration = Duration::from_secs(30);
@@ -161,18 +163,12 @@ fn status_bytes(pid: u32, name: &str) -> Option<u64> {
 
 /// Lets this process, and those that it starts from now on, have so many files and connections open at once.
 pub(crate) fn allow_open_files(files: u64) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= files) {
-        return Ok(());
+    match open_files::raise_limit() {
+        Some(most) if most < files => bail!(
+            "{files} files and connections are to be open at once, and the system allows {most}: raise that (ulimit -Hn), or take fewer vdisks"
+        ),
+        _ => Ok(()),
     }
-    if limit.maximum.is_some_and(|most| most < files) {
-        bail!(
-            "{files} files and connections are to be open at once, and the system allows {}: raise that (ulimit -Hn), or take fewer vdisks",
-            limit.maximum.unwrap_or_default()
-        );
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit })
-        .with_context(|| format!("{files} open files are not allowed; see ulimit -n"))
 }
 
 #[cfg(test)]
