@@ -81,6 +81,22 @@ pub(crate) async fn writes_go_on(site: &Site, calm: Calm) -> anyhow::Result<Dura
     .await
 }
 
+/// Waits until a client has noted something as acknowledged that was not before this.
+pub(crate) async fn something_is_acknowledged(
+    site: &Site,
+    client: usize,
+    calm: Calm,
+) -> anyhow::Result<Duration> {
+    let client = site.clients.get(client).context("no such client")?;
+    let before = client.look(|journal| journal.acknowledged)?;
+    calm.until(site, LOOK_EVERY, "an acknowledgement", async || {
+        let (acknowledged, vdisk) = (client.look(|journal| journal.acknowledged)?, &client.disk.vdisk);
+        let missing = || format!("vdisk {vdisk}: {acknowledged} acknowledged");
+        Ok(if acknowledged > before { Ok(()) } else { Err(missing()) })
+    })
+    .await
+}
+
 /// Lets the clients write.
 pub(crate) async fn write(site: &Site) -> anyhow::Result<()> {
     for client in &site.clients {

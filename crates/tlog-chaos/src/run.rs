@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use crate::checking::Calm;
-use crate::fault::{Fault, Target};
+use crate::fault::{Blow, Fault, Target, Who};
 use crate::plan::{Strike, faults};
 use crate::report::{Report, Tally};
 use crate::site::{Plot, Site};
@@ -160,8 +160,10 @@ async fn rounds(site: &Arc<Site>, options: &Options, tally: &Arc<Tally>) -> anyh
         let strikes = faults(options.seed, round, length, &site.shape());
         carry_out(site, strikes, began, tally).await?;
         slaves::slave_is_a_moment(site, tally).await?;
-        if options.wrong == Some(Wrong::WipedStores) {
-            wipe_too_many(site, began).await?;
+        match options.wrong {
+            Some(Wrong::WipedStores) => wipe_too_many(site, began).await?,
+            Some(Wrong::EarlyAcknowledgement) => kill_what_is_not_durable(site, began).await?,
+            Some(Wrong::OtherContent) | None => {}
         }
         let calm = Calm::begin("faults had stopped", options.recovery);
         say(began, "faults have stopped");
@@ -230,6 +232,26 @@ async fn wipe_too_many(site: &Arc<Site>, began: Instant) -> anyhow::Result<()> {
         let fault = Fault::StoreWiped(store);
         say(began, &format!("{fault}, and it must not"));
         striking::begin(site, &fault).await?;
+        striking::end(site, &fault).await?;
+    }
+    Ok(())
+}
+
+/// A client that writes while no server is there is killed: nothing but its journal has those writes. Servers are killed, not stopped, as
+/// the system would keep for a stopped one what arrives.
+async fn kill_what_is_not_durable(site: &Arc<Site>, began: Instant) -> anyhow::Result<()> {
+    // One that waits for a server may have no room for another write.
+    checking::writes_go_on(site, Calm::begin("faults had stopped", START)).await?;
+    let servers = (0..site.shape().servers).map(|server| Fault::Process(Who::Server(server), Blow::Killed));
+    for fault in servers.clone() {
+        say(began, &format!("{fault}, until a client has been killed that writes"));
+        striking::begin(site, &fault).await?;
+    }
+    checking::something_is_acknowledged(site, 0, Calm::begin("the servers were killed", START)).await?;
+    let client = Fault::Process(Who::Client(0), Blow::Killed);
+    say(began, &client.to_string());
+    striking::begin(site, &client).await?;
+    for fault in servers.chain([client]) {
         striking::end(site, &fault).await?;
     }
     Ok(())

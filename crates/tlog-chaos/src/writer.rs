@@ -208,7 +208,7 @@ impl Writing {
     async fn send(&mut self, write: &Handed) -> anyhow::Result<()> {
         let mut block = self.disk.block(self.next, write);
         match self.wrong {
-            Some(Wrong::OtherContent) if self.next.is_multiple_of(100) && !block.data.is_empty() => {
+            Some(Wrong::OtherContent) if self.next.is_multiple_of(20) && !block.data.is_empty() => {
                 block = Block::set(block.sequence, block.index, block.timestamp, self.disk.content(0));
             }
             Some(Wrong::EarlyAcknowledgement) => self.journal.say(&format!("acknowledged {}", self.next))?,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub enum Wrong {
     /// At the end of the faults three of six stores lose everything, where any four are needed.
     WipedStores,
-    /// Of every hundredth write a client hands over other bytes than it notes.
+    /// Of every twentieth write a client hands over other bytes than it notes.
     OtherContent,
     /// A client notes writes as acknowledged when it hands them over.
     EarlyAcknowledgement,
