@@ -5,7 +5,7 @@
 //! decide about it. These three cannot, and so they are here: with the feature `simulation` a thread may have them decided by
 //! a seed (`simulation::enter`), and the same seed then makes the same run. In a build without it there is no such switch.
 //!
-//! A simulation can also end a process at any [`Point`] that code says it has [`reached`].
+//! A simulation or a test can also end a process at any [`Point`] that code says it has [`reached`].
 //!
 //! It deliberately has no keys: those are drawn from the system alone, by `tlog-crypto`.
 
@@ -16,8 +16,12 @@ pub use getrandom::Error as RandomError;
 mod point;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+#[cfg(feature = "failpoints")]
+mod watch;
 
 pub use point::Point;
+#[cfg(feature = "failpoints")]
+pub use watch::{Watched, watch_points};
 
 /// The time of day, in nanoseconds since the Unix epoch. May step back.
 pub fn unix_nanos() -> u64 {
@@ -60,13 +64,13 @@ pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
     }
 }
 
-/// Says that the code has come to a failpoint. A simulation may take the process for dead from here on: nothing that it does after this reaches
-/// anybody. Nothing at all in a build without simulation.
+/// Says that the code has come to a failpoint. A test may end the process here, and a simulation take it for dead from here on: nothing that it does
+/// after this reaches anybody. Nothing at all in a build without the feature `failpoints`.
 #[inline(always)]
 pub fn reached(point: Point) {
-    #[cfg(feature = "simulation")]
-    simulation::reached(point);
-    #[cfg(not(feature = "simulation"))]
+    #[cfg(feature = "failpoints")]
+    watch::reached(point);
+    #[cfg(not(feature = "failpoints"))]
     let _ = point;
 }
 

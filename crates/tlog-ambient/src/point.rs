@@ -1,6 +1,6 @@
-//! Failpoints: moments at which a simulation may end a process.
+//! Failpoints: moments at which a simulation or a test may end a process.
 //!
-//! They are all in this table, and [`reached`](crate::reached) is where each is in the code. In a build without the feature `simulation` that
+//! They are all in this table, and [`reached`](crate::reached) is where each is in the code. In a build without the feature `failpoints` that
 //! is nothing at all.
 
 /// A moment between two effects on the world outside, at which a process may die.
@@ -26,11 +26,19 @@ pub enum Point {
     AfterSlaveData,
     BeforeSlavePosition,
     AfterSlavePosition,
+    BeforeImage,
+    AfterImagePart,
+    AfterImage,
+    AfterMark,
+    BeforeRemoval,
+    BeforeStoreRemoval,
+    AfterStoreRemoval,
+    AfterRemoval,
 }
 
 impl Point {
     /// All of them, with their names and what has happened by then.
-    const TABLE: [(Point, &'static str, &'static str); 19] = [
+    const TABLE: [(Point, &'static str, &'static str); 27] = [
         (Point::BeforeSeal, "before-seal", "writer: blocks of an aggregation are together, and not encoded"),
         (Point::AfterSeal, "after-seal", "writer: they are encoded, and no store was sent anything"),
         (
@@ -86,11 +94,44 @@ impl Point {
         ),
         (Point::BeforeSlavePosition, "before-slave-position", "slave: the position is about to be recorded"),
         (Point::AfterSlavePosition, "after-slave-position", "slave: it is recorded"),
+        (
+            Point::BeforeImage,
+            "before-image",
+            "prune: an image of a moment is about to be stored, others may be there",
+        ),
+        (Point::AfterImagePart, "after-image-part", "prune: a part of it is stored, and its record is not"),
+        (Point::AfterImage, "after-image", "prune: its record is stored, and history is still there"),
+        (Point::AfterMark, "after-mark", "prune: a mark is stored again, others may not be"),
+        (
+            Point::BeforeRemoval,
+            "before-removal",
+            "prune: all that takes the place of history is on all stores, and no store was told to remove any",
+        ),
+        (
+            Point::BeforeStoreRemoval,
+            "before-store-removal",
+            "prune: one store is about to be told, others may have removed it",
+        ),
+        (
+            Point::AfterStoreRemoval,
+            "after-store-removal",
+            "prune: one store has removed it, and that does not count yet",
+        ),
+        (
+            Point::AfterRemoval,
+            "after-removal",
+            "prune: all stores that are there have removed it, and nobody was told",
+        ),
     ];
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::TABLE.into_iter().map(|(point, ..)| point)
+    }
+
+    /// Whether whoever removes history reaches it: a program around the log, which no simulation has.
+    pub fn is_of_prune(&self) -> bool {
+        self.what().starts_with("prune: ")
     }
 
     /// As it is written on a command line.
@@ -117,6 +158,6 @@ mod tests {
         let names: std::collections::BTreeSet<_> = Point::all().map(Point::name).collect();
         assert_eq!(names.len(), Point::all().count());
         assert!(Point::all().all(|point| !point.name().is_empty() && point.what().contains(": ")));
-        assert_eq!(Point::AfterSlavePosition as usize + 1, Point::all().count());
+        assert_eq!(Point::AfterRemoval as usize + 1, Point::all().count());
     }
 }

@@ -1,20 +1,13 @@
 //! A seed in place of the machine, for the code that runs on this thread.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::time::Instant;
 
-use crate::Point;
-
-/// Told of each point that is reached.
-type Watch = Rc<dyn Fn(Point)>;
-
 thread_local! {
-    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
     static SIMULATED: RefCell<Option<Simulated>> = const { RefCell::new(None) };
 }
 
@@ -48,30 +41,6 @@ impl Drop for Entered {
     }
 }
 
-/// Points are watched on this thread as long as this exists.
-#[derive(Debug)]
-#[must_use]
-pub struct Watched(());
-
-/// From now on `watch` is called, on this thread, whenever code reaches a point.
-pub fn watch_points(watch: impl Fn(Point) + 'static) -> Watched {
-    WATCH.set(Some(Rc::new(watch)));
-    Watched(())
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        WATCH.set(None);
-    }
-}
-
-pub(crate) fn reached(point: Point) {
-    let watch = WATCH.with_borrow(Clone::clone);
-    if let Some(watch) = watch {
-        watch(point);
-    }
-}
-
 /// The time of day steps by so many nanoseconds.
 pub fn step_clock(by: i64) {
     SIMULATED.with_borrow_mut(|simulated| {
@@ -101,19 +70,6 @@ pub(crate) fn fill_random(bytes: &mut [u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn points_are_watched_until_that_ends() {
-        let seen = Rc::new(RefCell::new(Vec::new()));
-        let watched = watch_points({
-            let seen = Rc::clone(&seen);
-            move |point| seen.borrow_mut().push(point)
-        });
-        crate::reached(Point::BeforeSeal);
-        drop(watched);
-        crate::reached(Point::AfterSeal);
-        assert_eq!(*seen.borrow(), [Point::BeforeSeal]);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_seed_decides_until_it_is_left() {

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tlog_ambient::Point;
-use tlog_ambient::simulation::{Watched, watch_points};
+use tlog_ambient::{Point, Watched, watch_points};
 use tokio::time::sleep;
 
 use crate::slave::Slave;
@@ -15,6 +14,11 @@ use crate::world::World;
 
 /// How often in one run.
 const MOST: u64 = 6;
+
+/// Those that somebody reaches in a simulation.
+pub fn failpoints() -> impl Iterator<Item = Point> {
+    Point::all().filter(|point| !point.is_of_prune())
+}
 
 /// Whether a process of the slave's syncer reaches it, not a server.
 pub(crate) fn is_of_slave(point: Point) -> bool {

@@ -33,6 +33,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     (
         "tlog",
         &[
+            "tlog-ambient",
             "tlog-proto",
             "tlog-crypto",
             "tlog-codec",
@@ -98,8 +99,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 const TESTS_MAY_DEPEND_ON: &[(&str, &[&str])] =
     &[("tlog-player", &["tlog-redis", "tlog-config", "tlog-testbed"])];
 
-/// Features that one crate alone may ask for: the switches that only a simulation may have, and the entrances for fuzz targets.
-const RESERVED: [(&str, &str); 2] = [("simulation", "tlog-sim"), ("fuzzing", "tlog-fuzz")];
+/// Features that one crate alone may ask for: the switches that only a simulation may have, the entrances for fuzz targets, the points at
+/// which a test may kill a program.
+const RESERVED: [(&str, &str); 3] =
+    [("simulation", "tlog-sim"), ("fuzzing", "tlog-fuzz"), ("failpoints", "tlog")];
+
+/// What that crate may ask for in its tests only.
+const OF_TESTS: &str = "failpoints";
 
 /// What cargo knows about the workspace's own crates.
 pub(crate) fn metadata(root: &Path) -> Result<Value> {
@@ -145,15 +151,23 @@ pub(super) fn reserved(metadata: &Value) -> Faults {
     RESERVED.iter().flat_map(|(feature, owner)| asked_by_others(metadata, feature, owner)).collect()
 }
 
+fn asks_for(dependency: &Value, feature: &str) -> bool {
+    let features = dependency.get("features").and_then(Value::as_array);
+    is_ours(dependency) && features.into_iter().flatten().any(|asked| asked == feature)
+}
+
 fn asked_by_others(metadata: &Value, feature: &str, owner: &str) -> Faults {
-    let others = packages(metadata).filter(|(name, _)| *name != owner);
-    let asks = |dependency: &&Value| {
-        let features = dependency.get("features").and_then(Value::as_array);
-        is_ours(dependency) && features.into_iter().flatten().any(|asked| asked == feature)
+    let only_tests = feature == OF_TESTS;
+    let may = |name: &str, dependency: &Value| {
+        name == owner && (!only_tests || dependency.get("kind").is_some_and(|kind| kind == "dev"))
     };
-    others
-        .flat_map(|(name, package)| dependencies(package).filter(asks).map(move |on| (name, name_of(on))))
-        .map(|(name, on)| format!("crate {name} asks for the feature `{feature}` of {on}; only {owner} may"))
+    let who = if only_tests { format!("tests of {owner}") } else { owner.to_owned() };
+    packages(metadata)
+        .flat_map(|(name, package)| dependencies(package).map(move |on| (name, on)))
+        .filter(|(name, on)| asks_for(on, feature) && !may(name, on))
+        .map(|(name, on)| {
+            format!("crate {name} asks for the feature `{feature}` of {}; only {who} may", name_of(on))
+        })
         .collect()
 }
 
@@ -225,6 +239,13 @@ mod tests {
         };
         check("simulation", "tlog-sim", "tlog-fuzz");
         check("fuzzing", "tlog-fuzz", "tlog-sim");
+        let check = |crate_name: &str, kind: Value, faults: usize| {
+            let asks = json!([{ "name": "tlog-ambient", "kind": kind, "path": "/somewhere", "features": ["failpoints"] }]);
+            assert_eq!(reserved(&workspace(crate_name, asks)).len(), faults);
+        };
+        check("tlog", json!("dev"), 0);
+        check("tlog", Value::Null, 1);
+        check("tlog-player", json!("dev"), 1);
     }
 
     #[test]

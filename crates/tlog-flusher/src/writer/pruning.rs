@@ -5,6 +5,7 @@
 //! is back, and after a crash the next opening tells those that lag. A store that turns out to have removed more than the log is known to
 //! have lost was told so by an earlier writer: what that one began is finished.
 
+use tlog_ambient::{Point, reached};
 use tlog_proto::AggregationNumber;
 use tlog_store::{StoreError, StoreIdentity};
 use tokio::sync::oneshot;
@@ -83,7 +84,9 @@ impl Writer {
                 let prune = async {
                     // It removes nothing that it does not know as committed.
                     let identity = port.publish(set.vdisk(), epoch, committed).await?;
+                    reached(Point::BeforeStoreRemoval);
                     port.prune(set.vdisk(), epoch, first).await?;
+                    reached(Point::AfterStoreRemoval);
                     Ok(identity)
                 };
                 let result = set.within_limit(&port, prune).await;

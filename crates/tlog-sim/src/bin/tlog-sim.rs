@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::json;
-use tlog_sim::{Many, Options, Point, Rule, Tally, run, run_many};
+use tlog_sim::{Many, Options, Point, Rule, Tally, failpoints, run, run_many};
 
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -51,11 +51,11 @@ impl FromStr for FailpointArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match Point::all().find(|point| point.name() == text) {
+        match failpoints().find(|point| point.name() == text) {
             Some(point) => Ok(Self(Some(point))),
             None if text == "all" => Ok(Self(None)),
             None => {
-                let names: Vec<_> = Point::all().map(Point::name).collect();
+                let names: Vec<_> = failpoints().map(Point::name).collect();
                 Err(format!("the points are {}, or all of them: all", names.join(", ")))
             }
         }
@@ -66,7 +66,7 @@ impl FromStr for FailpointArgument {
 fn at_all_points(arguments: &Arguments) -> bool {
     let (first, count) = (arguments.seed.unwrap_or(1), arguments.seeds.unwrap_or(20));
     let mut fine = true;
-    for point in Point::all() {
+    for point in failpoints() {
         let options = Options { failpoint: Some(point), ..Options::default() };
         let (mut killed, mut kills, mut found) = (0, 0, None);
         for seed in first..first.saturating_add(count.saturating_mul(50)) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tlog_ambient::{Point, reached};
 use tlog_codec::{CheckpointPart, CheckpointRecord, PlaceInLog, Record};
 use tlog_player::{DiskState, LogReader, Moment, ReadOptions, StoredFormat};
 use tlog_proto::{AggregationNumber, Block, BlockIndex};
@@ -80,6 +81,7 @@ pub(super) async fn store(
     progress: Progress<'_>,
 ) -> anyhow::Result<(AggregationNumber, usize)> {
     let Image { place, disk, blocks, gone, base } = image;
+    reached(Point::BeforeImage);
     let reader = work.reader().await?;
     let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
     let (mut written, total) = (0, blocks.content_bytes());
@@ -103,6 +105,7 @@ pub(super) async fn store(
             let rest = part.split_off(part.len().min(PART_BLOCKS));
             pace.take(bytes as u64).await;
             parts.push(store_part(work, std::mem::replace(&mut part, rest), &place).await?);
+            reached(Point::AfterImagePart);
             written += std::mem::take(&mut bytes) as u64;
             progress(written, total);
         }
@@ -123,6 +126,7 @@ pub(super) async fn store(
     // Restores go by it as soon as its record is there.
     read_back(work, &record, disk).await?;
     let stored = work.store_record(Record::Checkpoint(record)).await?;
+    reached(Point::AfterImage);
     tracing::info!(vdisk = %work.vdisk, number = %stored.number, moment = %place.aggregation, parts = count, bytes = written,
         "a checkpoint is stored and was read back");
     Ok((stored.number, count))

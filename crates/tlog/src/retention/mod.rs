@@ -15,6 +15,8 @@
 
 pub mod background;
 mod clock;
+#[cfg(test)]
+mod crash;
 mod image;
 pub mod keep;
 pub mod limits;

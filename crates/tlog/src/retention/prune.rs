@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use tlog_ambient::{Point as Failpoint, reached};
 use tlog_codec::{MarkName, PlaceInLog, Record};
 use tlog_player::{Checkpoint, DiskState, DiskStateError, LogReader, Moment, MomentError, ReadOptions};
 use tlog_proto::{AggregationNumber, Timestamp};
@@ -129,7 +130,9 @@ pub(super) async fn prune(
         if how.ignore_slave { None } else { limits.slave(&work.vdisk).await.map_err(anyhow::Error::msg)? };
     let wanted = slave.map_or(plan.first, |slave| slave.from.min(plan.first));
     let first = limits.decide(&work.vdisk, wanted);
+    reached(Failpoint::BeforeRemoval);
     let pruned = work.log.prune(first).await?;
+    reached(Failpoint::AfterRemoval);
     metrics::counter!("tlog_retention_pruned_aggregations_total")
         .increment(first.0.saturating_sub(reader.extent().first.0));
     report.done(pruned.first, pruned.later, began.elapsed());
@@ -412,6 +415,7 @@ async fn keep_marks(
     }
     for mark in again.into_iter().rev() {
         work.store_record(Record::Mark(mark)).await?;
+        reached(Failpoint::AfterMark);
     }
     Ok(())
 }
