@@ -4,8 +4,12 @@
 //! commit what can be committed, seal and send what is due, look after stores that are out ([`stores`]). Answers of stores
 //! come out of `calls`, so nothing here runs in parallel.
 
+mod begin;
+mod blank;
 mod extra;
 mod pruning;
+mod report;
+mod sending;
 mod stores;
 
 use std::collections::VecDeque;
@@ -13,31 +17,25 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tlog_ambient::{Point, reached};
-use tlog_codec::{EncodedAggregation, Finding, Header, Kind, SealRequest, Sealer, TimeReaches};
+use tlog_codec::{EncodedAggregation, Sealer, TimeReaches};
 use tlog_proto::{AggregationId, AggregationNumber, LogPosition, SessionId, Timestamp};
-use tlog_quorum::{MAX_IN_FLIGHT, Pacer, Standing, StoreSet};
-use tlog_store::{LogState, Members, NumberRanges, StartRecord, StoreError, StoreIdentity};
+use tlog_quorum::{Pacer, StoreSet};
+use tlog_store::{LogState, Members, StartRecord, StoreError, StoreIdentity};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::aggregator::{Aggregator, Batch};
+use crate::aggregator::Aggregator;
 use crate::commit::CommitTracker;
 use crate::extra::{Extra, StoredAggregation, ToldExtra};
-use crate::lane::{Lane, LaneStanding};
+use crate::lane::Lane;
 use crate::log::{CloseReason, Command, Durability, PositionedBlock, cost};
 use crate::metric;
-use crate::recovery::Recovered;
-use crate::repair::{Claims, Filled, KeptFrom, Probe, RefillError, Refilled, shard_of};
+use crate::repair::{Claims, Filled, KeptFrom, Probe, RefillError, Refilled};
 use crate::settings::LogSettings;
-use crate::status::{LaneState, LogStatus, StoreStatus, losses_survived};
-
-/// Bytes for everything in an aggregation but its payloads, generously, for bounds of memory.
-const HEADS_OF_ONE: u64 = 64 << 10;
 
 /// Blocks that are taken before stores are looked after again, at most.
 const BLOCKS_TOGETHER: usize = 256;
@@ -166,105 +164,6 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer for what recovery left. What was adopted is sent at once; `ready` is told when all of that is committed, and
-    /// `durable` with it.
-    pub(crate) fn new(
-        set: StoreSet,
-        sealer: Sealer,
-        mut settings: LogSettings,
-        recovered: Recovered,
-        durable: Option<LogPosition>,
-        durability: watch::Sender<Durability>,
-        ready: oneshot::Sender<()>,
-    ) -> Self {
-        let (now, wall) = (Instant::now(), wall_clock());
-        settings.in_flight = settings.in_flight.min(MAX_IN_FLIGHT);
-        let committed = recovered.committed;
-        let first = recovered.survey.first();
-        let quorums = set.quorums();
-        let lanes = recovered
-            .survey
-            .views
-            .iter()
-            .zip(&recovered.started)
-            .zip(&recovered.doubts)
-            .map(|((view, started), doubts)| {
-                let standing = match (view.standing, started) {
-                    (Standing::Member, true) => LaneStanding::Active,
-                    (Standing::Blank, _) => LaneStanding::Blank { retry_at: now },
-                    _ => LaneStanding::Away { retry_at: now + settings.retry_after },
-                };
-                let mut lane = Lane::new(standing, now, wall);
-                match &view.answer {
-                    Ok(_) if view.standing == Standing::Blank => {
-                        lane.error =
-                            Some("it was wiped or replaced, or was not there when the log began".to_owned());
-                    }
-                    Ok(state) => {
-                        lane.known = true;
-                        lane.first = state.first;
-                        lane.missed = state.held.missing_in(first..=committed);
-                        for range in doubts.wrong.iter().chain(doubts.unread.iter()) {
-                            lane.missed.insert_range(range);
-                        }
-                    }
-                    Err(error) => lane.error = Some(error.to_string()),
-                }
-                lane.forget_below(first); // what was ruled out there matters no more
-                lane
-            })
-            .collect();
-        let mut writer = Self {
-            extras: VecDeque::new(),
-            extra_next: false,
-            prunes: Vec::new(),
-            aggregator: Aggregator::new(settings.max_blocks, settings.max_batch_bytes, settings.max_age),
-            commits: metric::Commits::new(set.vdisk()),
-            tracker: CommitTracker::new(quorums.total(), write_quorum(&set), committed),
-            start: recovered.start,
-            starts: recovered.survey.starts().into(),
-            first,
-            kept_from: KeptFrom::new(first),
-            members: recovered.members,
-            in_flight: VecDeque::new(),
-            last_id: recovered.last_id,
-            end: durable.map(|position| {
-                (position, recovered.last.map_or(SessionId::default(), |header| header.session))
-            }),
-            last_record: recovered.last.as_ref().and_then(newest_record),
-            reaches: TimeReaches::default(),
-            block_size: recovered.last.map_or(0, |header| header.block_size),
-            lanes,
-            calls: FuturesUnordered::new(),
-            pacer: Arc::new(Pacer::new(settings.fill_bytes_per_second)),
-            claims: Claims::default(),
-            busy: Arc::default(),
-            sent: (0, 0),
-            check_at: now + spread(settings.check_stores_every, set.vdisk().as_str()),
-            quorum: recovered.quorum,
-            ready_with: recovered.ready_with,
-            ready: Some(ready),
-            publish_at: None,
-            phase: Phase::Open,
-            close_at: None,
-            closed: None,
-            durability,
-            set,
-            sealer,
-            settings,
-        };
-        for aggregation in recovered.adopted {
-            writer.send(aggregation, 0, Vec::new(), now);
-        }
-        if writer.members.change > 0 {
-            writer.confirm_members();
-        }
-        if writer.in_flight.is_empty() {
-            writer.durability.send_modify(|state| state.durable = durable);
-        }
-        writer
-    }
-
     /// Runs until the log closes, or every handle is dropped.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let reason = loop {
@@ -459,127 +358,6 @@ impl Writer {
         }
     }
 
-    /// Seals and sends what is due, as long as not too much is in flight.
-    fn seal_due(&mut self, now: Instant) {
-        while self.closed.is_none() && self.in_flight.len() < self.settings.in_flight {
-            let turn = std::mem::take(&mut self.extra_next);
-            if let Some(extra) = self.extras.pop_front_if(|_| turn) {
-                self.seal_extra(extra, now);
-            } else if let Some(batch) = self.aggregator.poll_batch(now) {
-                self.extra_next = true;
-                if let Err(why) = self.seal(batch, now) {
-                    self.closed = Some(CloseReason::Failed(why));
-                }
-            } else if let Some(extra) = self.extras.pop_front() {
-                self.seal_extra(extra, now);
-            } else {
-                break;
-            }
-        }
-    }
-
-    fn seal(&mut self, batch: Batch<OwnedSemaphorePermit>, now: Instant) -> Result<(), String> {
-        let Batch { generation, session, blocks, permits } = batch;
-        let mut nonce = [0; 12];
-        tlog_ambient::fill_random(&mut nonce).map_err(|error| format!("no random numbers: {error}"))?;
-        let number = self.next_number();
-        let oldest = blocks.iter().map(|block| block.timestamp).min().unwrap_or_default();
-        let request = SealRequest {
-            number,
-            generation,
-            session,
-            sealed_at: wall_clock(),
-            block_size: self.block_size,
-            nonce,
-            finding: self.finding(number, oldest, true),
-            blocks: &blocks,
-        };
-        reached(Point::BeforeSeal);
-        let sealed = self.sealer.seal(request).map_err(|error| error.to_string())?;
-        reached(Point::AfterSeal);
-        let bytes = blocks.iter().map(|block| block.size() as u64).sum();
-        self.send(sealed.link(self.last_id), bytes, permits, now);
-        Ok(())
-    }
-
-    /// What the next aggregation is called.
-    fn next_number(&self) -> AggregationNumber {
-        AggregationNumber(self.tracker.committed().0 + self.in_flight.len() as u64 + 1)
-    }
-
-    /// What its header says about others.
-    fn finding(&mut self, number: AggregationNumber, oldest: Timestamp, has_writes: bool) -> Finding {
-        let time_reach = self.reaches.next(number, oldest, has_writes);
-        Finding { time_reach, record_before: self.last_record }
-    }
-
-    /// Takes the next aggregation into flight and sends its shards.
-    fn send(
-        &mut self,
-        aggregation: EncodedAggregation,
-        bytes: u64,
-        permits: Vec<OwnedSemaphorePermit>,
-        now: Instant,
-    ) {
-        let number = self.tracker.handle_sent();
-        let header = &aggregation.header;
-        let last = LogPosition { generation: header.generation, sequence: header.last_sequence };
-        self.end = Some((last, header.session));
-        if header.kind == Kind::Record {
-            self.last_record = Some(number);
-        }
-        #[cfg(any(test, feature = "simulation"))]
-        if crate::broken::is_broken(crate::broken::Rule::Answers) {
-            self.durability.send_modify(|state| state.durable = Some(last));
-        }
-        self.last_id = aggregation.id;
-        self.block_size = header.block_size;
-        self.in_flight.push_back(InFlight { aggregation, since: now, bytes, _permits: permits, told: None });
-        for store in 0..self.lanes.len() {
-            self.append(store, number);
-        }
-    }
-
-    /// Sends one shard of what is in flight, unless the store is out or far behind.
-    fn append(&mut self, store: usize, number: AggregationNumber) {
-        let (committed, lane_bytes) = (self.tracker.committed(), self.lane_bytes());
-        let at = number.0.checked_sub(committed.0 + 1).and_then(|at| usize::try_from(at).ok());
-        let in_flight = at.and_then(|at| self.in_flight.get(at));
-        let (Some(lane), Some(port), Some(in_flight)) =
-            (self.lanes.get_mut(store), self.set.stores().get(store).cloned(), in_flight)
-        else {
-            return;
-        };
-        let epoch = self.start.epoch;
-        // All shards share the memory of one buffer: a shard that is not answered keeps all of it.
-        let keeps = in_flight.aggregation.stored_bytes() as u64;
-        let Some(shard) = shard_of(&in_flight.aggregation, store, epoch) else { return };
-        // What a slow store has not answered keeps memory: past that bound it misses what comes, and is filled later.
-        let has_room = lane.unanswered_len() < self.settings.in_flight * 2
-            && (lane.unanswered_len() == 0 || lane.unanswered_bytes() + keeps <= lane_bytes);
-        if !lane.is_active() || !has_room {
-            lane.miss(number);
-            return;
-        }
-        self.sent = (self.sent.0 + 1, self.sent.1 + (shard.head.len() + shard.payload.len()) as u64);
-        lane.sent(number, keeps);
-        let set = self.set.clone();
-        self.calls.push(Box::pin(async move {
-            reached(Point::BeforeAppend);
-            let append = port.append(set.vdisk(), number, shard, committed);
-            let result = set.within_limit(&port, append).await;
-            Answer::Appended { store, number, result }
-        }));
-    }
-
-    /// Bytes that one store may keep by not answering: as much as all that can be in flight.
-    fn lane_bytes(&self) -> u64 {
-        let quorums = self.set.quorums();
-        let unflushed = self.settings.max_unflushed_bytes as u64;
-        let shards = unflushed.saturating_mul(quorums.total() as u64) / quorums.data().max(1) as u64;
-        shards.saturating_add(self.settings.in_flight as u64 * HEADS_OF_ONE)
-    }
-
     /// Tells the stores what is committed, once nothing has been written for a moment.
     fn publish_due(&mut self, now: Instant) {
         let idle = self.in_flight.is_empty() && self.aggregator.is_empty() && self.extras.is_empty();
@@ -657,97 +435,10 @@ impl Writer {
             lane.heard_at = now;
         }
     }
-
-    /// Committed numbers that a store is known to lack, and that can be filled in.
-    fn missing(&self, lane: &Lane) -> NumberRanges {
-        let committed = self.tracker.committed();
-        let mut missing = lane.missed.clone();
-        if !lane.is_member() {
-            missing.insert_range(self.first..=committed);
-            if let Some(rest) = lane.refill.as_ref().and_then(|refill| refill.rest()) {
-                missing.remove_range(self.first..=AggregationNumber(rest.start().0.saturating_sub(1)));
-            }
-        }
-        missing.remove_range(committed.next()..=AggregationNumber(u64::MAX));
-        missing
-    }
-
-    /// How many more stores may be lost, and how many aggregations are not on all stores.
-    fn spare(&self) -> (usize, u64) {
-        let committed = self.tracker.committed();
-        let lacking: Vec<NumberRanges> =
-            self.lanes.iter().filter_map(|lane| lane.lacking(self.first, committed)).collect();
-        let mut behind = NumberRanges::new();
-        lacking.iter().flat_map(NumberRanges::iter).for_each(|range| behind.insert_range(range));
-        if lacking.len() < self.lanes.len() {
-            behind.insert_range(self.first..=committed);
-        }
-        (losses_survived(self.set.quorums().data(), &lacking), behind.count())
-    }
-
-    fn status(&self) -> LogStatus {
-        let now = Instant::now();
-        let average = self.sent.1.checked_div(self.sent.0);
-        let stores = self.lanes.iter().zip(self.set.stores()).map(|(lane, port)| {
-            let missing = self.missing(lane);
-            StoreStatus {
-                address: port.address().to_string(),
-                state: match lane.standing {
-                    LaneStanding::Active => LaneState::Active,
-                    LaneStanding::Away { .. } | LaneStanding::Probing => LaneState::Away,
-                    _ => LaneState::Filling,
-                },
-                out_since: lane.out_since.map(|since| since.wall),
-                out_for: lane.out_since.map(|since| now.saturating_duration_since(since.instant)),
-                error: lane.error.clone(),
-                missing: missing.count(),
-                first_missing: missing.first(),
-                missing_bytes: average.map(|average| average.saturating_mul(missing.count())),
-                unrepairable: lane.unrepairable.clone(),
-                fills_failed: lane.fills_failed,
-                unanswered_bytes: lane.unanswered_bytes(),
-            }
-        });
-        let stores: Vec<StoreStatus> = stores.collect();
-        let (survived, behind) = self.spare();
-        let quorums = self.set.quorums();
-        LogStatus {
-            vdisk: self.set.vdisk().clone(),
-            epoch: self.start.epoch,
-            committed: self.tracker.committed(),
-            in_flight: self.in_flight.len(),
-            waiting_blocks: self.aggregator.len(),
-            losses_survived: survived,
-            losses_survived_when_complete: quorums.total() - quorums.data(),
-            behind,
-            stores,
-        }
-    }
-}
-
-/// The newest record of a log that ends with an aggregation, or an aggregation that knows it.
-fn newest_record(last: &Header) -> Option<AggregationNumber> {
-    if last.kind == Kind::Record { Some(last.number) } else { last.record_before() }
-}
-
-fn write_quorum(set: &StoreSet) -> usize {
-    #[cfg(any(test, feature = "simulation"))]
-    return crate::broken::broken_write_quorum(set.quorums());
-    #[cfg(not(any(test, feature = "simulation")))]
-    set.quorums().write()
 }
 
 fn wall_clock() -> Timestamp {
     Timestamp(tlog_ambient::unix_nanos())
-}
-
-/// An interval that differs a little from vdisk to vdisk, so that thousands of logs that were opened together do not ask their
-/// stores together for ever.
-fn spread(interval: Duration, vdisk: &str) -> Duration {
-    let hash = vdisk
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    interval.mul_f64(0.8 + 0.2 * (hash % 1024) as f64 / 1024.0)
 }
 
 /// The answers that are there, at least one: what follows answers costs more than taking one.

@@ -8,7 +8,9 @@
 //! It awaits one event, hands it to the [`Session`], and carries out what that says. Nothing it awaits holds up the other
 //! events: appending, finding, the slave and closing are futures in slots.
 
+mod ending;
 mod greeting;
+mod slave;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, pending};
@@ -24,10 +26,7 @@ use tracing::{debug, error, info, warn};
 use crate::budget::{Budget, Permit};
 use crate::live::{Live, LiveEvent, Slot, from_live, wait_for};
 use crate::outbox::{Answer, Ended, Reason};
-use crate::port::{
-    BlockDigest, CloseReason, Closed, Durability, OpenError, OrderedBlock, SlaveSyncError, SlaveSyncOutcome,
-    VdiskLog,
-};
+use crate::port::{BlockDigest, CloseReason, Closed, Durability, OpenError, OrderedBlock, VdiskLog};
 use crate::registry::{Hello, Incoming, Registration, Verdict, lock};
 use crate::session::{Action, ConnectionId, Note, Session, cost};
 use crate::status::VdiskReport;
@@ -272,30 +271,6 @@ impl<'a> Vdisk<'a> {
         self.session.handle_durable(durable);
     }
 
-    fn handle_slave(&mut self, synced: Result<SlaveSyncOutcome, SlaveSyncError>) {
-        let Some(live) = &mut self.live else { return };
-        let (id, peer) = (&self.id, live.hello.peer);
-        match synced {
-            Ok(SlaveSyncOutcome::Synced) => {
-                info!(vdisk = %id, %peer, "the slave holds everything; its syncer has stopped")
-            }
-            Ok(SlaveSyncOutcome::NoSlave) => {
-                warn!(vdisk = %id, %peer, "asked to wait for a slave, and there is none")
-            }
-            Err(error) => {
-                // The protocol has no answer for this. A client that waits for ever would be worse off.
-                error!(vdisk = %id, %peer, %error, "closing the connection that waits for the slave");
-                let text = error.to_string();
-                live.hello.outbox.end(Ended::Finished(Reason::SlaveSyncFailed));
-                return self.registration.shared.set_last_error(&self.registration.status, text);
-            }
-        }
-        self.session.handle_slave_synced();
-        if let Some(position) = live.more_slave_waits.pop() {
-            self.wait_for_slave(position);
-        }
-    }
-
     /// Looks at what has arrived, as far as it may, and carries out what is to be done.
     fn settle(&mut self) {
         self.act();
@@ -435,21 +410,6 @@ impl<'a> Vdisk<'a> {
         }
     }
 
-    fn wait_for_slave(&mut self, position: Option<LogPosition>) {
-        let Some(live) = &mut self.live else { return };
-        if live.slave.is_some() {
-            live.more_slave_waits.push(position);
-            return;
-        }
-        let (slave, id) = (self.registration.shared.slave.clone(), self.id.clone());
-        live.slave = Some(Box::pin(async move {
-            match slave {
-                Some(slave) => slave.wait_and_stop(&id, position).await,
-                None => Ok(SlaveSyncOutcome::NoSlave),
-            }
-        }));
-    }
-
     fn note(&mut self, note: Note) {
         let peer = self.live.as_ref().map(|live| live.hello.peer);
         match note {
@@ -498,73 +458,6 @@ impl<'a> Vdisk<'a> {
         status.unflushed_bytes = self.unflushed_bytes;
         status.window_blocks = window_blocks;
         status.window_bytes = window_bytes;
-    }
-
-    /// The log has closed because we asked.
-    fn closed(mut self, closed: Result<(), Closed>) -> VdiskReport {
-        let Durability { durable, .. } = self.durability.borrow().clone();
-        let error = match closed {
-            Ok(()) => {
-                self.handle_durable(durable);
-                None
-            }
-            Err(Closed(reason)) => Some(self.give_up(reason)),
-        };
-        self.settle();
-        self.publish();
-        if let Some(live) = &self.live {
-            let reason = match &error {
-                Some(_) => Reason::LogClosed,
-                None if self.registration.shared.stop.is_cancelled() => Reason::Shutdown,
-                None => Reason::VdiskClosed,
-            };
-            live.hello.outbox.end(Ended::Finished(reason));
-        }
-        self.report(error)
-    }
-
-    /// The log has closed by itself.
-    async fn fail(mut self, reason: CloseReason) -> VdiskReport {
-        let error = self.give_up(reason);
-        self.settle();
-        self.publish();
-        if let Some(live) = self.live.take() {
-            live.hello.outbox.end(Ended::Finished(Reason::LogClosed));
-        }
-        let _ = self.log.close().await; // answers at once; why it closed is known
-        self.report(Some(error))
-    }
-
-    fn give_up(&mut self, reason: CloseReason) -> String {
-        error!(vdisk = %self.id, %reason, durable = ?self.session.durable(), "the log has closed; clients come back");
-        metrics::counter!("tlog_server_logs_failed_total", "reason" => kind(&reason)).increment(1);
-        if let CloseReason::Failed(_) = reason {
-            // What became durable before that is durable. Once fenced, nothing is said any more.
-            let durable = self.durability.borrow().durable;
-            self.handle_durable(durable);
-        }
-        if let Some(live) = &mut self.live {
-            live.arrived.clear();
-        }
-        self.steps.clear();
-        self.appending = None;
-        self.session.handle_log_closed();
-        let text = Closed(reason).to_string();
-        self.registration.shared.set_last_error(&self.registration.status, text.clone());
-        text
-    }
-
-    fn report(&self, error: Option<String>) -> VdiskReport {
-        let (durable, ordered) = (self.session.durable(), self.session.ordered());
-        VdiskReport { vdisk: self.id.clone(), durable, ordered, error }
-    }
-}
-
-fn kind(reason: &CloseReason) -> &'static str {
-    match reason {
-        CloseReason::Requested => "requested",
-        CloseReason::Fenced => "fenced",
-        CloseReason::Failed(_) => "failed",
     }
 }
 

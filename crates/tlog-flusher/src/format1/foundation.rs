@@ -9,7 +9,7 @@ use tlog_proto::{AggregationId, AggregationNumber, VdiskId};
 use tlog_quorum::{ChainEndError, ChainSurvey, LinkError, StoreSet};
 
 use super::tail::ChainTail;
-use crate::recovery::OpenError;
+use crate::open_error::OpenError;
 
 /// A log cannot go on from its history of format 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
