@@ -64,6 +64,8 @@ impl Vdisk<'_> {
 
     pub(super) fn report(&self, error: Option<String>) -> VdiskReport {
         let (durable, ordered) = (self.session.durable(), self.session.ordered());
+        // A log that ends when all of it is durable, as where somebody has taken it over or deleted it, takes nothing along.
+        let error = error.filter(|_| durable != ordered);
         VdiskReport { vdisk: self.id.clone(), durable, ordered, error }
     }
 }

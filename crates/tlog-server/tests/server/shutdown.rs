@@ -74,6 +74,27 @@ async fn a_log_that_fails_during_shutdown_is_reported_and_told() {
 }
 
 #[tokio::test]
+async fn a_log_that_ends_by_itself_when_all_of_it_is_durable_is_no_failure_of_a_shutdown() {
+    for reason in [CloseReason::Fenced, CloseReason::Failed("it was deleted".to_owned())] {
+        let server = Running::start().await;
+        let disk = server.logs.disk("vd");
+        let mut client = Client::connect(server.addr, "vd", 7, 1).await;
+        client.sends_blocks([1]).await;
+        client.hears_recv_ok([1]).await;
+        client.asks_to_flush(1).await;
+        client.hears_just(tlog_proto::BlockStatus::ForceFlushReceived).await;
+        client.hears_flush_ok([1]).await;
+        // As the server closes it.
+        disk.fail_at_close(reason);
+        server.shutdown.cancel();
+        drop(client);
+        let report = soon(server.task).await.unwrap();
+        assert!(report.all_durable(), "{report:?}");
+        assert_eq!((report.vdisks[0].durable, report.vdisks[0].ordered), (at(1), at(1)));
+    }
+}
+
+#[tokio::test]
 async fn connections_that_never_said_hello_do_not_hold_up_a_shutdown() {
     let server = Running::start().await;
     let _silent = Client::dial(server.addr).await;

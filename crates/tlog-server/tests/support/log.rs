@@ -50,6 +50,8 @@ struct State {
     /// Flushes are asked for and do not happen.
     held: bool,
     open: bool,
+    /// It closes by itself when it is to be closed.
+    at_close: Option<CloseReason>,
 }
 
 impl MemoryLogs {
@@ -138,6 +140,11 @@ impl Disk {
         state.open = false;
         drop(state);
         self.durability.send_modify(|durability| durability.closed = Some(reason));
+    }
+
+    /// The same, when the server closes it.
+    pub fn fail_at_close(&self, reason: CloseReason) {
+        self.state.lock().unwrap().at_close = Some(reason);
     }
 
     /// The same, and in the same moment everything turns out to be durable.
@@ -267,6 +274,10 @@ impl VdiskLog for Open {
     }
 
     async fn close(&self) -> Result<(), Closed> {
+        let at_close = self.disk.state.lock().unwrap().at_close.take();
+        if let Some(reason) = at_close {
+            self.disk.fail(reason);
+        }
         if self.disk.closed().is_ok() {
             self.flush();
             let mut durability = self.disk.durability.subscribe();
