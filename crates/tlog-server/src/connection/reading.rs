@@ -25,6 +25,9 @@ use crate::verify::{Verified, Verifier};
 const MAX_BATCH: usize = 64;
 /// Bytes of the largest buffer that blocks are parts of.
 const SHARED_BYTES: usize = FrameReader::<TcpStream>::SHARED_BYTES;
+/// So much of a message that is larger than that has come before memory is set aside for it: who only claims one waits in no line for that, and
+/// holds up nobody who sends one. It fits the buffer that everybody has.
+const BEGINNING: usize = SHARED_BYTES / 2;
 
 /// The reading side.
 pub(super) struct Reading<'a, R> {
@@ -146,7 +149,9 @@ impl<'a, R: AsyncRead + Unpin> Reading<'a, R> {
                 return Ok(Some(Came::Whole(message)));
             }
             match self.reader.awaited() {
-                Some(bytes) if bytes > SHARED_BYTES && self.large.is_none() => {
+                Some(bytes)
+                    if bytes > SHARED_BYTES && self.large.is_none() && self.reader.arrived() >= BEGINNING =>
+                {
                     return Ok(Some(Came::BeginningOfLarge(bytes)));
                 }
                 _ if !self.reader.read_more().await? => return Ok(None),

@@ -190,23 +190,45 @@ async fn a_client_gets_in_although_others_sit_on_every_place_and_say_nothing() {
     assert_eq!(server.server.status().newcomers, 3);
 }
 
-#[tokio::test]
-async fn large_messages_that_never_come_take_bounded_memory_and_are_given_up() {
-    const LARGE: usize = 1 << 20;
-    let (counters, _guard) = Counters::install();
+const LARGE: usize = 1 << 20;
+
+/// A server that takes one large message at a time, and three clients that each send the beginning of one and no more.
+async fn who_begin_large_messages(bytes: usize) -> (Running, Vec<Client>) {
     let mut settings = small();
     settings.limits.max_block_bytes = LARGE;
     (settings.max_window_bytes, settings.max_total_window_bytes) = (2 * LARGE, 2 * LARGE);
     (settings.max_unflushed_bytes, settings.max_total_unflushed_bytes) = (4 * LARGE, 16 * LARGE);
-    settings.max_total_message_bytes = 3 * LARGE; // one at a time
+    settings.max_total_message_bytes = 3 * LARGE;
     settings.message_timeout = Duration::from_millis(400);
     let server = Running::with(settings).await;
     let mut hostile = Vec::new();
     for vdisk in ["a", "b", "c"] {
         let mut client = Client::connect(server.addr, vdisk, 7, 1).await;
-        client.sends_bytes(&wire(1, LARGE)[..100]).await;
+        client.sends_bytes(&wire(1, LARGE)[..bytes]).await;
         hostile.push(client);
     }
+    (server, hostile)
+}
+
+#[tokio::test]
+async fn who_only_claims_large_messages_gets_no_memory_for_them_and_waits_for_none() {
+    let (counters, _guard) = Counters::install();
+    let (server, hostile) = who_begin_large_messages(100).await;
+    let mut good = Client::connect(server.addr, "good", 7, 1).await;
+    good.sends([block_of(1, LARGE)]).await;
+    good.hears_recv_ok([1]).await;
+    for mut client in hostile {
+        client.sees_the_end().await;
+    }
+    assert_eq!(counters.get("tlog_server_disconnects_total{stopped_mid_message}"), 3);
+    assert_eq!(counters.get("tlog_server_large_messages_waited_total"), 0);
+    server.until(|status| status.message_bytes == 0).await;
+}
+
+#[tokio::test]
+async fn large_messages_that_never_come_take_bounded_memory_and_are_given_up() {
+    let (counters, _guard) = Counters::install();
+    let (server, mut hostile) = who_begin_large_messages(40 << 10).await;
     server.until(|status| status.message_bytes > 0).await;
     let mut good = Client::connect(server.addr, "good", 7, 1).await;
     // Small ones do not wait for it; a large one gets its turn.
