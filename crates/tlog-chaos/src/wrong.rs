@@ -10,7 +10,7 @@ pub enum Wrong {
     WipedStores,
     /// Of every twentieth write a client hands over other bytes than it notes.
     OtherContent,
-    /// A client notes writes as acknowledged when it hands them over.
+    /// A client notes writes as acknowledged when it hands them over. At the end of the faults one is killed that writes while no server is there.
     EarlyAcknowledgement,
 }
 

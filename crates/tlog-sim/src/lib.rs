@@ -40,8 +40,9 @@
 //!
 //! # Failpoints
 //!
-//! [`Point`] lists moments in the product at which a process may die; with [`Options::failpoint`] it does, at a hit that the seed draws. Those of who removes
-//! history are not among them ([`failpoints`]): that is done by the program around these crates, whose own tests kill it there.
+//! [`Point`] lists moments in the product at which a process may die; with [`Options::failpoint`] it does, at a hit that the seed
+//! draws. Those of who removes history are not among them ([`failpoints`]): that is done by the program around these crates, whose own
+//! tests kill it there.
 //!
 //! What it deliberately does not do: TLS, stored format 1, real stores, the documents of vdisks and clusters. It depends on no adapter
 //! and nothing depends on it.
